@@ -1,0 +1,87 @@
+"""Refuses an ask that cannot work, before anything is spent: one line that says what to do instead."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pool_mcp.errors import InvalidRequest, UnknownSession
+from pool_mcp.model import Ask
+from pool_mcp.settings import TOOL_PROFILES, Settings
+
+MAX_PROMPT_BYTES = 4_000_000
+"""Longer than any model's context window holds."""
+MAX_ARGUMENT_BYTES = 100_000
+"""A single command-line argument may have 128 KiB on Linux."""
+MAX_TIMEOUT_S = 86_400
+
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}")
+_SESSION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def check_ask(ask: Ask, settings: Settings) -> None:
+    """Pass, or say what is wrong with an ask's arguments.
+
+    Raises:
+        InvalidRequest: an argument cannot be served as it is.
+        UnknownSession: the session id has not the form of one.
+    """
+    if not ask.prompt.strip():
+        raise InvalidRequest("The prompt is empty; say what Claude should do.")
+    _check_text("prompt", ask.prompt, MAX_PROMPT_BYTES, "shorten it, or let Claude read files (tool_profile read)")
+    _check_text("system_prompt", ask.system_prompt or "", MAX_ARGUMENT_BYTES, "move the long part into the prompt")
+    if ask.model is not None and not _MODEL.fullmatch(ask.model):
+        raise InvalidRequest(f"{ask.model!r} is no model name; use an alias such as sonnet, or a full name.")
+    if ask.effort is not None and ask.effort not in EFFORTS:
+        raise InvalidRequest(f"{ask.effort!r} is no effort; use one of {', '.join(EFFORTS)}.")
+    if ask.json_schema is not None:
+        _check_schema(ask.json_schema)
+    if ask.max_cost_nanousd is not None and ask.max_cost_nanousd <= 0:
+        raise InvalidRequest("max_cost_usd must be more than 0.")
+    if ask.timeout_s is not None and not 0 < ask.timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidRequest(f"timeout_s must be more than 0 and at most {MAX_TIMEOUT_S} (a day).")
+    if ask.working_dir is not None and not Path(ask.working_dir).expanduser().is_dir():
+        raise InvalidRequest(f"working_dir {ask.working_dir!r} is not a directory on this machine.")
+    _check_profile(ask.tool_profile, settings)
+    if ask.session_id is not None and not _SESSION.fullmatch(ask.session_id):
+        raise UnknownSession(
+            f"{ask.session_id!r} is no session id; pass one that an earlier answer gave, or none for a new one."
+        )
+    if ask.subscription is not None:
+        settings.subscription(ask.subscription)
+
+
+def _check_text(name: str, text: str, limit: int, advice: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"The {name} holds half a surrogate pair; send valid Unicode.") from None
+    if size > limit:
+        raise InvalidRequest(f"The {name} has {size / 1e6:.1f} MB; at most {limit / 1e6:g} MB can be sent: {advice}.")
+    if "\0" in text:
+        raise InvalidRequest(f"The {name} holds a NUL character; remove it.")
+
+
+def _check_profile(profile: str | None, settings: Settings) -> None:
+    """A caller may ask for less than the operator allows, never for more."""
+    allowed = TOOL_PROFILES[: TOOL_PROFILES.index(settings.claude.tool_profile) + 1]
+    if profile is not None and profile not in allowed:
+        raise InvalidRequest(
+            f"tool_profile {profile!r} is not allowed here (allowed: {', '.join(allowed)}); "
+            "the operator sets claude.tool_profile in pool.toml."
+        )
+
+
+def _check_schema(schema: Mapping[str, object]) -> None:
+    from jsonschema import Draft202012Validator, SchemaError  # slow to import, rarely needed
+
+    if len(json.dumps(schema)) > MAX_ARGUMENT_BYTES:
+        raise InvalidRequest(f"The json_schema is larger than {MAX_ARGUMENT_BYTES // 1000} kB; make it smaller.")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = "/".join(str(part) for part in error.path) or "its top"
+        raise InvalidRequest(f"The json_schema is not a valid JSON Schema: {error.message} (at {where}).") from None
+    if schema.get("type") != "object":
+        raise InvalidRequest('The json_schema must describe an object: {"type": "object", "properties": ...}.')

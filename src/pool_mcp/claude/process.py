@@ -1,0 +1,233 @@
+"""Every child process: how the CLI is started, watched, stopped and found again.
+
+The CLI reads its prompt from a file and writes into a file, never through a pipe to us. So when a server dies the CLI
+finishes its paid-for answer, and the next server finds it: the output file is locked through the very descriptor that
+is the CLI's standard output, for as long as the CLI lives, and a small shell step writes the process id to a file
+before the CLI itself begins.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from pool_mcp import locks
+from pool_mcp.private import make_directory
+
+READ_BYTES = 1024 * 1024
+POLL_S = 0.02
+"""How often a growing file is looked at; an answer is noticed half of this later on average."""
+
+_LAUNCHER = ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"')
+
+_INHERITED = frozenset(
+    {
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM",
+        "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR",
+        "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
+        "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    }
+)  # fmt: skip
+"""What a child may see of our environment. Above all no ``ANTHROPIC_*`` and no ``CLAUDE*``: a key there would
+silently win over the subscription's login, and be billed."""
+
+DEPTH_VARIABLE = "POOL_MCP_DEPTH"
+"""How many pools are above this process; a delegated Claude must not delegate again."""
+
+
+def environment(
+    env: Mapping[str, str],
+    *,
+    config_dir: Path | None,
+    api_key_env: str | None,
+    oauth_token_env: str | None,
+    base_url: str,
+) -> dict[str, str]:
+    """The child's whole environment: what is on the allow-list, and the subscription's credential.
+
+    The credential is passed from our environment to the child's and kept nowhere.
+    """
+    child = {name: value for name, value in env.items() if name in _INHERITED or name.startswith("LC_")}
+    child["DISABLE_AUTOUPDATER"] = "1"
+    child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
+    child[DEPTH_VARIABLE] = str(depth(env) + 1)
+    if config_dir is not None:
+        child["CLAUDE_CONFIG_DIR"] = str(config_dir)
+    if api_key_env is not None:
+        child["ANTHROPIC_API_KEY"] = env.get(api_key_env, "")
+    if oauth_token_env is not None:
+        child["CLAUDE_CODE_OAUTH_TOKEN"] = env.get(oauth_token_env, "")
+    if base_url:
+        child["ANTHROPIC_BASE_URL"] = base_url
+    return child
+
+
+def depth(env: Mapping[str, str]) -> int:
+    """How many pools are above this process."""
+    value = env.get(DEPTH_VARIABLE, "")
+    return int(value) if value.isdecimal() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of one run, in a directory that only the owner may enter."""
+
+    directory: Path
+
+    @property
+    def prompt(self) -> Path:
+        """What the CLI reads; removed when the run has ended."""
+        return self.directory / "prompt"
+
+    @property
+    def stdout(self) -> Path:
+        """The CLI's event stream; locked while the CLI lives."""
+        return self.directory / "stdout.jsonl"
+
+    @property
+    def stderr(self) -> Path:
+        """What the CLI complained of."""
+        return self.directory / "stderr.txt"
+
+    @property
+    def pid(self) -> Path:
+        """The CLI's process id, written before it begins; also its process group."""
+        return self.directory / "pid"
+
+    def prepare(self, prompt: str) -> None:
+        """Make the directory and the prompt, on the disk before anything is started."""
+        make_directory(self.directory)
+        fd = os.open(self.prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(prompt.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        for folder in (self.directory, self.directory.parent):
+            fd = os.open(folder, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+    @property
+    def was_started(self) -> bool:
+        """Whether the CLI ever began."""
+        return self.pid.exists()
+
+
+class CliProcess:
+    """A CLI that runs: our own child, or one that another server started."""
+
+    def __init__(self, files: RunFiles, child: "subprocess.Popen[bytes] | None" = None) -> None:
+        self._files = files
+        self._child = child
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the CLI itself still runs; what it started may outlive it."""
+        if self._child is not None:
+            return self._child.poll() is None
+        if not locks.is_held(self._files.stdout):
+            return False
+        pid = self._pid()
+        return pid is None or _exists(pid)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, known only of our own child."""
+        return None if self._child is None else self._child.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the CLI's whole process group; nothing happens where it is gone."""
+        pid = self._child.pid if self._child is not None else self._pid()
+        # A process id can have been used again; the lock says that this one is still the CLI's.
+        if pid is None or not locks.is_held(self._files.stdout):
+            return
+        try:
+            os.killpg(pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    def kill_leftovers(self) -> None:
+        """After the CLI's end: kill what it started and left running in its group."""
+        if self._child is not None and self._child.poll() is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+        else:
+            self.signal(signal.SIGKILL)
+
+    def _pid(self) -> int | None:
+        try:
+            return int(self._files.pid.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def start(cli: Path, arguments: Sequence[str], files: RunFiles, env: Mapping[str, str], cwd: Path) -> CliProcess:
+    """Start the CLI on the run's files, in a process group of its own."""
+    output = os.open(files.stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    errors = os.open(files.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    prompt = os.open(files.prompt, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(output, fcntl.LOCK_EX)
+        child = subprocess.Popen(
+            [*_LAUNCHER, str(files.pid), str(cli), *arguments],
+            stdin=prompt,
+            stdout=output,
+            stderr=errors,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    finally:
+        for fd in (output, errors, prompt):
+            os.close(fd)
+    return CliProcess(files, child)
+
+
+async def follow(process: CliProcess, files: RunFiles) -> AsyncIterator[bytes]:
+    """The CLI's output as it grows, with an empty chunk at every idle look, until the CLI has ended."""
+    with files.stdout.open("rb") as output:
+        while True:
+            # Asked before reading: whatever was written before the end is read after it.
+            alive = process.is_alive
+            data = output.read(READ_BYTES)
+            if data:
+                yield data
+            elif not alive:
+                return
+            else:
+                yield b""
+                await anyio.sleep(POLL_S)
+
+
+class Stop:
+    """Stops a CLI by ever harder means: SIGINT (it still reports its cost), SIGTERM, SIGKILL."""
+
+    STEPS = ((0.0, signal.SIGINT), (4.0, signal.SIGTERM), (6.0, signal.SIGKILL))
+    """Seconds from the first signal. A CLI that reports after SIGINT does so within about 0.1 s."""
+
+    def __init__(self, process: CliProcess, now_s: float) -> None:
+        self._process = process
+        self._began_s = now_s
+        self._taken = 0
+
+    def tick(self, now_s: float) -> None:
+        """Send the signals that are due."""
+        while self._taken < len(self.STEPS) and now_s - self._began_s >= self.STEPS[self._taken][0]:
+            self._process.signal(self.STEPS[self._taken][1])
+            self._taken += 1
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

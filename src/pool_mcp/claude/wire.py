@@ -1,0 +1,491 @@
+"""What goes into the CLI's command line and what its event stream means; pure.
+
+The CLI prints one JSON object a line (``--output-format stream-json``). :class:`Lines` cuts the bytes into lines,
+:class:`RunStream` gathers what the lines say, :func:`judge` tells how the run ended and :func:`cost_of` what it cost.
+Unknown events and fields are passed over: they come with every release. Nothing here raises on any input.
+
+A run is judged by ``is_error``, status codes and error names, never by ``subtype`` (a used-up limit says
+"success") and never by words.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pool_mcp.model import (
+    Cost,
+    ModelCost,
+    Outcome,
+    Tokens,
+    WindowReading,
+    nanousd,
+)
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""A longer line is passed over; the longest real ones hold one answer."""
+
+Price = Callable[[str, Tokens], int | None]
+"""List price of one API call in nano-dollars, or None where the model is unknown."""
+
+
+# The command line
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What one run asks of the CLI; the prompt goes in on stdin."""
+
+    session_id: str
+    resume: bool
+    model: str | None = None
+    effort: str | None = None
+    system_prompt: str | None = None
+    json_schema: Mapping[str, object] | None = None
+    max_budget_usd: float | None = None
+    tool_profile: str = "none"
+    working_dir: str | None = None
+
+
+def argv(command: Command) -> list[str]:
+    """The CLI's arguments, without the program itself."""
+    arguments = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
+    # The forms with "=" keep a value that begins with a dash from being read as an option.
+    arguments.append(f"--resume={command.session_id}" if command.resume else f"--session-id={command.session_id}")
+    if command.model:
+        arguments.append(f"--model={command.model}")
+    if command.effort:
+        arguments.append(f"--effort={command.effort}")
+    if command.system_prompt is not None:
+        arguments.append(f"--system-prompt={command.system_prompt}")
+    if command.json_schema is not None:
+        arguments.append(f"--json-schema={json.dumps(command.json_schema)}")
+    if command.max_budget_usd is not None:
+        arguments.append(f"--max-budget-usd={command.max_budget_usd:.6f}")
+    match command.tool_profile:
+        case "full":
+            arguments += ["--permission-mode=dontAsk"]
+        case "read":
+            arguments += [
+                "--tools=Read,Glob,Grep",
+                "--allowedTools=Read(./**),Glob,Grep",
+                "--permission-mode=dontAsk",
+                "--strict-mcp-config",
+                "--setting-sources=",
+            ]
+        case _:
+            arguments += ["--tools=", "--strict-mcp-config", "--setting-sources="]
+    return arguments
+
+
+# The event stream
+
+
+class Lines:
+    """Cuts a growing byte stream into whole lines; an overlong line is dropped and counted."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.dropped = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that ``data`` completes, without their newlines."""
+        *whole, rest = data.split(b"\n")
+        lines = []
+        for line in whole:
+            self._keep(line)
+            lines.append(b"".join(self._parts))
+            self._drop_if_too_long(lines)
+            self._parts, self._size = [], 0
+        self._keep(rest)
+        return lines
+
+    def rest(self) -> bytes:
+        """What came after the last newline."""
+        return b"".join(self._parts)
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size <= MAX_LINE_BYTES:
+            self._parts.append(part)
+
+    def _drop_if_too_long(self, lines: list[bytes]) -> None:
+        if self._size > MAX_LINE_BYTES:
+            lines.pop()
+            self.dropped += 1
+
+
+@dataclass(slots=True)
+class ApiCall:
+    """One API call as the stream shows it; ``tokens`` grows while it answers."""
+
+    model: str
+    tokens: Tokens
+
+
+@dataclass(slots=True)
+class RunStream:
+    """Everything the lines of one run have said so far."""
+
+    cli_version: str | None = None
+    session_id: str | None = None
+    model: str | None = None
+    requests: int = 0
+    """API requests that the CLI said it was sending."""
+    calls: dict[str, ApiCall] = field(default_factory=dict)
+    """API calls that began to answer, by message id."""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    error_name: str | None = None
+    error_status: int | None = None
+    limit: WindowReading | None = None
+    """The window that refused the run."""
+    text_chars: int = 0
+    retries: int = 0
+    malformed: int = 0
+    _open_call: dict[str | None, str] = field(default_factory=dict)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The last result line."""
+        return self.results[-1] if self.results else None
+
+    def feed(self, line: bytes, now_ms: int) -> list[WindowReading]:
+        """Take one line in; return what it reports of official windows."""
+        if not line.strip():
+            return []
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            self.malformed += 1
+            return []
+        if not isinstance(event, dict):
+            self.malformed += 1
+            return []
+        match event.get("type"):
+            case "system":
+                self._system(event)
+            case "assistant":
+                self._assistant(event)
+            case "stream_event":
+                self._partial(event)
+            case "rate_limit_event":
+                return self._rate_limit(_object(event.get("rate_limit_info")), now_ms)
+            case "result":
+                self.results.append(event)
+                self.session_id = _text(event.get("session_id")) or self.session_id
+        return []
+
+    def _system(self, event: dict[str, Any]) -> None:
+        match event.get("subtype"):
+            case "init":
+                self.cli_version = _text(event.get("claude_code_version")) or self.cli_version
+                self.session_id = _text(event.get("session_id")) or self.session_id
+                self.model = _text(event.get("model")) or self.model
+            case "status" if event.get("status") == "requesting":
+                self.requests += 1
+            case "api_retry":
+                self.retries += 1
+                self.error_status = _integer(event.get("error_status"))
+                self.error_name = _text(event.get("error")) or self.error_name
+
+    def _assistant(self, event: dict[str, Any]) -> None:
+        message = _object(event.get("message"))
+        if error := _text(event.get("error")):
+            self.error_name = error
+            self.error_status = _integer(event.get("api_error_status")) or self.error_status
+        self._call(message)
+
+    def _partial(self, event: dict[str, Any]) -> None:
+        inner = _object(event.get("event"))
+        parent = _text(event.get("parent_tool_use_id"))
+        match inner.get("type"):
+            case "message_start":
+                message = _object(inner.get("message"))
+                self._call(message)
+                self._open_call[parent] = _text(message.get("id")) or ""
+            case "content_block_delta":
+                delta = _object(inner.get("delta"))
+                self.text_chars += len(_text(delta.get("text")) or _text(delta.get("thinking")) or "")
+            case "message_delta":
+                call = self.calls.get(self._open_call.get(parent, ""))
+                if call is not None:
+                    call.tokens = _larger(call.tokens, _usage(_object(inner.get("usage"))))
+
+    def _call(self, message: dict[str, Any]) -> None:
+        message_id, model = _text(message.get("id")), _text(message.get("model"))
+        if not message_id or not model or model == "<synthetic>":
+            return
+        tokens = _usage(_object(message.get("usage")))
+        known = self.calls.get(message_id)
+        self.calls[message_id] = ApiCall(model, _larger(known.tokens, tokens) if known else tokens)
+        self.error_name = self.error_status = None
+
+    def _rate_limit(self, info: dict[str, Any], now_ms: int) -> list[WindowReading]:
+        name, status = _text(info.get("rateLimitType")), _text(info.get("status")) or "allowed"
+        readings = {
+            window: WindowReading(
+                window,
+                _percent(_object(said).get("utilization")),
+                _epoch_ms(_object(said).get("resetsAt")),
+                _text(_object(said).get("status")) or "allowed",
+                now_ms,
+            )
+            for window, said in _object(info.get("unifiedWindows")).items()
+        }
+        if name:
+            said = readings.get(name)
+            readings[name] = WindowReading(
+                name,
+                _percent(info.get("utilization")) if said is None or said.percent is None else said.percent,
+                _epoch_ms(info.get("resetsAt")),
+                status,
+                now_ms,
+            )
+            if status == "rejected":
+                self.limit = readings[name]
+        return list(readings.values())
+
+
+# How it ended
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a run ended. ``message`` is for a person; ``limit`` is the window that refused it."""
+
+    outcome: Outcome
+    text: str = ""
+    structured: object = None
+    message: str | None = None
+    limit: WindowReading | None = None
+
+
+def judge(stream: RunStream) -> Verdict | None:
+    """How a run ended by its own account, or None where it gave none."""
+    result = stream.result
+    if result is None:
+        return None
+    text = _text(result.get("result")) or ""
+    if result.get("is_error") is False:
+        return Verdict(Outcome.OK, text, result.get("structured_output"))
+    outcome = _outcome_of_error(stream, result)
+    errors = [line for line in _list(result.get("errors")) if isinstance(line, str)]
+    said = text or next((line for line in errors if not line.startswith("[ede_diagnostic]")), "")
+    return Verdict(outcome, text, None, said or None, stream.limit if outcome is Outcome.LIMIT else None)
+
+
+def _outcome_of_error(stream: RunStream, result: dict[str, Any]) -> Outcome:
+    reason = _text(result.get("terminal_reason")) or ""
+    if reason.startswith("aborted"):
+        return Outcome.CANCELLED
+    if result.get("subtype") == "error_max_budget_usd":
+        return Outcome.BUDGET
+    if stream.cli_version is None and not stream.calls:
+        return Outcome.UNKNOWN_SESSION  # it ended before its own start: the session to resume was not there
+    status = _integer(result.get("api_error_status")) or stream.error_status
+    if result.get("api_error") == "usage_limit_reached" or stream.limit is not None:
+        return Outcome.LIMIT
+    match stream.error_name:
+        case "billing_error":
+            return Outcome.BILLING
+        case "authentication_failed" | "oauth_org_not_allowed":
+            return Outcome.AUTH
+        case "overloaded" | "server_error":
+            return Outcome.OVERLOADED
+        case "rate_limit":
+            return Outcome.LIMIT
+        case "invalid_request" | "model_not_found" | "model_not_available":
+            return Outcome.INVALID_REQUEST
+    match status:
+        case 401 | 403:
+            return Outcome.AUTH
+        case 402:
+            return Outcome.BILLING
+        case 429:
+            return Outcome.LIMIT
+        case 400 | 404 | 413:
+            return Outcome.INVALID_REQUEST
+        case int() if status >= 500:
+            return Outcome.OVERLOADED
+    return Outcome.CLI_FAILED
+
+
+# What it cost
+
+FIRST_CUMULATIVE = (2, 1, 276)
+"""From this CLI on, ``total_cost_usd`` and ``modelUsage`` are the whole session's and not this run's."""
+
+_UNATTRIBUTED = "unknown"
+
+
+def version_of(text: str | None) -> tuple[int, ...] | None:
+    """``"2.1.330"`` as numbers."""
+    try:
+        return tuple(int(part) for part in (text or "").split(".")[:3]) or None
+    except ValueError:
+        return None
+
+
+def cost_of(stream: RunStream, *, resumed: bool, baseline: Mapping[str, ModelCost] | None, price: Price) -> Cost:
+    """What this run cost, for every generation of the CLI.
+
+    ``baseline`` is what the CLI had booked on the session before the run (its last ``cost-state`` line), needed where
+    a resumed run reports the session's total. Where no result covers a call that the stream shows, the call is
+    priced by its own tokens and the sum is a floor.
+    """
+    floor = _floor(stream, price)
+    reported = _reported(stream, resumed=resumed, baseline=baseline or {})
+    if reported is None:
+        return Cost(floor.nanousd, floor.models, is_estimate=True)
+    result = stream.result or {}
+    cut = (_text(result.get("terminal_reason")) or "").startswith("aborted")
+    if cut and floor.nanousd > reported.nanousd:
+        return Cost(floor.nanousd, floor.models, is_estimate=True)
+    return Cost(reported.nanousd, reported.models, is_estimate=cut)
+
+
+def _reported(stream: RunStream, *, resumed: bool, baseline: Mapping[str, ModelCost]) -> Cost | None:
+    if not stream.results:
+        return None
+    since_last = [
+        _object(r["model_usage_since_last_result"]) for r in stream.results if "model_usage_since_last_result" in r
+    ]
+    if len(since_last) == len(stream.results):
+        parts: dict[str, ModelCost] = {}
+        for usage in since_last:
+            for model, part in model_usage(usage).items():
+                parts[model] = _plus(parts.get(model), part)
+        return _sum(parts)
+    total = model_usage(_object(stream.results[-1].get("modelUsage")))
+    version = version_of(stream.cli_version)
+    if resumed and (version is None or version >= FIRST_CUMULATIVE):
+        difference = {model: _minus(part, baseline.get(model)) for model, part in total.items()}
+        if all(not part.tokens.any_negative and (part.cost_nanousd or 0) >= 0 for part in difference.values()):
+            return _sum({m: p for m, p in difference.items() if p.tokens != Tokens() or p.cost_nanousd})
+        return _sum(total)
+    return _sum(total)
+
+
+def model_usage(usage: Mapping[str, Any]) -> dict[str, ModelCost]:
+    """The CLI's ``modelUsage`` object as values."""
+    parts = {}
+    for model, said in usage.items():
+        said = _object(said)
+        creation = _count(said.get("cacheCreationInputTokens"))
+        one_hour = _count(said.get("cacheCreationEphemeral1hInputTokens"))
+        parts[model] = ModelCost(
+            Tokens(
+                input=_count(said.get("inputTokens")),
+                output=_count(said.get("outputTokens")),
+                cache_creation_5m=max(creation - one_hour, 0),
+                cache_creation_1h=one_hour,
+                cache_read=_count(said.get("cacheReadInputTokens")),
+                web_search_requests=_count(said.get("webSearchRequests")),
+            ),
+            _dollars(said.get("costUSD")),
+        )
+    return parts
+
+
+def _floor(stream: RunStream, price: Price) -> Cost:
+    parts: dict[str, ModelCost] = {}
+    for call in stream.calls.values():
+        parts[call.model] = _plus(parts.get(call.model), ModelCost(call.tokens, price(call.model, call.tokens)))
+    return _sum(parts)
+
+
+def _sum(parts: Mapping[str, ModelCost]) -> Cost:
+    return Cost(sum(part.cost_nanousd or 0 for part in parts.values()), parts)
+
+
+def _plus(one: ModelCost | None, other: ModelCost) -> ModelCost:
+    if one is None:
+        return other
+    known = [cost for cost in (one.cost_nanousd, other.cost_nanousd) if cost is not None]
+    return ModelCost(one.tokens + other.tokens, sum(known) if known else None)
+
+
+def _minus(part: ModelCost, before: ModelCost | None) -> ModelCost:
+    if before is None:
+        return part
+    return ModelCost(part.tokens - before.tokens, (part.cost_nanousd or 0) - (before.cost_nanousd or 0))
+
+
+# Reading values that may be of any type
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _count(value: Any) -> int:
+    return max(_integer(value) or 0, 0)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15:
+        return float(value)
+    return None
+
+
+def _dollars(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None or number < 0 else nanousd(number)
+
+
+def _percent(value: Any) -> float | None:
+    """The CLI's share of 1 as a percentage."""
+    number = _number(value)
+    return None if number is None else number * 100
+
+
+def _epoch_ms(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None or number <= 0 else int(number * 1000)
+
+
+def _usage(said: dict[str, Any]) -> Tokens:
+    creation = _object(said.get("cache_creation"))
+    one_hour = _count(creation.get("ephemeral_1h_input_tokens"))
+    return Tokens(
+        input=_count(said.get("input_tokens")),
+        output=_count(said.get("output_tokens")),
+        cache_creation_5m=max(_count(said.get("cache_creation_input_tokens")) - one_hour, 0),
+        cache_creation_1h=one_hour,
+        cache_read=_count(said.get("cache_read_input_tokens")),
+        web_search_requests=_count(_object(said.get("server_tool_use")).get("web_search_requests")),
+    )
+
+
+def _larger(one: Tokens, other: Tokens) -> Tokens:
+    """Class by class the larger count: usage within one call only grows, and each event may tell only a part."""
+    return Tokens(
+        max(one.input, other.input),
+        max(one.output, other.output),
+        max(one.cache_creation_5m, other.cache_creation_5m),
+        max(one.cache_creation_1h, other.cache_creation_1h),
+        max(one.cache_read, other.cache_read),
+        max(one.web_search_requests, other.web_search_requests),
+    )
+
+
+def timestamp_ms(text: object) -> int | None:
+    """An RFC 3339 instant of the CLI as Unix milliseconds, or None."""
+    try:
+        return int(datetime.fromisoformat(str(text)).timestamp() * 1000)
+    except ValueError:
+        return None

@@ -1,0 +1,259 @@
+"""The human's door: the commands, and the only place where the real clock, ids and ledger are put together.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 3 nothing left for now
+(limit, budget, overloaded: try later), 4 a person must act (login, billing, no CLI), 130 cancelled.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from pool_mcp import __version__
+from pool_mcp.errors import PoolError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from pool_mcp.pool import Pool
+    from pool_mcp.results import AskResult
+
+T = TypeVar("T")
+
+EXIT_CODES = {
+    "invalid_request": 2,
+    "unknown_session": 2,
+    "limit": 3,
+    "budget": 3,
+    "overloaded": 3,
+    "auth": 4,
+    "billing": 4,
+    "cli_missing": 4,
+    "cancelled": 130,
+}
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr and an exit code."""
+    try:
+        commands(prog_name="pool-mcp")
+    except PoolError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        click.echo("pool-mcp: cancelled", err=True)
+        sys.exit(130)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="pool-mcp %(version)s")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Ask Claude under whichever of your own subscriptions has the most room, and keep the books.
+
+    Without a command, serves MCP on stdin and stdout: that is what a host starts.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(serve)
+
+
+@commands.command()
+def serve() -> None:
+    """Serve MCP on stdin and stdout (what a host starts)."""
+    if sys.stdin.isatty():
+        click.echo(
+            "pool-mcp serves MCP on stdin and stdout and is started by a host such as Claude Code:\n"
+            "  claude mcp add -s user pool -- pool-mcp\n"
+            "For yourself there are `pool-mcp status`, `pool-mcp ask` and `pool-mcp --help`. Ctrl-C ends this.",
+            err=True,
+        )
+    _log_to_stderr(logging.INFO)
+    from pool_mcp.server import serve as serve_stdio
+
+    serve_stdio(_open_pool)
+
+
+@commands.command()
+@click.argument("prompt", required=False)
+@click.option("--session", "session_id", metavar="ID", help="Go on with this session.")
+@click.option("--subscription", metavar="ID", help="Use this subscription only.")
+@click.option("--model", help="Alias (opus, sonnet, haiku) or full name.")
+@click.option("--effort", help="low, medium, high, xhigh or max.")
+@click.option("--system-prompt", help="Instead of Claude Code's own.")
+@click.option("--json-schema", "schema_file", type=click.Path(exists=True, dir_okay=False), help="File with a schema.")
+@click.option("--max-cost", "max_cost_usd", type=float, metavar="USD", help="Stop at this cost.")
+@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop after this time.")
+@click.option("--working-dir", metavar="DIR", help="Where Claude's tools work, where it has any.")
+@click.option("--tool-profile", type=click.Choice(["none", "read", "full"]), help="At most what pool.toml allows.")
+@click.option("--caller", default="command line", show_default=True, help="Who asks, for budgets and reports.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+def ask(prompt: str | None, max_cost_usd: float | None, schema_file: str | None, as_json: bool, **options: Any) -> None:
+    """Ask Claude; PROMPT, or standard input where it is left out or "-"."""
+    from pool_mcp import render
+    from pool_mcp.model import Ask, nanousd
+
+    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    schema = None if schema_file is None else _read_schema(Path(schema_file))
+    question = Ask(
+        prompt=text or "",
+        max_cost_nanousd=None if max_cost_usd is None else nanousd(max_cost_usd),
+        json_schema=schema,
+        **options,
+    )
+    waiting = render.console(stderr=True).status("starting the CLI")
+
+    async def progress(elapsed_s: float, message: str) -> None:
+        waiting.update(f"{message} ({elapsed_s:.0f} s)")
+
+    async def work(pool: "Pool") -> "AskResult":
+        answer = await pool.ask(question, progress, wait_s=_FOR_EVER_S)
+        pages = [answer.text]
+        while (offset := answer.next_offset) is not None:
+            answer = await pool.result(answer.run_id, offset=offset)
+            pages.append(answer.text)
+        return answer.model_copy(update={"text": "".join(pages), "next_offset": None})
+
+    with waiting:
+        answer = _run(work, as_json=as_json)
+    if as_json:
+        _print_json(answer)
+    else:
+        click.echo(answer.text if answer.structured is None else json.dumps(answer.structured, indent=2))
+        render.console(stderr=True).print(render.ask_line(answer))
+
+
+_FOR_EVER_S = 7 * 86_400.0
+
+
+@commands.command()
+@click.argument("subscription", required=False)
+@click.option("--caller", help="Show this caller's own budget, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole state as JSON.")
+def status(subscription: str | None, caller: str | None, as_json: bool) -> None:
+    """Show what is spent and left, of all subscriptions or of one."""
+    state = _run(lambda pool: pool.status(subscription, caller), as_json=as_json)
+    if as_json:
+        _print_json(state)
+        return
+    from pool_mcp import render
+
+    out = render.console()
+    out.print(render.status_table(state))
+    for line in render.status_lines(state):
+        out.print(line)
+
+
+@commands.command()
+@click.option("--estimated-cost", "estimated_cost_usd", type=float, metavar="USD", help="What the ask may cost.")
+@click.option("--model", help="The model it is for.")
+@click.option("--session", "session_id", metavar="ID", help="The session it goes on with.")
+@click.option("--json", "as_json", is_flag=True, help="Print choice, reasons and environment as JSON.")
+def pick(estimated_cost_usd: float | None, model: str | None, session_id: str | None, as_json: bool) -> None:
+    """Show which subscription the next ask would be given, and why."""
+    choice = _run(lambda pool: pool.pick(estimated_cost_usd, model, session_id), as_json=as_json)
+    if as_json:
+        _print_json(choice)
+    else:
+        from pool_mcp import render
+
+        render.console().print(render.pick_table(choice))
+        if choice.env:
+            click.echo("By hand: " + " ".join(f"{name}={value}" for name, value in choice.env.items()) + " claude")
+    if choice.subscription is None:
+        sys.exit(EXIT_CODES["limit"])
+
+
+@commands.command()
+def demo() -> None:
+    """See it work: real server, real CLI, a stand-in for Anthropic; no account, no network."""
+    from pool_mcp.demo import run_demo
+
+    run_demo()
+
+
+# Wiring
+
+
+def _open_pool() -> "Pool":
+    """The pool with the real settings, clock, ids and ledger."""
+    from pool_mcp.ledger.ledger import Ledger
+    from pool_mcp.pool import Pool
+    from pool_mcp.settings import load
+
+    env = dict(os.environ)
+    settings = load(env)
+    return Pool(settings, Ledger(settings.ledger_path), env, _now_ms, _new_id)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _run(work: Callable[["Pool"], Awaitable[T]], *, as_json: bool) -> T:
+    """Do one thing with an open pool; under ``--json`` a failure is JSON, too."""
+    import anyio
+
+    _log_to_stderr(logging.WARNING)
+
+    async def inside() -> T:
+        async with _open_pool().open() as pool:
+            return await work(pool)
+
+    try:
+        return anyio.run(inside)
+    except BaseExceptionGroup as group:
+        error = _only_pool_error(group)
+    except PoolError as alone:
+        error = alone
+    if as_json:
+        from pool_mcp.results import error_result
+
+        click.echo(json.dumps({"error": error_result(error).model_dump(mode="json", exclude_none=True)}, indent=2))
+    return _fail(error)
+
+
+def _only_pool_error(group: BaseExceptionGroup[BaseException]) -> PoolError:
+    """The failure that a task group wrapped."""
+    matched, rest = group.split(PoolError)
+    if matched is None or rest is not None:
+        raise group
+    found: BaseException = matched
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, PoolError)
+    return found
+
+
+def _fail(error: PoolError) -> NoReturn:
+    click.echo(f"pool-mcp: {error.message}", err=True)
+    sys.exit(EXIT_CODES.get(error.kind, 1))
+
+
+def _print_json(result: "BaseModel") -> None:
+    click.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    from pool_mcp.errors import InvalidRequest
+
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is not JSON: {error}.") from None
+    if not isinstance(schema, dict):
+        raise InvalidRequest(f"{path} holds no JSON object, which a schema is.")
+    return schema
+
+
+def _log_to_stderr(level: int) -> None:
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

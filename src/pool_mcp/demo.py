@@ -1,0 +1,5 @@
+"""``pool-mcp demo``: the main job from end to end, on this machine alone."""
+
+
+def run_demo() -> None:
+    """Placeholder."""

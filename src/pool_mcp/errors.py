@@ -1,0 +1,144 @@
+"""Every failure a caller may see, as one tree.
+
+    PoolError
+    ├── InvalidRequest       kind "invalid_request"  the arguments or the settings are wrong
+    │   └── SettingsError                            pool.toml or the environment is wrong
+    ├── UnknownSession       kind "unknown_session"  no such session, or its subscription is gone
+    ├── LimitReached         kind "limit"            every subscription that could serve is at an official limit
+    ├── BudgetExceeded       kind "budget"           a budget of the person's own has no room
+    ├── NeedsLogin           kind "auth"             the CLI is not signed in
+    ├── BillingProblem       kind "billing"          the account cannot be billed
+    ├── Overloaded           kind "overloaded"       Anthropic is overloaded; no account is at fault
+    ├── RunTimeout           kind "timeout"          the run did not end in its time
+    ├── RunCancelled         kind "cancelled"        the host or the person stopped the run
+    ├── CliMissing           kind "cli_missing"      no Claude Code CLI on this machine
+    ├── CliFailed            kind "cli_failed"       the CLI ended without an answer
+    └── LedgerError          kind "ledger"           the ledger cannot be read or written
+
+Branch on ``kind`` and the attributes, never on the words. The message is one line that says what happened and
+what to do next; it never holds a prompt, an answer or a credential.
+"""
+
+from typing import ClassVar
+
+
+class PoolError(Exception):
+    """What every error here is.
+
+    ``retry_at_ms`` is when the same call may succeed (Unix ms), ``subscription`` the one at fault,
+    ``alternatives`` the subscriptions that could serve instead, ``run_id`` the run that failed.
+    """
+
+    kind: ClassVar[str] = "cli_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_at_ms: int | None = None,
+        subscription: str | None = None,
+        alternatives: tuple[str, ...] = (),
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_at_ms = retry_at_ms
+        self.subscription = subscription
+        self.alternatives = alternatives
+        self.run_id = run_id
+
+
+class InvalidRequest(PoolError):
+    """The caller's arguments cannot be served as they are; nothing was spent."""
+
+    kind = "invalid_request"
+
+
+class SettingsError(InvalidRequest):
+    """``pool.toml`` or the environment is wrong; the message names file, key and what is allowed."""
+
+
+class UnknownSession(PoolError):
+    """No subscription knows the session that was to be continued."""
+
+    kind = "unknown_session"
+
+
+class LimitReached(PoolError):
+    """An official window is used up on every subscription that could serve."""
+
+    kind = "limit"
+
+
+class BudgetExceeded(PoolError):
+    """A budget that the person set has no room for the ask."""
+
+    kind = "budget"
+
+
+class NeedsLogin(PoolError):
+    """The CLI is not signed in under the subscription."""
+
+    kind = "auth"
+
+
+class BillingProblem(PoolError):
+    """Anthropic refuses to bill the account (credit, payment, hold)."""
+
+    kind = "billing"
+
+
+class Overloaded(PoolError):
+    """Anthropic's service is overloaded or failing; another account would not help."""
+
+    kind = "overloaded"
+
+
+class RunTimeout(PoolError):
+    """The run did not end in its time and was stopped; what it spent is booked."""
+
+    kind = "timeout"
+
+
+class RunCancelled(PoolError):
+    """The run was stopped on request; what it spent is booked."""
+
+    kind = "cancelled"
+
+
+class CliMissing(PoolError):
+    """The Claude Code CLI is not on this machine."""
+
+    kind = "cli_missing"
+
+
+class CliFailed(PoolError):
+    """The CLI ended without a usable answer."""
+
+    kind = "cli_failed"
+
+
+class LedgerError(PoolError):
+    """The ledger cannot be opened, read or written."""
+
+    kind = "ledger"
+
+
+BY_KIND: dict[str, type[PoolError]] = {
+    error.kind: error
+    for error in (
+        InvalidRequest,
+        UnknownSession,
+        LimitReached,
+        BudgetExceeded,
+        NeedsLogin,
+        BillingProblem,
+        Overloaded,
+        RunTimeout,
+        RunCancelled,
+        CliMissing,
+        CliFailed,
+        LedgerError,
+    )
+}
+"""Error class by kind, for failures that are read back from a run's record."""

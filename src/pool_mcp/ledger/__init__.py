@@ -1,0 +1,1 @@
+"""All SQL: the schema, the transactions, the statements."""

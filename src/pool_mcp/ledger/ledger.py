@@ -1,0 +1,135 @@
+"""Opens the SQLite ledger safely and hands out transactions on it.
+
+Several processes write one ledger. Whatever reads in order to decide and then writes does both inside
+:meth:`Ledger.write`, which takes SQLite's write lock first (``BEGIN IMMEDIATE``): a transaction that begins deferred
+fails with "database is locked" the moment it wants to write, whatever the time-out. Within a process one connection
+serves one caller at a time.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from pool_mcp.errors import LedgerError
+from pool_mcp.ledger.books import Books
+from pool_mcp.ledger.migrations import migrations
+from pool_mcp.private import make_directory
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a write waits for other processes' writes; they take well under a millisecond each."""
+
+
+class Ledger:
+    """One open ledger. Safe to call from any thread; closes with :meth:`close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the ledger, making it (readable by the owner only) or bringing its schema up to date.
+
+        Raises:
+            LedgerError: the file cannot be opened, is damaged, or was written by a newer pool-mcp.
+        """
+        self.path = path
+        self._lock = threading.Lock()
+        with _explained(path):
+            _make_private_file(path)
+            self._conn = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
+            try:
+                self._prepare()
+            except BaseException:
+                self._conn.close()
+                raise
+        self._books = Books(self._conn)
+
+    def close(self) -> None:
+        """Close the connection; what is committed stays."""
+        with self._lock:
+            self._conn.close()
+
+    @contextmanager
+    def write(self) -> Iterator[Books]:
+        """Hold the write lock for the block; commit at its end, roll back if it raises.
+
+        Raises:
+            LedgerError: the disk is full, the file is read-only or damaged, or others held the lock for 30 s.
+        """
+        with self._transaction("BEGIN IMMEDIATE") as books:
+            yield books
+
+    @contextmanager
+    def read(self) -> Iterator[Books]:
+        """See one consistent state of the ledger for the length of the block."""
+        with self._transaction("BEGIN") as books:
+            yield books
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Books]:
+        with self._lock, _explained(self.path):
+            self._conn.execute(begin)
+            try:
+                yield self._books
+                self._conn.execute("COMMIT")
+            except BaseException:
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+                raise
+
+    def _prepare(self) -> None:
+        if self._conn.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            self._conn.execute("PRAGMA journal_mode = WAL")
+        # FULL: a reservation and a settlement are on the disk before what follows them is done.
+        self._conn.execute("PRAGMA synchronous = FULL")
+        self._conn.execute("PRAGMA foreign_keys = ON")
+        db = Database(self._conn, execute_plugins=False)
+        if migrations.pending(db):
+            self._conn.execute("BEGIN IMMEDIATE")
+            try:
+                migrations.apply(db)
+                self._conn.execute("COMMIT")
+            except BaseException:
+                self._conn.execute("ROLLBACK")
+                raise
+        known = {migration.name for migration in migrations.pending(Database(memory=True))}
+        if newer := [step.name for step in migrations.applied(db) if step.name not in known]:
+            raise LedgerError(
+                f"{self.path} was written by a newer pool-mcp (it has the step {newer[0]}); upgrade this one"
+            )
+
+
+def _make_private_file(path: Path) -> None:
+    """SQLite gives its side files the mode of the main one, so making that private makes all of them so."""
+    make_directory(path.parent)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full; free some space and call again",
+    sqlite3.SQLITE_READONLY: "it is read-only; make the file and its folder writable for you",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is yours",
+    sqlite3.SQLITE_PERM: "it may not be read; check its permissions",
+    sqlite3.SQLITE_BUSY: f"another process held it for {BUSY_TIMEOUT_S:.0f} s; call again",
+    sqlite3.SQLITE_NOTADB: "it is not a SQLite file; move it aside, or put a backup in its place",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; stop all servers, move it aside, and put a backup in its place",
+    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; check its space and health",
+}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's errors into one line that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:
+            raise
+        advice = _ADVICE.get(code & 0xFF)
+        if advice is None:
+            raise
+        raise LedgerError(f"The ledger {path}: {advice} ({error})") from error
+    except OSError as error:
+        raise LedgerError(f"The ledger {path}: {error.strerror or error}; check its folder") from error

@@ -1,0 +1,263 @@
+"""The nouns: plain values that every other module passes around.
+
+Units are in the names: money is integer nano-dollars (``…_nanousd``), instants are integer Unix milliseconds
+(``…_ms``), shares are 0–100 (``…_percent``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+NANO = 1_000_000_000
+"""Nano-dollars in a dollar."""
+
+SECOND_MS = 1000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+BLOCK_MS = 5 * HOUR_MS
+WEEK_MS = 7 * DAY_MS
+
+
+def nanousd(usd: float) -> int:
+    """Dollars as the CLI prints them (a float) to integer nano-dollars, rounded to the nearest."""
+    return round(usd * NANO)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token counts of one or more API calls, in the classes that are priced apart.
+
+    ``input`` excludes every cached token. ``cache_creation_5m`` and ``_1h`` are the two lifetimes of a cache write.
+    """
+
+    input: int = 0
+    output: int = 0
+    cache_creation_5m: int = 0
+    cache_creation_1h: int = 0
+    cache_read: int = 0
+    web_search_requests: int = 0
+
+    @property
+    def cache_creation(self) -> int:
+        """Cache writes of both lifetimes."""
+        return self.cache_creation_5m + self.cache_creation_1h
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(
+            self.input + other.input,
+            self.output + other.output,
+            self.cache_creation_5m + other.cache_creation_5m,
+            self.cache_creation_1h + other.cache_creation_1h,
+            self.cache_read + other.cache_read,
+            self.web_search_requests + other.web_search_requests,
+        )
+
+    def __sub__(self, other: "Tokens") -> "Tokens":
+        return Tokens(
+            self.input - other.input,
+            self.output - other.output,
+            self.cache_creation_5m - other.cache_creation_5m,
+            self.cache_creation_1h - other.cache_creation_1h,
+            self.cache_read - other.cache_read,
+            self.web_search_requests - other.web_search_requests,
+        )
+
+    @property
+    def any_negative(self) -> bool:
+        """Whether a difference went below zero, which no real usage does."""
+        return min(self.input, self.output, self.cache_creation_5m, self.cache_creation_1h, self.cache_read) < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One subscription with its defaults filled in; budgets in nano-dollars.
+
+    ``config_dir`` is None for the CLI's own default directory.
+    """
+
+    id: str
+    config_dir: Path | None
+    api_key_env: str | None
+    oauth_token_env: str | None
+    plan: str
+    weekly_budget_nanousd: int
+    block_budget_nanousd: int
+    priority: int
+    max_in_flight: int
+    enabled: bool
+
+    @property
+    def is_api_key(self) -> bool:
+        """Whether Anthropic bills this one per call, so that it has no official windows."""
+        return self.api_key_env is not None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerBudget:
+    """What one caller may spend, in nano-dollars; None is no budget."""
+
+    daily_nanousd: int | None = None
+    weekly_nanousd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What one model did and cost within a run or a session.
+
+    ``cost_nanousd`` is None where no price is known.
+    """
+
+    tokens: Tokens
+    cost_nanousd: int | None
+
+
+ModelCosts = Mapping[str, ModelCost]
+"""By the model's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The amount of one run: its sum, its models, and whether the sum is only a floor."""
+
+    nanousd: int = 0
+    models: ModelCosts = field(default_factory=dict)
+    is_estimate: bool = False
+
+    @property
+    def tokens(self) -> Tokens:
+        """All models' tokens together."""
+        return sum((part.tokens for part in self.models.values()), Tokens())
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    RESERVED = "reserved"
+    """Money is set aside; the CLI has not been started."""
+    RUNNING = "running"
+    """The CLI may have been started and may be spending."""
+    SETTLED = "settled"
+    """Ended with an answer; its cost is booked."""
+    INTERRUPTED = "interrupted"
+    """Cut short; what it cost so far is booked."""
+    FAILED = "failed"
+    """Ended without an answer; what it cost, if anything, is booked."""
+
+
+UNFINISHED = (RunState.RESERVED, RunState.RUNNING)
+
+
+class Outcome(StrEnum):
+    """How a run ended, judged by the CLI's fields. All but ``ok`` are error kinds."""
+
+    OK = "ok"
+    LIMIT = "limit"
+    BUDGET = "budget"
+    AUTH = "auth"
+    BILLING = "billing"
+    OVERLOADED = "overloaded"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    UNKNOWN_SESSION = "unknown_session"
+    INVALID_REQUEST = "invalid_request"
+    CLI_FAILED = "cli_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReading:
+    """What Anthropic reported of one official window of one subscription.
+
+    ``window`` is the CLI's name (``five_hour``, ``seven_day``, ``seven_day_opus``, …). ``percent`` is None where
+    only a status came. ``status`` is ``allowed``, ``allowed_warning`` or ``rejected``.
+    """
+
+    window: str
+    percent: float | None
+    resets_at_ms: int | None
+    status: str
+    observed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    """Why a subscription is out of the choice, and until when (None: until a person acts)."""
+
+    cause: str
+    since_ms: int
+    until_ms: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of the CLI, as the ledger has it."""
+
+    run_id: str
+    ask_id: str
+    subscription: str
+    session_id: str
+    resumed: bool
+    caller: str
+    model: str | None
+    state: RunState
+    owner_id: str
+    background: bool
+    structured: bool
+    created_at_ms: int
+    deadline_ms: int
+    reserved_nanousd: int
+    max_budget_nanousd: int | None = None
+    baseline_json: str | None = None
+    cancel_requested: bool = False
+    started_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    outcome: Outcome | None = None
+    message: str | None = None
+    cost: Cost | None = None
+    cli_version: str | None = None
+    retry_at_ms: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's cost is booked."""
+        return self.state not in UNFINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a run ended and what it cost: all that is booked at its end.
+
+    ``retry_at_ms`` is when a limit lifts; ``cooldown`` puts the subscription out of the choice with the same commit.
+    """
+
+    run_id: str
+    state: RunState
+    outcome: Outcome
+    message: str | None
+    cost: Cost
+    ended_at_ms: int
+    cli_version: str | None = None
+    retry_at_ms: int | None = None
+    cooldown: Cooldown | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A validated request to ask Claude."""
+
+    prompt: str
+    caller: str
+    session_id: str | None = None
+    subscription: str | None = None
+    model: str | None = None
+    effort: str | None = None
+    system_prompt: str | None = None
+    json_schema: Mapping[str, object] | None = None
+    max_cost_nanousd: int | None = None
+    timeout_s: float | None = None
+    working_dir: str | None = None
+    tool_profile: str | None = None
+    background: bool = False
+    idempotency_key: str | None = None

@@ -1,0 +1,79 @@
+"""What a run's outcome means: the state it ends in, the words for a person, the cooldown of its subscription; pure."""
+
+from pool_mcp.claude.wire import Verdict
+from pool_mcp.model import MINUTE_MS, NANO, Cooldown, Outcome, Run, RunState, Subscription
+from pool_mcp.windows import rfc3339
+
+FAILOVER = (Outcome.LIMIT, Outcome.AUTH, Outcome.BILLING)
+"""The subscription's fault, so that another one may do better."""
+
+BURST_COOLDOWN_MS = MINUTE_MS
+LOGIN_COOLDOWN_MS = 10 * MINUTE_MS
+"""A missing login is tried again this often; trying costs nothing."""
+BILLING_COOLDOWN_MS = 30 * MINUTE_MS
+
+
+def state_of(outcome: Outcome, *, has_result: bool, has_spent: bool) -> RunState:
+    """The state a run ends in: answered, cut short while it was spending, or failed."""
+    if outcome is Outcome.OK:
+        return RunState.SETTLED
+    if outcome in (Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.BUDGET) or (has_spent and not has_result):
+        return RunState.INTERRUPTED
+    return RunState.FAILED
+
+
+def cooldown_of(
+    outcome: Outcome, verdict: Verdict | None, message: str | None, subscription: Subscription, now_ms: int
+) -> Cooldown | None:
+    """How long a subscription is out of the choice after an outcome that is its own fault, and why."""
+    match outcome:
+        case Outcome.LIMIT:
+            limit = verdict.limit if verdict else None
+            if limit is not None and limit.resets_at_ms is not None and limit.resets_at_ms > now_ms:
+                detail = f"its {limit.window} window is used up until {rfc3339(limit.resets_at_ms)}"
+                return Cooldown(limit.window, now_ms, limit.resets_at_ms, detail)
+            detail = "Anthropic asked for fewer requests (429)"
+            return Cooldown("burst", now_ms, now_ms + BURST_COOLDOWN_MS, detail)
+        case Outcome.AUTH:
+            detail = f"not signed in: {how_to_sign_in(subscription)}"
+            return Cooldown("auth", now_ms, now_ms + LOGIN_COOLDOWN_MS, detail)
+        case Outcome.BILLING:
+            detail = f"{message or 'Anthropic refuses to bill the account'}: see the account's billing page"
+            return Cooldown("billing", now_ms, now_ms + BILLING_COOLDOWN_MS, detail)
+    return None
+
+
+def how_to_sign_in(subscription: Subscription) -> str:
+    """What a person does to sign a subscription in again."""
+    if subscription.api_key_env:
+        return f"put a valid key into the variable {subscription.api_key_env}"
+    if subscription.oauth_token_env:
+        return f"put a new token of `claude setup-token` into the variable {subscription.oauth_token_env}"
+    where = f"CLAUDE_CONFIG_DIR={subscription.config_dir} " if subscription.config_dir else ""
+    return f"run `{where}claude auth login`"
+
+
+def explain(outcome: Outcome, said: str | None, run: Run) -> str | None:
+    """A failed run in one line that ends in what to do; None for an answered one. ``said`` is the CLI's own word."""
+    name = run.subscription
+    match outcome:
+        case Outcome.OK:
+            return None
+        case Outcome.TIMEOUT:
+            return "The run did not end in its time and was stopped; give a longer timeout_s, or ask for less."
+        case Outcome.CANCELLED:
+            return "The run was cancelled; what it cost so far is booked."
+        case Outcome.BUDGET:
+            allowed = (run.max_budget_nanousd or 0) / NANO
+            return f"The run reached what it was allowed to spend (${allowed:.2f}); raise max_cost_usd or the budget."
+        case Outcome.UNKNOWN_SESSION:
+            return f"The CLI does not know the session {run.session_id} under {name!r}; begin a new one."
+        case Outcome.LIMIT:
+            return f"{name}: {said or 'the limit is used up'}; ask again after the reset, or add a subscription."
+        case Outcome.AUTH | Outcome.BILLING:
+            return f"{name}: {said or outcome}; see status_reason in usage_status for what to do."
+        case Outcome.OVERLOADED:
+            return f"Anthropic's service is overloaded ({said or 'no details'}); ask again in a few minutes."
+        case Outcome.INVALID_REQUEST:
+            return f"Anthropic refused the request: {said or 'no details'}"
+    return said

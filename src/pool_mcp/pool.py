@@ -1,0 +1,688 @@
+"""The story: how an ask is placed, run, booked and answered, and how the pool's state is told.
+
+An ask is served by a task of its own, not by the call that made it: the call may return ``running``, be cancelled, or
+vanish with its host, and the run is still followed to its end and booked. Reads from top to bottom as one ask goes.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from pool_mcp import budget, locks, results, selection, windows
+from pool_mcp.checks import check_ask
+from pool_mcp.claude import process as cli
+from pool_mcp.claude import wire
+from pool_mcp.claude.executor import Control, Executor
+from pool_mcp.errors import (
+    BY_KIND,
+    BudgetExceeded,
+    CliFailed,
+    InvalidRequest,
+    LedgerError,
+    LimitReached,
+    PoolError,
+    UnknownSession,
+)
+from pool_mcp.ledger.books import Books, Reserved
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import (
+    DAY_MS,
+    HOUR_MS,
+    NANO,
+    SECOND_MS,
+    Ask,
+    CallerBudget,
+    Cost,
+    Outcome,
+    Run,
+    RunState,
+    Settlement,
+    Subscription,
+    WindowReading,
+)
+from pool_mcp.outcomes import FAILOVER
+from pool_mcp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], int]
+"""The time in Unix milliseconds."""
+
+Progress = Callable[[float, str], Awaitable[None]]
+"""Told every few seconds how long an ask has taken and what it is doing."""
+
+PAGE_CHARS = 48_000
+"""One page of an answer's text: well inside the 25,000 tokens that hosts show."""
+PROGRESS_S = 5.0
+POLL_S = 0.25
+"""How often a run that another process follows is looked at."""
+STOP_S = 0.3
+"""How long a stopping server waits for its inline runs to report what they cost."""
+CANCEL_S = 7.0
+"""How long cancelling waits for a run to be booked: every step of stopping a CLI, and a little."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Live:
+    """An ask, or an adopted run, that this process is serving."""
+
+    run: Run
+    ask: Ask | None = None
+    control: Control = field(default_factory=Control)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    tried: frozenset[str] = frozenset()
+
+
+class Pool:
+    """Everything the tools and the command line can do. Use inside ``async with pool.open()``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        env: Mapping[str, str],
+        clock: Clock,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._env = env
+        self._clock = clock
+        self._new_id = new_id
+        self._executor = Executor(settings, env, clock)
+        self._lock: locks.OwnerLock | None = None
+        self._live: dict[str, _Live] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Pool"]:
+        """Adopt what dead servers left, serve, and at the end interrupt inline runs; background runs go on."""
+        locks.sweep(self._settings.owners_dir)
+        self._lock = locks.OwnerLock(self._settings.owners_dir, self._new_id())
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self._look_after_earlier_runs)
+                try:
+                    yield self
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self.stop()
+                    tasks.cancel_scope.cancel()
+        finally:
+            self._lock.release()
+
+    async def stop(self) -> None:
+        """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
+        inline = [live for live in self._live.values() if not live.run.background]
+        for live in inline:
+            live.control.stop = live.control.stop or Outcome.CANCELLED
+        with anyio.move_on_after(STOP_S):
+            for live in inline:
+                await live.done.wait()
+
+    @property
+    def _owner_id(self) -> str:
+        assert self._lock is not None, "the pool is not open"
+        return self._lock.owner_id
+
+    # One ask
+
+    async def ask(self, ask: Ask, progress: Progress | None = None, wait_s: float | None = None) -> results.AskResult:
+        """Ask Claude; the answer, or ``running`` once ``wait_s`` (default: the setting ``inline_wait_s``) has passed.
+
+        Cancelling the call stops the run; it is booked all the same.
+
+        Raises:
+            PoolError: whatever kept the ask from being answered, by its kind.
+        """
+        if cli.depth(self._env) > 0:
+            raise InvalidRequest("This Claude was itself started by pool-mcp and may not ask another one.")
+        await self._in_thread(check_ask, ask, self._settings)
+        await self._in_thread(self._executor.check)
+        # From the reservation on there is always someone in charge of the run, even if the host cancels right here.
+        with anyio.CancelScope(shield=True):
+            await self._adopt()
+            run, is_new = await self._in_thread(self._reserve, ask, self._new_id(), frozenset())
+            if is_new:
+                self._serve(_Live(run, ask))
+        if ask.background:
+            return await self._answer(run.run_id)
+        try:
+            return await self._wait(run.run_id, wait_s or self._settings.claude.inline_wait_s, progress)
+        except anyio.get_cancelled_exc_class():
+            live = self._live.get(run.run_id)
+            if is_new and live is not None:
+                live.control.stop = live.control.stop or Outcome.CANCELLED
+            raise
+
+    def _reserve(self, ask: Ask, ask_id: str, tried: frozenset[str]) -> tuple[Run, bool]:
+        """Look, choose and reserve in one write transaction, so that no other process can come between.
+
+        Returns the run and whether it is new: an idempotency key that is known gives the latest run under it.
+        """
+        outside = None if ask.session_id is None else self._executor.find_session(ask.session_id)
+        with self._ledger.write() as books:
+            now_ms = self._clock()
+            if not tried:
+                known = self._known(books, ask)
+                if known is not None:
+                    return known, False
+                books.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), now_ms)
+            pinned = self._pin(books, ask, outside)
+            caller = self._caller(books, ask.caller, now_ms)
+            estimates = self._estimates(books, ask.max_cost_nanousd, ask.model)
+            _check_caller(caller, min(estimates.values()), now_ms)
+            balances = self._balances(books, now_ms)
+            request = selection.Request(estimates, ask.model, pinned, ask.subscription is not None, tried)
+            choice = selection.choose(request, balances, now_ms, self._settings.strategy)
+            if choice.subscription is None:
+                raise _refusal(choice)
+            chosen = next(b for b in balances if b.subscription.id == choice.subscription)
+            self._executor.check(chosen.subscription)
+            limits = (chosen.left, ask.max_cost_nanousd, caller.left)
+            timeout_s = ask.timeout_s or self._settings.claude.timeout_s
+            run = Run(
+                run_id=self._new_id(),
+                ask_id=ask_id,
+                subscription=choice.subscription,
+                session_id=ask.session_id or self._new_id(),
+                resumed=ask.session_id is not None,
+                caller=ask.caller,
+                model=ask.model,
+                state=RunState.RESERVED,
+                owner_id=self._owner_id,
+                background=ask.background,
+                structured=ask.json_schema is not None,
+                created_at_ms=now_ms,
+                deadline_ms=now_ms + round(timeout_s * SECOND_MS),
+                reserved_nanousd=estimates[choice.subscription],
+                max_budget_nanousd=min(limit for limit in limits if limit is not None),
+            )
+            books.insert_run(run)
+        log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
+        return run, True
+
+    def _known(self, books: Books, ask: Ask) -> Run | None:
+        """The latest run under the ask's idempotency key."""
+        known = books.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
+        if known is None:
+            return None
+        ask_id, fingerprint = known
+        if fingerprint != _fingerprint(ask):
+            raise InvalidRequest(
+                f"The idempotency_key {ask.idempotency_key!r} was used for a different ask; take a new one."
+            )
+        return books.runs_of_ask(ask_id)[-1]
+
+    def _pin(self, books: Books, ask: Ask, outside: Subscription | None) -> str | None:
+        """The only subscription that can serve, where there is but one."""
+        if ask.session_id is None:
+            return ask.subscription
+        belongs = books.session_subscription(ask.session_id) or (outside.id if outside else None)
+        if belongs is None:
+            raise UnknownSession(
+                f"No subscription knows the session {ask.session_id}; leave session_id out to begin a new one."
+            )
+        if belongs not in {s.id for s in self._settings.subscriptions}:
+            raise UnknownSession(
+                f"The session {ask.session_id} belongs to {belongs!r}, which is no longer in pool.toml."
+            )
+        if ask.subscription not in (None, belongs):
+            raise InvalidRequest(
+                f"The session {ask.session_id} belongs to {belongs!r} and cannot go on under {ask.subscription!r}; "
+                "leave subscription out.",
+                subscription=belongs,
+            )
+        if other := books.run_on_session(ask.session_id):
+            raise InvalidRequest(
+                f"The session {ask.session_id} is busy with run {other}; wait for it with ask_result.", run_id=other
+            )
+        return belongs
+
+    # Serving it
+
+    def _serve(self, live: _Live) -> None:
+        assert self._tasks is not None, "the pool is not open"
+        self._live[live.run.run_id] = live
+        self._tasks.start_soon(self._drive, live)
+
+    async def _drive(self, live: _Live) -> None:
+        """Run an ask's attempts one after the other until one answers or no other subscription can."""
+        try:
+            await self._execute(live)
+            while (following := await self._next_attempt(live)) is not None:
+                live.run = following
+                self._live[following.run_id] = live
+                await self._execute(live)
+        except Exception:  # the top of this task: the run stays reserved, and whoever adopts it will book it
+            log.exception("run %s: cannot be followed any further", live.run.run_id)
+        finally:
+            live.done.set()
+            for run_id in [key for key, value in self._live.items() if value is live]:
+                del self._live[run_id]
+
+    async def _execute(self, live: _Live) -> None:
+        """Start the CLI, or find the one that was started; follow it to its end; book it."""
+        run, files = live.run, self._executor.files(live.run.run_id)
+        try:
+            if live.ask is not None:
+                run, process = await self._in_thread(self._start, run, live.ask)
+            elif files.stdout.exists():
+                process = cli.CliProcess(files)
+            else:
+                raise CliFailed("The server stopped before the CLI was started; ask again.")
+        except (OSError, ValueError, PoolError) as error:
+            message = error.message if isinstance(error, PoolError) else f"The CLI could not be started: {error}"
+            outcome = Outcome.INVALID_REQUEST if isinstance(error, InvalidRequest) else Outcome.CLI_FAILED
+            settlement = Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), self._clock())
+        else:
+            settlement = await self._executor.follow(
+                run,
+                process,
+                live.control,
+                keep=lambda readings: self._in_thread(self._record_readings, run.subscription, readings),
+                is_cancelled=lambda: self._in_thread(self._cancel_requested, run.run_id),
+            )
+        await self._settle(settlement)
+        files.prompt.unlink(missing_ok=True)
+
+    def _start(self, run: Run, ask: Ask) -> tuple[Run, cli.CliProcess]:
+        baseline = self._executor.prepare(run, ask)
+        # On record before the CLI can spend: a crash from here on leaves a run that may have cost something.
+        with self._ledger.write() as books:
+            if not books.mark_running(run.run_id, self._owner_id, baseline, self._clock()):
+                raise CliFailed("Another process took this run over before it began; ask again.")
+        started = self._run(run.run_id)
+        return started, self._executor.start(started, ask)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        """Book a run, however long the ledger cannot be written; until then its reservation stands."""
+        delay_s = 1.0
+        while True:
+            try:
+                await self._in_thread(self._book, settlement)
+                return
+            except LedgerError as error:
+                log.error("run %s: not booked yet: %s", settlement.run_id, error)
+                await anyio.sleep(delay_s)
+                delay_s = min(delay_s * 2, 60.0)
+
+    def _book(self, settlement: Settlement) -> None:
+        with self._ledger.write() as books:
+            booked = books.settle(settlement, self._owner_id)
+        log.info(
+            "run %s: %s (%s) for $%.6f%s",
+            settlement.run_id,
+            settlement.state if booked else "was settled by another process",
+            settlement.outcome,
+            settlement.cost.nanousd / NANO,
+            " at least" if settlement.cost.is_estimate else "",
+        )
+
+    async def _next_attempt(self, live: _Live) -> Run | None:
+        """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
+        run = await self._in_thread(self._run, live.run.run_id)
+        ask = live.ask
+        if ask is None or run.outcome not in FAILOVER or live.control.stop is not None:
+            return None
+        if ask.session_id is not None or ask.subscription is not None:
+            return None
+        live.tried |= {run.subscription}
+        again = replace(ask, background=live.run.background)
+        try:
+            following, _ = await self._in_thread(self._reserve, again, run.ask_id, live.tried)
+        except PoolError as error:
+            log.info("run %s: %s, and no other subscription: %s", run.run_id, run.outcome, error)
+            return None  # the attempt's own outcome is the answer
+        log.info("run %s: %s under %s, now %s", run.run_id, run.outcome, run.subscription, following.subscription)
+        return following
+
+    # Answering it
+
+    async def result(
+        self, run_id: str, *, wait_s: float = 0, offset: int = 0, cancel: bool = False, progress: Progress | None = None
+    ) -> results.AskResult:
+        """An ask's answer by the id of any of its runs, whichever process ran it.
+
+        Raises:
+            InvalidRequest: there is no such run, or its answer has been removed.
+            PoolError: the ask failed.
+        """
+        if offset < 0 or not 0 <= wait_s <= 3600:
+            raise InvalidRequest("offset must be at least 0, and wait_s from 0 to 3600.")
+        await self._in_thread(self._run, run_id)
+        await self._adopt()
+        if cancel:
+            await self._cancel(run_id)
+        return await self._wait(run_id, wait_s, progress, offset)
+
+    async def _cancel(self, run_id: str) -> None:
+        """Stop an ask's current run and wait, for a bounded time, until it is booked."""
+        run = await self._latest(run_id)
+        if run.finished:
+            return
+        await self._in_thread(self._request_cancel, run.run_id)
+        if live := self._live.get(run.run_id):
+            live.control.stop = live.control.stop or Outcome.CANCELLED
+        with anyio.move_on_after(CANCEL_S):
+            while not (await self._latest(run_id)).finished:  # noqa: ASYNC110  (another process may settle it)
+                await anyio.sleep(POLL_S / 5)
+
+    async def _wait(self, run_id: str, wait_s: float, progress: Progress | None, offset: int = 0) -> results.AskResult:
+        """Wait for an ask to end, for a bounded time; then its answer, or ``running``."""
+        began_s = told_s = anyio.current_time()
+        while (left_s := began_s + wait_s - anyio.current_time()) > 0:
+            live = self._live.get(run_id)
+            if live is not None:
+                with anyio.move_on_after(min(PROGRESS_S, left_s)):
+                    await live.done.wait()
+                    break
+            elif (await self._latest(run_id)).finished:
+                break
+            else:
+                await anyio.sleep(min(POLL_S, left_s))
+                await self._adopt()
+            now_s = anyio.current_time()
+            if progress is not None and now_s - told_s >= PROGRESS_S:
+                told_s = now_s
+                await progress(now_s - began_s, live.control.doing if live else "running in another server")
+        return await self._answer(run_id, offset)
+
+    async def _answer(self, run_id: str, offset: int = 0) -> results.AskResult:
+        """What there is to tell of an ask now."""
+        attempts = await self._in_thread(self._attempts, run_id)
+        run = attempts[-1]
+        if run.finished and run.outcome is not Outcome.OK:
+            raise await self._in_thread(self._failure, run)
+        advice = await self._in_thread(self._advice, run.caller)
+        answer = results.ask_result(attempts, advice, self._clock())
+        if not run.finished:
+            await self._detach(run)
+            return answer
+        verdict = wire.judge(await self._in_thread(self._executor.read, run.run_id))
+        if verdict is None:
+            raise InvalidRequest(
+                f"The answer of run {run.run_id} was removed; answers are kept for "
+                f"{self._settings.claude.keep_answers_days:g} days. Ask again.",
+                run_id=run.run_id,
+            )
+        end = offset + PAGE_CHARS
+        page = {
+            "text": verdict.text[offset:end],
+            "structured": verdict.structured if offset == 0 else None,
+            "next_offset": end if end < len(verdict.text) else None,
+        }
+        return answer.model_copy(update=page)
+
+    async def _detach(self, run: Run) -> None:
+        """Let a run whose caller has been told to come back outlive this server."""
+        if not run.background:
+            await self._in_thread(self._mark_background, run.run_id)
+            if live := self._live.get(run.run_id):
+                live.run = replace(live.run, background=True)
+
+    def _failure(self, run: Run) -> PoolError:
+        """The error a failed ask ends in, with the subscriptions that could serve another try."""
+        with self._ledger.read() as books:
+            now_ms = self._clock()
+            balances = self._balances(books, now_ms)
+        usable = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
+        others = tuple(
+            b.subscription.id
+            for b in balances
+            if b.subscription.id != run.subscription and budget.standing(b, now_ms).status in usable
+        )
+        assert run.outcome is not None, "a finished run has an outcome"
+        return BY_KIND[run.outcome](
+            run.message or "The run failed; ask again.",
+            retry_at_ms=run.retry_at_ms,
+            subscription=run.subscription,
+            alternatives=others if run.outcome in FAILOVER else (),
+            run_id=run.run_id,
+        )
+
+    # Adopting what others left
+
+    async def _look_after_earlier_runs(self) -> None:
+        try:
+            await self._adopt()
+            await self._in_thread(self._remove_old_answers)
+        except (PoolError, OSError) as error:
+            log.warning("could not look after earlier runs: %s", error)
+
+    async def _adopt(self) -> None:
+        """Take charge of every run whose server is gone: settle what has ended, follow what has not."""
+        for run in await self._in_thread(self._take_orphans):
+            log.info("run %s: adopted", run.run_id)
+            self._serve(_Live(run))
+
+    def _take_orphans(self) -> list[Run]:
+        with self._ledger.read() as books:
+            unfinished = books.unfinished()
+        owners = {run.owner_id for run in unfinished} - {self._owner_id}
+        gone = {owner for owner in owners if not locks.is_alive(self._settings.owners_dir, owner)}
+        orphans = [run for run in unfinished if run.owner_id in gone]
+        if not orphans:
+            return []
+        with self._ledger.write() as books:
+            return [
+                replace(run, owner_id=self._owner_id)
+                for run in orphans
+                if books.take_over(run.run_id, run.owner_id, self._owner_id)
+            ]
+
+    def _remove_old_answers(self) -> None:
+        """Remove the files of runs that ended longer ago than answers are kept; the ledger keeps its entries."""
+        before_ms = self._clock() - round(self._settings.claude.keep_answers_days * DAY_MS)
+        for directory in self._settings.runs_dir.glob("*"):
+            with self._ledger.read() as books:
+                run = books.run(directory.name)
+            if run is not None and run.ended_at_ms is not None and run.ended_at_ms < before_ms:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    # The pool's state
+
+    async def status(self, subscription: str | None = None, caller: str | None = None) -> results.StatusResult:
+        """The state of the pool, of one subscription, and of one caller."""
+        if subscription is not None:
+            self._settings.subscription(subscription)
+        await self._adopt()
+        return await self._in_thread(self._status, subscription, caller)
+
+    def _status(self, only: str | None, caller_id: str | None) -> results.StatusResult:
+        with self._ledger.read() as books:
+            now_ms = self._clock()
+            balances = [b for b in self._balances(books, now_ms) if only in (None, b.subscription.id)]
+            today = sum(books.spent_nanousd(b.subscription.id, windows.day_start_ms(now_ms)) for b in balances)
+            caller = None if caller_id is None else self._caller(books, caller_id, now_ms)
+        return results.StatusResult(
+            generated_at=windows.rfc3339(now_ms),
+            advice=results.advice_result(budget.advise(balances, caller, now_ms)),
+            pool=results.totals_result(balances, today),
+            subscriptions=[results.subscription_result(b, now_ms) for b in balances],
+            caller=None if caller is None else results.caller_result(caller),
+        )
+
+    async def pick(
+        self, estimated_cost_usd: float | None = None, model: str | None = None, session_id: str | None = None
+    ) -> results.PickResult:
+        """Which subscription an ask would be given now, with the verdict on each; nothing is reserved.
+
+        Raises:
+            UnknownSession: the session is nowhere to be found.
+        """
+        if estimated_cost_usd is not None and not 0 < estimated_cost_usd <= 1_000_000:
+            raise InvalidRequest("estimated_cost_usd must be more than 0.")
+        await self._adopt()
+        return await self._in_thread(self._pick, estimated_cost_usd, model, session_id)
+
+    def _pick(self, estimated_cost_usd: float | None, model: str | None, session_id: str | None) -> results.PickResult:
+        cap = None if estimated_cost_usd is None else round(estimated_cost_usd * NANO)
+        outside = None if session_id is None else self._executor.find_session(session_id)
+        with self._ledger.read() as books:
+            now_ms = self._clock()
+            pinned = self._pin(books, Ask("", "", session_id=session_id), outside)
+            estimates = self._estimates(books, cap, model)
+            choice = selection.choose(
+                selection.Request(estimates, model, pinned),
+                self._balances(books, now_ms),
+                now_ms,
+                self._settings.strategy,
+            )
+        env = {} if choice.subscription is None else _by_hand(self._settings.subscription(choice.subscription))
+        return results.pick_result(choice, env)
+
+    def _estimates(self, books: Books, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
+        """What an ask may cost under each subscription."""
+        return {
+            s.id: budget.estimate_nanousd(cap_nanousd, books.recent_costs_nanousd(s.id, model))
+            for s in self._settings.subscriptions
+        }
+
+    def _balances(self, books: Books, now_ms: int) -> list[budget.Balance]:
+        reserved, readings = books.reserved(), books.latest_readings()
+        cooldowns, last_used = books.cooldowns(now_ms), books.last_used_ms()
+        balances = []
+        week_start_ms = windows.week_start_ms(now_ms)
+        for subscription in self._settings.subscriptions:
+            own = readings.get(subscription.id, {})
+            block = windows.block_at(now_ms, own.get(windows.FIVE_HOUR))
+            held = reserved.get(subscription.id, Reserved())
+            week_spent = books.spent_nanousd(subscription.id, week_start_ms)
+            over = week_spent + held.nanousd - round(subscription.weekly_budget_nanousd * 0.95)
+            balances.append(
+                budget.Balance(
+                    subscription=subscription,
+                    block=block,
+                    block_spent=books.spent_nanousd(subscription.id, block.starts_at_ms),
+                    week_spent=week_spent,
+                    hour_spent=books.spent_nanousd(subscription.id, now_ms - HOUR_MS),
+                    reserved=held.nanousd,
+                    in_flight=held.in_flight,
+                    readings=own,
+                    cooldown=cooldowns.get(subscription.id),
+                    last_used_ms=last_used.get(subscription.id),
+                    week_frees_at_ms=books.week_frees_at_ms(subscription.id, week_start_ms, over) if over > 0 else None,
+                )
+            )
+        return balances
+
+    def _caller(self, books: Books, caller: str, now_ms: int) -> budget.CallerBalance:
+        return budget.CallerBalance(
+            caller,
+            self._settings.callers.get(caller, CallerBudget()),
+            day_spent=books.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
+            week_spent=books.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
+            reserved=books.caller_reserved_nanousd(caller),
+        )
+
+    def _advice(self, caller: str) -> budget.Advice:
+        with self._ledger.read() as books:
+            now_ms = self._clock()
+            return budget.advise(self._balances(books, now_ms), self._caller(books, caller, now_ms), now_ms)
+
+    # Small things that the above is made of
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call what reads or writes the disk, away from the event loop; never abandoned half-way."""
+        return await anyio.to_thread.run_sync(function, *arguments)
+
+    def _run(self, run_id: str) -> Run:
+        with self._ledger.read() as books:
+            run = books.run(run_id)
+        if run is None:
+            raise InvalidRequest(f"No run {run_id!r} in this ledger; pass the run_id that ask_claude gave.")
+        return run
+
+    def _attempts(self, run_id: str) -> list[Run]:
+        run = self._run(run_id)
+        with self._ledger.read() as books:
+            return books.runs_of_ask(run.ask_id)
+
+    async def _latest(self, run_id: str) -> Run:
+        return (await self._in_thread(self._attempts, run_id))[-1]
+
+    def _record_readings(self, subscription: str, readings: list[WindowReading]) -> None:
+        with self._ledger.write() as books:
+            books.record_readings(subscription, readings)
+
+    def _request_cancel(self, run_id: str) -> None:
+        with self._ledger.write() as books:
+            books.request_cancel(run_id)
+
+    def _cancel_requested(self, run_id: str) -> bool:
+        with self._ledger.read() as books:
+            return books.cancel_requested(run_id)
+
+    def _mark_background(self, run_id: str) -> None:
+        with self._ledger.write() as books:
+            books.detach(run_id)
+
+
+def _check_caller(caller: budget.CallerBalance, estimate: int, now_ms: int) -> None:
+    left = caller.left
+    if left is not None and estimate > left:
+        day_full = (
+            caller.budget.daily_nanousd is not None
+            and estimate > caller.budget.daily_nanousd - caller.day_spent - caller.reserved
+        )
+        raise BudgetExceeded(
+            f"The budget of caller {caller.caller!r} leaves ${left / NANO:.2f} and this ask may need "
+            f"${estimate / NANO:.2f}; " + ("ask again tomorrow (UTC)." if day_full else "ask again later this week."),
+            retry_at_ms=windows.day_start_ms(now_ms) + DAY_MS if day_full else None,
+        )
+
+
+def _refusal(choice: selection.Choice) -> PoolError:
+    """No subscription can serve: the error that says why, and when that will have changed."""
+    kinds = [c.blocked_by for c in choice.candidates if c.blocked_by not in (None, "pinned")]
+    kind = next((k for k in ("limit", "budget", "auth", "billing", "invalid_request") if k in kinds), "limit")
+    relevant = [c for c in choice.candidates if c.blocked_by == kind]
+    times = [c.available_at_ms for c in choice.candidates if c.available_at_ms is not None]
+    retry_at_ms = min(times) if times else None
+    when = f" Try again at {windows.rfc3339(retry_at_ms)}." if retry_at_ms is not None else ""
+    return BY_KIND.get(kind, LimitReached)(
+        f"No subscription can serve this ask: {choice.reason}.{when}",
+        retry_at_ms=retry_at_ms,
+        subscription=relevant[0].id if len(relevant) == 1 else None,
+    )
+
+
+def _fingerprint(ask: Ask) -> str:
+    """A digest of an ask's arguments; not the arguments themselves."""
+    parts = (
+        ask.prompt,
+        ask.session_id,
+        ask.subscription,
+        ask.model,
+        ask.effort,
+        ask.system_prompt,
+        ask.json_schema,
+        ask.working_dir,
+        ask.tool_profile,
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _by_hand(subscription: Subscription) -> dict[str, str]:
+    """What to export to use a subscription with the CLI by hand; ``$NAME`` stands for a variable, never its value."""
+    env = {}
+    if subscription.config_dir is not None:
+        env["CLAUDE_CONFIG_DIR"] = str(subscription.config_dir)
+    if subscription.api_key_env is not None:
+        env["ANTHROPIC_API_KEY"] = f"${subscription.api_key_env}"
+    if subscription.oauth_token_env is not None:
+        env["CLAUDE_CODE_OAUTH_TOKEN"] = f"${subscription.oauth_token_env}"
+    return env

@@ -1,0 +1,107 @@
+"""What one API call costs at Anthropic's list price on its day.
+
+The prices are genai-prices' dated tables. They are resolved once per model and day into rates per token, so
+that pricing a call is six multiplications; the library itself, which takes 0.36 s to import, is loaded with
+the first call that needs it.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pool_mcp.model import DAY_MS, NANO, Tokens
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelPrice
+
+_MTOK = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DEFAULT_WEB_SEARCH_USD = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Nano-dollars per token (and per web search) for prompts of more than ``above`` tokens."""
+
+    above: int
+    input: Decimal
+    output: Decimal
+    cache_creation_5m: Decimal
+    cache_creation_1h: Decimal
+    cache_read: Decimal
+    web_search: Decimal
+
+    def price(self, tokens: Tokens) -> Decimal:
+        return (
+            self.input * tokens.input
+            + self.output * tokens.output
+            + self.cache_creation_5m * tokens.cache_creation_5m
+            + self.cache_creation_1h * tokens.cache_creation_1h
+            + self.cache_read * tokens.cache_read
+            + self.web_search * tokens.web_search_requests
+        )
+
+
+def price_nanousd(model: str, tokens: Tokens, at_ms: int) -> int | None:
+    """List price of one API call made at ``at_ms``, or None where no price is known.
+
+    ``tokens`` must be those of a single call: some models cost more per token when one prompt is long, which
+    cannot be told from a sum. The ``[1m]`` suffix of the CLI's model names and dated ids are understood.
+    """
+    rates = _rates(model, at_ms // DAY_MS)
+    if not rates:
+        return None
+    prompt = tokens.input + tokens.cache_creation + tokens.cache_read
+    # The rates of the highest threshold that the prompt exceeds hold for all of the call's tokens.
+    applying = next((tier for tier in rates if prompt > tier.above), rates[-1])
+    return round(applying.price(tokens))
+
+
+@lru_cache(maxsize=8192)
+def _rates(model: str, day: int) -> tuple[_Rates, ...]:
+    """Look up the rates on a day since 1970 (UTC), highest threshold first; empty where unknown."""
+    from genai_prices import Usage, calc_price
+    from genai_prices.types import TieredPrices
+
+    name = model.partition("[")[0].strip()
+    if not name.startswith("claude"):  # "<synthetic>", another maker's model behind a gateway
+        return ()
+    noon = _EPOCH + timedelta(days=day, hours=12)
+    try:
+        price = calc_price(Usage(), name, provider_id="anthropic", genai_request_timestamp=noon).model_price
+    except LookupError:
+        return ()
+    if price.input_mtok is None or price.output_mtok is None:
+        return ()
+    thresholds = {0} | {
+        tier.start for rate in vars(price).values() if isinstance(rate, TieredPrices) for tier in rate.tiers
+    }
+    return tuple(_rates_above(price, start) for start in sorted(thresholds, reverse=True))
+
+
+def _rates_above(price: "ModelPrice", above: int) -> _Rates:
+    """Resolve the rates above a threshold; a class of tokens without a price costs what its parent does."""
+    from genai_prices.types import TieredPrices
+
+    def per(key: str, units: int, fallback: Decimal) -> Decimal:
+        rate: Decimal | TieredPrices | None = getattr(price, key)
+        if rate is None:
+            return fallback
+        if isinstance(rate, TieredPrices):
+            rate = next((tier.price for tier in reversed(rate.tiers) if above >= tier.start), rate.base)
+        return rate * NANO / units
+
+    nothing = Decimal(0)
+    plain = per("input_mtok", _MTOK, nothing)
+    write_5m = per("cache_write_mtok", _MTOK, plain)
+    return _Rates(
+        above=above,
+        input=plain,
+        output=per("output_mtok", _MTOK, nothing),
+        cache_creation_5m=write_5m,
+        cache_creation_1h=per("cache_write_1h_mtok", _MTOK, write_5m),
+        cache_read=per("cache_read_mtok", _MTOK, plain),
+        web_search=per("web_searches_kcount", 1000, _DEFAULT_WEB_SEARCH_USD * NANO),
+    )

@@ -1,0 +1,267 @@
+"""The agents' door: serves the pool over MCP on stdio, in both eras of the protocol.
+
+Failures become ``isError`` results in one place, :func:`_call`: one line that says what to do, and the same as data.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+from mcp import MCPError
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    TextContent,
+    TextResourceContents,
+    ToolAnnotations,
+)
+from mcp_types import Tool as McpTool
+from pydantic import BaseModel
+
+from pool_mcp import __version__, tools
+from pool_mcp.errors import InvalidRequest, PoolError
+from pool_mcp.model import Ask, nanousd
+from pool_mcp.pool import Pool
+from pool_mcp.results import AskResult, ErrorResult, PickResult, StatusResult, error_result
+
+log = logging.getLogger(__name__)
+
+Context = ServerRequestContext[Any, Any]
+
+_STATUS_URI = "pool://status"
+_SUBSCRIPTION_URI = "pool://subscriptions/"
+_RUN_URI = "pool://runs/"
+
+
+def serve(open_pool: Callable[[], Pool]) -> None:
+    """Serve on stdin and stdout until the host closes stdin or sends SIGINT, SIGTERM or SIGHUP."""
+    anyio.run(_serve, open_pool)
+
+
+async def _serve(open_pool: Callable[[], Pool]) -> None:
+    pool = open_pool()
+    async with pool.open(), anyio.create_task_group() as tasks:
+        await tasks.start(_stop_on_signal, pool)
+        async with stdio_server() as (incoming, outgoing):
+            server = make_server(pool)
+            await server.run(incoming, outgoing, server.create_initialization_options())
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(pool: Pool, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("stopping on %s", signal.Signals(number).name)
+            await pool.stop()
+            # A thread is still blocked on stdin, which only the host can close, so leave without waiting for it.
+            sys.stderr.flush()
+            os._exit(128 + number)
+
+
+def make_server(pool: Pool) -> Server[Any]:
+    """The MCP server of a pool."""
+    handlers: dict[str, Callable[[Any, Context], Awaitable[BaseModel]]] = {
+        "ask_claude": lambda arguments, context: _ask_claude(pool, arguments, context),
+        "ask_result": lambda arguments, context: pool.result(
+            arguments.run_id,
+            wait_s=arguments.wait_s,
+            offset=arguments.offset,
+            cancel=arguments.cancel,
+            progress=_progress(context),
+        ),
+        "usage_status": lambda arguments, _: pool.status(arguments.subscription, arguments.caller),
+        "pick_subscription": lambda arguments, _: pool.pick(
+            arguments.estimated_cost_usd, arguments.model, arguments.session_id
+        ),
+    }
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
+        return await _call(handlers, params, context)
+
+    async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+        return await _read_resource(pool, str(params.uri))
+
+    return Server(
+        "pool-mcp",
+        version=__version__,
+        title="Claude subscription pool",
+        instructions=tools.INSTRUCTIONS,
+        on_list_tools=_list_tools,
+        on_call_tool=call_tool,
+        on_list_resources=_list_resources,
+        on_list_resource_templates=_list_resource_templates,
+        on_read_resource=read_resource,
+    )
+
+
+# Tools
+
+
+async def _list_tools(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
+    return ListToolsResult(
+        tools=[
+            McpTool(
+                name=tool.name,
+                title=tool.title,
+                description=tool.description,
+                input_schema=tools.input_schema(tool),
+                output_schema=tools.output_schema(tool),
+                annotations=ToolAnnotations(
+                    read_only_hint=tool.read_only,
+                    destructive_hint=False,
+                    idempotent_hint=tool.idempotent,
+                    open_world_hint=tool.open_world,
+                ),
+            )
+            for tool in tools.TOOLS.values()
+        ]
+    )
+
+
+async def _call(
+    handlers: dict[str, Callable[[Any, Context], Awaitable[BaseModel]]],
+    params: CallToolRequestParams,
+    context: Context,
+) -> CallToolResult:
+    """Call a tool and put its result, or its failure, into MCP's form."""
+    try:
+        tool = tools.TOOLS.get(params.name)
+        if tool is None:
+            raise InvalidRequest(f"No tool {params.name!r}; there are {', '.join(tools.TOOLS)}.")
+        result = await handlers[tool.name](tool.parse(params.arguments), context)
+    except PoolError as error:
+        log.info("%s: %s: %s", params.name, error.kind, type(error).__name__)
+        return _failed(error_result(error))
+    except Exception:
+        log.exception("%s failed unexpectedly", params.name)
+        message = "pool-mcp failed unexpectedly; see its log (stderr), and ask again."
+        return _failed(ErrorResult(kind="internal", message=message))
+    return CallToolResult(
+        content=[TextContent(type="text", text=_summary(result))],
+        structured_content=_data(result),
+    )
+
+
+def _failed(error: ErrorResult) -> CallToolResult:
+    return CallToolResult(
+        is_error=True,
+        content=[TextContent(type="text", text=error.message)],
+        structured_content={"error": error.model_dump(mode="json", exclude_none=True)},
+    )
+
+
+async def _ask_claude(pool: Pool, arguments: tools.AskClaudeArguments, context: Context) -> AskResult:
+    said = arguments.model_dump(exclude={"max_cost_usd", "caller"})
+    cap = arguments.max_cost_usd
+    ask = Ask(
+        **said,
+        caller=arguments.caller or _client_name(context),
+        max_cost_nanousd=None if cap is None else nanousd(cap),
+    )
+    return await pool.ask(ask, _progress(context))
+
+
+def _client_name(context: Context) -> str:
+    params = context.session.client_params
+    return params.client_info.name if params is not None else "unknown"
+
+
+def _progress(context: Context) -> Callable[[float, str], Awaitable[None]]:
+    async def tell(elapsed_s: float, message: str) -> None:
+        await context.session.report_progress(round(elapsed_s, 1), None, f"{message} ({elapsed_s:.0f} s)")
+
+    return tell
+
+
+_LEFT_OUT_WHEN_NONE = ("structured", "next_offset", "caller")
+
+
+def _data(result: BaseModel) -> dict[str, Any]:
+    data = result.model_dump(mode="json")
+    return {key: value for key, value in data.items() if value is not None or key not in _LEFT_OUT_WHEN_NONE}
+
+
+def _summary(result: BaseModel) -> str:
+    """One line for a person; the data, and the answer's text, are in the structured result."""
+    match result:
+        case AskResult(status="running"):
+            return f"Still running under {result.subscription}; call ask_result with run_id {result.run_id}."
+        case AskResult():
+            cost = "an unknown cost" if result.cost_usd is None else f"${result.cost_usd:.4f}"
+            more = f" More text from offset {result.next_offset}." if result.next_offset else ""
+            return f"Answered under {result.subscription} for {cost}; the answer is in structuredContent.text.{more}"
+        case StatusResult():
+            return f"{result.advice.action}: {result.advice.reason}"
+        case PickResult(subscription=None):
+            return f"None can serve now: {result.reason}"
+        case PickResult():
+            return f"{result.subscription}: {result.reason}"
+    return ""
+
+
+# Resources
+
+
+async def _list_resources(_: Context, __: PaginatedRequestParams | None) -> ListResourcesResult:
+    status = Resource(
+        uri=_STATUS_URI,
+        name="status",
+        title="State of the pool",
+        description="What is spent and left, as usage_status gives it.",
+        mime_type="application/json",
+    )
+    return ListResourcesResult(resources=[status])
+
+
+async def _list_resource_templates(_: Context, __: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
+    return ListResourceTemplatesResult(
+        resource_templates=[
+            ResourceTemplate(
+                uri_template=_SUBSCRIPTION_URI + "{id}",
+                name="subscription",
+                title="State of one subscription",
+                mime_type="application/json",
+            ),
+            ResourceTemplate(
+                uri_template=_RUN_URI + "{run_id}",
+                name="run",
+                title="One ask: its state, and its answer once there is one",
+                mime_type="application/json",
+            ),
+        ]
+    )
+
+
+async def _read_resource(pool: Pool, uri: str) -> ReadResourceResult:
+    try:
+        if uri == _STATUS_URI:
+            data = _data(await pool.status())
+        elif uri.startswith(_SUBSCRIPTION_URI):
+            status = await pool.status(uri.removeprefix(_SUBSCRIPTION_URI))
+            data = _data(status.subscriptions[0])
+        elif uri.startswith(_RUN_URI):
+            data = _data(await pool.result(uri.removeprefix(_RUN_URI)))
+        else:
+            raise InvalidRequest(f"No resource {uri!r}; there are {_STATUS_URI}, {_SUBSCRIPTION_URI}ID, {_RUN_URI}ID.")
+    except PoolError as error:
+        raise MCPError(code=INVALID_PARAMS, message=error.message, data={"uri": uri, "kind": error.kind}) from None
+    text = json.dumps(data, ensure_ascii=False)
+    return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type="application/json", text=text)])

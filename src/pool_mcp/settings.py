@@ -1,0 +1,265 @@
+"""Reads ``pool.toml`` and the environment into one frozen value, or says in one line what is wrong there.
+
+Names of environment variables that hold keys are settings; the keys themselves are read only where a child process
+is started, and are kept nowhere.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pool_mcp.errors import InvalidRequest, SettingsError
+from pool_mcp.model import NANO, CallerBudget, Subscription
+
+ToolProfile = Literal["none", "read", "full"]
+TOOL_PROFILES: tuple[ToolProfile, ...] = ("none", "read", "full")
+"""From the least allowed to the most."""
+
+Usd = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ClaudeSettings(_Section):
+    """``[claude]``: how the CLI is found and run."""
+
+    path: str = "claude"
+    inline_wait_s: Annotated[float, Field(gt=0, le=3600)] = 45
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 1800
+    tool_profile: ToolProfile = "none"
+    base_url: str = ""
+    keep_answers_days: Annotated[float, Field(gt=0, le=3650)] = 7
+
+
+class SubscriptionSettings(_Section):
+    """``[[subscriptions]]``: one login, token or key of the person's own."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    config_dir: str | None = None
+    api_key_env: EnvName | None = None
+    oauth_token_env: EnvName | None = None
+    plan: str = ""
+    weekly_budget_usd: Usd | None = None
+    block_budget_usd: Usd | None = None
+    priority: int = 0
+    max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 15
+    enabled: bool = True
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "SubscriptionSettings":
+        if self.api_key_env and self.oauth_token_env:
+            raise ValueError("has both api_key_env and oauth_token_env; keep one")
+        return self
+
+
+class CallerSettings(_Section):
+    """``[callers.NAME]``: what one agent may spend."""
+
+    daily_budget_usd: Usd | None = None
+    weekly_budget_usd: Usd | None = None
+
+
+class AdminSettings(_Section):
+    """``[admin]``: where the organisation's reports are read from."""
+
+    api_key_env: EnvName = "ANTHROPIC_ADMIN_KEY"
+    base_url: str = ""
+
+
+class _File(_Section):
+    """The whole of ``pool.toml``."""
+
+    strategy: Literal["headroom", "health"] = "headroom"
+    weekly_budget_usd: Usd = 456.0
+    block_budget_usd: Usd = 25.0
+    claude: ClaudeSettings = ClaudeSettings()
+    subscriptions: tuple[SubscriptionSettings, ...] = (SubscriptionSettings(id="default"),)
+    callers: dict[str, CallerSettings] = {}
+    admin: AdminSettings = AdminSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the person has set, ready to use."""
+
+    config_file: Path
+    state_dir: Path
+    strategy: Literal["headroom", "health"]
+    claude: ClaudeSettings
+    subscriptions: tuple[Subscription, ...]
+    callers: Mapping[str, CallerBudget]
+    admin: AdminSettings
+
+    @property
+    def ledger_path(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "ledger.db"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where each run has its directory."""
+        return self.state_dir / "runs"
+
+    @property
+    def owners_dir(self) -> Path:
+        """Where each running process holds its lock."""
+        return self.state_dir / "owners"
+
+    def subscription(self, subscription_id: str) -> Subscription:
+        """The subscription of that id.
+
+        Raises:
+            InvalidRequest: there is none.
+        """
+        for subscription in self.subscriptions:
+            if subscription.id == subscription_id:
+                return subscription
+        known = ", ".join(s.id for s in self.subscriptions)
+        raise InvalidRequest(
+            f"No subscription {subscription_id!r}; there are: {known}. Leave it out to let the pool choose."
+        )
+
+
+def read_env(env: Mapping[str, str], name: str) -> str | None:
+    """A variable's value; None where it is unset, empty, or a host's unfilled ``${user_config.…}``."""
+    value = env.get(name, "").strip()
+    return None if not value or value.startswith("${") else value
+
+
+def load(env: Mapping[str, str]) -> Settings:
+    """Settings from ``pool.toml`` where there is one, else the defaults.
+
+    Raises:
+        SettingsError: the file or a variable is wrong; the message names file, key and what is allowed.
+    """
+    home = read_env(env, "POOL_MCP_HOME")
+    if home:
+        config_dir = state_dir = Path(home).expanduser()
+    else:
+        import platformdirs  # needed only without POOL_MCP_HOME
+
+        config_dir = Path(platformdirs.user_config_dir("pool-mcp", appauthor=False))
+        state_dir = Path(platformdirs.user_state_dir("pool-mcp", appauthor=False))
+    config_file = config_dir / "pool.toml"
+    content = _with_environment(_read_toml(config_file), env)
+    try:
+        parsed = _File.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(_explain(config_file, error)) from None
+    return Settings(
+        config_file=config_file,
+        state_dir=state_dir,
+        strategy=parsed.strategy,
+        claude=parsed.claude,
+        subscriptions=_subscriptions(config_file, state_dir, parsed),
+        callers={
+            name: CallerBudget(_nano(budget.daily_budget_usd), _nano(budget.weekly_budget_usd))
+            for name, budget in parsed.callers.items()
+        },
+        admin=parsed.admin,
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from None
+
+
+def _with_environment(content: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """Lay the host's own settings (Claude Desktop's form) over the file."""
+    if path := read_env(env, "POOL_MCP_CLAUDE_PATH"):
+        claude = content.get("claude", {})
+        content = {**content, "claude": {**claude, "path": path} if isinstance(claude, dict) else claude}
+    if budget := read_env(env, "POOL_MCP_WEEKLY_BUDGET_USD"):
+        try:
+            content = {**content, "weekly_budget_usd": float(budget)}
+        except ValueError:
+            raise SettingsError(
+                f"POOL_MCP_WEEKLY_BUDGET_USD is {budget!r}; it must be a number of dollars, such as 456"
+            ) from None
+    return content
+
+
+def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[Subscription, ...]:
+    if not parsed.subscriptions:
+        raise SettingsError(f"{config_file}: subscriptions: at least one [[subscriptions]] table is needed")
+    result: list[Subscription] = []
+    for one in parsed.subscriptions:
+        config_dir = _config_dir(state_dir, one)
+        for earlier in result:
+            if earlier.id == one.id:
+                raise SettingsError(f"{config_file}: subscriptions: two have the id {one.id!r}; ids are unique")
+            if earlier.config_dir == config_dir:
+                raise SettingsError(
+                    f"{config_file}: subscriptions: {earlier.id!r} and {one.id!r} share the config_dir "
+                    f"{config_dir or '(the default)'}; each login needs its own"
+                )
+        result.append(
+            Subscription(
+                id=one.id,
+                config_dir=config_dir,
+                api_key_env=one.api_key_env,
+                oauth_token_env=one.oauth_token_env,
+                plan=one.plan,
+                weekly_budget_nanousd=round((one.weekly_budget_usd or parsed.weekly_budget_usd) * NANO),
+                block_budget_nanousd=round((one.block_budget_usd or parsed.block_budget_usd) * NANO),
+                priority=one.priority,
+                max_in_flight=one.max_in_flight,
+                enabled=one.enabled,
+            )
+        )
+    return tuple(result)
+
+
+def _config_dir(state_dir: Path, one: SubscriptionSettings) -> Path | None:
+    """A key or token without a directory gets one of its own, so that its sessions do not mix with a login's."""
+    if one.config_dir is not None:
+        return Path(os.path.abspath(Path(one.config_dir).expanduser()))  # noqa: PTH100  (keeps symlinks)
+    if one.api_key_env or one.oauth_token_env:
+        return state_dir / "config" / one.id
+    return None
+
+
+def _nano(usd: float | None) -> int | None:
+    return None if usd is None else round(usd * NANO)
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """The first problem of a file as one line: file, key, what is wrong, what is allowed."""
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"] if part != "__root__"]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        allowed = sorted(_section_at(location[:-1]).model_fields)
+        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"{path}: {key}: unknown key{hint}; allowed here: {', '.join(allowed)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{path}: {key or 'subscriptions'}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _section_at(location: list[int | str]) -> type[_Section]:
+    sections: dict[str, type[_Section]] = {
+        "claude": ClaudeSettings,
+        "subscriptions": SubscriptionSettings,
+        "callers": CallerSettings,
+        "admin": AdminSettings,
+    }
+    return sections[str(location[0])] if location else _File

@@ -1,0 +1,88 @@
+"""Time windows: the five-hour block, the rolling week, and what an official reading says about now.
+
+Everything here is a pure function of its arguments; ``now_ms`` is always given.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pool_mcp.model import BLOCK_MS, DAY_MS, WEEK_MS, WindowReading
+
+FIVE_HOUR = "five_hour"
+SEVEN_DAY = "seven_day"
+
+LENGTH_MS = {FIVE_HOUR: BLOCK_MS}
+"""How long each official window lasts; every other known one lasts a week."""
+
+MAX_PERCENT = 110.0
+"""Anthropic reports a little over 100 at times; anything above this is not a percentage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A five-hour block: ``[starts_at_ms, ends_at_ms)``."""
+
+    starts_at_ms: int
+    ends_at_ms: int
+    source: Literal["official", "utc-grid"]
+
+    @property
+    def id(self) -> str:
+        """The start, as RFC 3339."""
+        return rfc3339(self.starts_at_ms)
+
+
+def rfc3339(at_ms: int) -> str:
+    """Unix milliseconds as ``2026-01-28T15:00:00Z``; fractions of a second are cut."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def grid_block(at_ms: int) -> Block:
+    """The block of the UTC grid 00, 05, 10, 15, 20 that holds an instant; the day's last ends at midnight."""
+    midnight = at_ms - at_ms % DAY_MS
+    start = midnight + (at_ms - midnight) // BLOCK_MS * BLOCK_MS
+    return Block(start, min(start + BLOCK_MS, midnight + DAY_MS), "utc-grid")
+
+
+def block_at(now_ms: int, five_hour: WindowReading | None) -> Block:
+    """The block that is running: the official five-hour window where one is fresh, else the grid's."""
+    if five_hour is not None and five_hour.resets_at_ms is not None:
+        start = five_hour.resets_at_ms - BLOCK_MS
+        if start <= now_ms < five_hour.resets_at_ms:
+            return Block(start, five_hour.resets_at_ms, "official")
+    return grid_block(now_ms)
+
+
+def week_start_ms(now_ms: int) -> int:
+    """Where the rolling week up to now begins."""
+    return now_ms - WEEK_MS
+
+
+def day_start_ms(now_ms: int) -> int:
+    """Where the UTC day begins; a caller's daily budget runs from here."""
+    return now_ms - now_ms % DAY_MS
+
+
+def is_plausible(reading: WindowReading) -> bool:
+    """Whether a reading can be true: a percentage that is one, a reset within the window's length from then."""
+    if reading.percent is not None and not 0 <= reading.percent <= MAX_PERCENT:
+        return False
+    if reading.resets_at_ms is not None:
+        ahead = reading.resets_at_ms - reading.observed_at_ms
+        return -DAY_MS <= ahead <= LENGTH_MS.get(reading.window, WEEK_MS) + DAY_MS
+    return True
+
+
+def has_reset(reading: WindowReading, now_ms: int) -> bool:
+    """Whether the window that was read has ended, so that it is empty until something is heard again."""
+    return reading.resets_at_ms is not None and reading.resets_at_ms <= now_ms
+
+
+def percent_now(reading: WindowReading, now_ms: int) -> float | None:
+    """Percent used as last heard; 0 after the reset, 100 where only a rejection is known, None where unknown."""
+    if has_reset(reading, now_ms):
+        return 0.0
+    if reading.percent is None:
+        return 100.0 if reading.status == "rejected" else None
+    return reading.percent
