@@ -139,6 +139,8 @@ def test_structured_output_conforms_to_the_schema_asked_for(standin: Standin, tm
         (Behaviour(mode="weekly_limit"), (True, 429, "rate_limit")),
         (Behaviour(mode="billing"), (True, 400, "billing_error")),
         (Behaviour(mode="auth"), (True, 401, "authentication_failed")),
+        (Behaviour(mode="unknown_model"), (True, 404, "model_not_found")),
+        (Behaviour(mode="prompt_too_long"), (True, 400, "invalid_request")),
         (Behaviour(mode="overloaded", calls=1), (False, None, None)),
         (Behaviour(mode="error", calls=1), (False, None, None)),
         (Behaviour(mode="burst", calls=1, retry_after_s=0.1), (False, None, None)),
@@ -167,9 +169,7 @@ def test_a_used_up_limit_names_its_window_and_reset(standin: Standin, tmp_path: 
     )
 
 
-def test_an_account_fills_up_by_its_own_spend_and_runs_into_its_limit(
-    standin: Standin, tmp_path: Path
-) -> None:
+def test_an_account_fills_up_by_its_own_spend_and_runs_into_its_limit(standin: Standin, tmp_path: Path) -> None:
     standin.accounts["full"] = Behaviour(
         tokens=Tokens(input=100_000), five_hour_capacity_usd=0.4, seven_day_utilization=0.5
     )
@@ -282,6 +282,12 @@ def test_a_window_that_has_reset_is_empty_again() -> None:
         assert message(standin, "a")[0] == 200
 
 
+def test_requests_are_kept_where_asked_for() -> None:
+    with Standin(keep_requests=True) as standin:
+        message(standin, "a")
+        assert [(account, body["model"]) for account, body in standin.requests] == [("a", MODEL)]
+
+
 def test_anything_else_is_answered_404(standin: Standin) -> None:
     assert request(f"{standin.url}/api/hello", {})[0] == 404
     assert "POST /api/hello" in standin.unknown_requests
@@ -326,7 +332,5 @@ def test_as_a_process_it_is_told_what_to_do_over_http(tmp_path: Path) -> None:
 
 
 def test_examples_follow_the_schema() -> None:
-    schema: dict[str, Any] = {
-        "anyOf": [{"type": "array", "items": {"type": "number", "exclusiveMinimum": 3}}]
-    }
+    schema: dict[str, Any] = {"anyOf": [{"type": "array", "items": {"type": "number", "exclusiveMinimum": 3}}]}
     assert example_of(schema, schema) == [4]

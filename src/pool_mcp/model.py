@@ -54,20 +54,21 @@ class Tokens:
             self.web_search_requests + other.web_search_requests,
         )
 
-    def __sub__(self, other: "Tokens") -> "Tokens":
-        return Tokens(
-            self.input - other.input,
-            self.output - other.output,
-            self.cache_creation_5m - other.cache_creation_5m,
-            self.cache_creation_1h - other.cache_creation_1h,
-            self.cache_read - other.cache_read,
-            self.web_search_requests - other.web_search_requests,
-        )
+    def since(self, before: "Tokens") -> "Tokens":
+        """What came on top of an earlier count, never below zero.
 
-    @property
-    def any_negative(self) -> bool:
-        """Whether a difference went below zero, which no real usage does."""
-        return min(self.input, self.output, self.cache_creation_5m, self.cache_creation_1h, self.cache_read) < 0
+        Cache writes are subtracted as one, because some CLI generations report them without their lifetimes.
+        """
+        creation = max(self.cache_creation - before.cache_creation, 0)
+        one_hour = min(creation, max(self.cache_creation_1h - before.cache_creation_1h, 0))
+        return Tokens(
+            max(self.input - before.input, 0),
+            max(self.output - before.output, 0),
+            creation - one_hour,
+            one_hour,
+            max(self.cache_read - before.cache_read, 0),
+            max(self.web_search_requests - before.web_search_requests, 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -56,8 +57,15 @@ def serve(open_pool: Callable[[], Pool]) -> None:
 
 
 async def _serve(open_pool: Callable[[], Pool]) -> None:
-    pool = open_pool()
-    async with pool.open(), anyio.create_task_group() as tasks:
+    async with AsyncExitStack() as stack:
+        pool: Pool | PoolError
+        try:
+            pool = await stack.enter_async_context(open_pool().open())
+        except PoolError as error:
+            # Serve all the same: a host shows an agent the error of a call, but not why a server died.
+            log.error("%s", error)
+            pool = error
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(_stop_on_signal, pool)
         async with stdio_server() as (incoming, outgoing):
             server = make_server(pool)
@@ -65,36 +73,23 @@ async def _serve(open_pool: Callable[[], Pool]) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def _stop_on_signal(pool: Pool, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def _stop_on_signal(pool: Pool | PoolError, *, task_status: anyio.abc.TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             log.info("stopping on %s", signal.Signals(number).name)
-            await pool.stop()
+            if isinstance(pool, Pool):
+                await pool.stop()
             # A thread is still blocked on stdin, which only the host can close, so leave without waiting for it.
             sys.stderr.flush()
             os._exit(128 + number)
 
 
-def make_server(pool: Pool) -> Server[Any]:
-    """The MCP server of a pool."""
-    handlers: dict[str, Callable[[Any, Context], Awaitable[BaseModel]]] = {
-        "ask_claude": lambda arguments, context: _ask_claude(pool, arguments, context),
-        "ask_result": lambda arguments, context: pool.result(
-            arguments.run_id,
-            wait_s=arguments.wait_s,
-            offset=arguments.offset,
-            cancel=arguments.cancel,
-            progress=_progress(context),
-        ),
-        "usage_status": lambda arguments, _: pool.status(arguments.subscription, arguments.caller),
-        "pick_subscription": lambda arguments, _: pool.pick(
-            arguments.estimated_cost_usd, arguments.model, arguments.session_id
-        ),
-    }
+def make_server(pool: Pool | PoolError) -> Server[Any]:
+    """The MCP server of a pool, or one whose every call tells why there is none."""
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
-        return await _call(handlers, params, context)
+        return await _call(pool, params, context)
 
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await _read_resource(pool, str(params.uri))
@@ -136,17 +131,13 @@ async def _list_tools(_: Context, __: PaginatedRequestParams | None) -> ListTool
     )
 
 
-async def _call(
-    handlers: dict[str, Callable[[Any, Context], Awaitable[BaseModel]]],
-    params: CallToolRequestParams,
-    context: Context,
-) -> CallToolResult:
+async def _call(pool: Pool | PoolError, params: CallToolRequestParams, context: Context) -> CallToolResult:
     """Call a tool and put its result, or its failure, into MCP's form."""
     try:
         tool = tools.TOOLS.get(params.name)
         if tool is None:
             raise InvalidRequest(f"No tool {params.name!r}; there are {', '.join(tools.TOOLS)}.")
-        result = await handlers[tool.name](tool.parse(params.arguments), context)
+        result = await _run(_opened(pool), tool.parse(params.arguments), context)
     except PoolError as error:
         log.info("%s: %s: %s", params.name, error.kind, type(error).__name__)
         return _failed(error_result(error))
@@ -158,6 +149,26 @@ async def _call(
         content=[TextContent(type="text", text=_summary(result))],
         structured_content=_data(result),
     )
+
+
+async def _run(pool: Pool, arguments: tools.Arguments, context: Context) -> BaseModel:
+    match arguments:
+        case tools.AskClaudeArguments():
+            return await _ask_claude(pool, arguments, context)
+        case tools.AskResultArguments(run_id=run_id, wait_s=wait_s, offset=offset, cancel=cancel):
+            progress = _progress(context)
+            return await pool.result(run_id, wait_s=wait_s, offset=offset, cancel=cancel, progress=progress)
+        case tools.UsageStatusArguments(subscription=subscription, caller=caller):
+            return await pool.status(subscription, caller)
+        case tools.PickSubscriptionArguments(estimated_cost_usd=cost, model=model, session_id=session_id):
+            return await pool.pick(cost, model, session_id)
+    raise AssertionError(f"{type(arguments).__name__} belongs to no tool")
+
+
+def _opened(pool: Pool | PoolError) -> Pool:
+    if isinstance(pool, PoolError):
+        raise pool
+    return pool
 
 
 def _failed(error: ErrorResult) -> CallToolResult:
@@ -250,8 +261,9 @@ async def _list_resource_templates(_: Context, __: PaginatedRequestParams | None
     )
 
 
-async def _read_resource(pool: Pool, uri: str) -> ReadResourceResult:
+async def _read_resource(pool_or_error: Pool | PoolError, uri: str) -> ReadResourceResult:
     try:
+        pool = _opened(pool_or_error)
         if uri == _STATUS_URI:
             data = _data(await pool.status())
         elif uri.startswith(_SUBSCRIPTION_URI):

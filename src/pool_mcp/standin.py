@@ -56,6 +56,8 @@ Mode = Literal[
     "overloaded",
     "error",
     "burst",  # 429 that is not a used-up limit, with retry-after
+    "unknown_model",
+    "prompt_too_long",
 ]
 
 
@@ -218,8 +220,8 @@ class Accounts(MutableMapping[str, Behaviour]):
 class Standin:
     """The stand-in; a context manager that serves from a thread of its own.
 
-    ``url`` is valid from construction on. ``books_file`` gets every call as a line of JSON. Every method may
-    be called from any thread.
+    ``url`` is valid from construction on. ``books_file`` gets every call as a line of JSON; ``keep_requests``
+    keeps the bodies of the requests for ``requests``. Every method may be called from any thread.
     """
 
     def __init__(
@@ -228,6 +230,7 @@ class Standin:
         port: int = 0,
         seed: int = 0,
         books_file: Path | None = None,
+        keep_requests: bool = False,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._clock = clock
@@ -237,6 +240,7 @@ class Standin:
         self._books: list[Call] = []
         self._refused: list[Refusal] = []
         self._unknown: list[str] = []
+        self._requests: list[tuple[str, dict[str, Any]]] | None = [] if keep_requests else None
         self._in_flight = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -276,6 +280,12 @@ class Standin:
         """What else the client asked for (``"HEAD /api/hello"``); answered 404."""
         with self._changed:
             return list(self._unknown)
+
+    @property
+    def requests(self) -> list[tuple[str, dict[str, Any]]]:
+        """Every call's account and body, with ``keep_requests``."""
+        with self._changed:
+            return list(self._requests or ())
 
     def spent_nanousd(self, account: str | None = None, session_id: str | None = None) -> int:
         """Sum the books, of one account or session where given. Calls without a price count 0."""
@@ -365,6 +375,8 @@ class Standin:
     def _plan(self, name: str, is_key: bool, body: dict[str, Any]) -> _Plan:
         """Decide how a call is served, and use up what it uses of the account's behaviour."""
         with self._changed:
+            if self._requests is not None:
+                self._requests.append((name, body))
             account = self.accounts.state(name)
             behaviour = account.behaviour
             account.calls += 1
@@ -624,6 +636,8 @@ _REFUSALS: dict[Mode, tuple[int, str, str]] = {
     "billing": (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
     "overloaded": (529, "overloaded_error", "Overloaded"),
     "error": (500, "api_error", "Internal server error"),
+    "unknown_model": (404, "not_found_error", "model: no such model"),
+    "prompt_too_long": (400, "invalid_request_error", "prompt is too long: 1000001 tokens > 1000000 maximum"),
 }
 _behaviour = TypeAdapter(Behaviour)
 

@@ -101,7 +101,8 @@ class Tool:
             raise InvalidRequest(self._explain(error)) from None
 
     def _explain(self, error: ValidationError) -> str:
-        problem = error.errors(include_url=False)[0]
+        # A misspelt name first: it also leaves an argument missing.
+        problem = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in problem["loc"])
         names = list(self.arguments.model_fields)
         if problem["type"] == "extra_forbidden":

@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -78,13 +79,11 @@ class Executor:
 
     def prepare(self, run: Run, ask: Ask) -> str | None:
         """Put the run's files on the disk; return what the CLI has booked on its session so far, as JSON."""
-        self.files(run.run_id).prepare(ask.prompt)
-        if not run.resumed:
-            return None
-        subscription = self._settings.subscription(run.subscription)
-        transcript = transcripts.find_transcript(self._config_dir(subscription), run.session_id)
-        state = transcripts.last_cost_state(transcript) if transcript else None
-        return None if state is None else json.dumps(state.get("modelUsage") or {})
+        # A prompt that begins with a slash would be a command of the CLI's own; after a newline it is just words.
+        prompt = "\n" + ask.prompt if ask.prompt.startswith("/") else ask.prompt
+        self.files(run.run_id).prepare(prompt)
+        state = self._cost_state(run) if run.resumed else None
+        return None if state is None else json.dumps(state)
 
     def start(self, run: Run, ask: Ask) -> CliProcess:
         """Start the CLI on a prepared run. From here on it may spend.
@@ -96,6 +95,7 @@ class Executor:
         found = self.check(subscription)
         if subscription.config_dir is not None:
             make_directory(subscription.config_dir)
+        profile = ask.tool_profile or self._settings.claude.tool_profile
         command = wire.Command(
             session_id=run.session_id,
             resume=run.resumed,
@@ -104,7 +104,7 @@ class Executor:
             system_prompt=ask.system_prompt,
             json_schema=ask.json_schema,
             max_budget_usd=None if run.max_budget_nanousd is None else run.max_budget_nanousd / NANO,
-            tool_profile=ask.tool_profile or self._settings.claude.tool_profile,
+            tool_profile=profile,
         )
         env = environment(
             self._env,
@@ -112,6 +112,7 @@ class Executor:
             api_key_env=subscription.api_key_env,
             oauth_token_env=subscription.oauth_token_env,
             base_url=self._settings.claude.base_url,
+            attachments=profile == "full",
         )
         return start(found, wire.argv(command), self.files(run.run_id), env, self._working_dir(ask))
 
@@ -193,14 +194,35 @@ class Executor:
         )
 
     def _cost(self, run: Run, stream: wire.RunStream, at_ms: int) -> Cost:
-        baseline = wire.model_usage(json.loads(run.baseline_json)) if run.baseline_json else None
-
         def price(model: str, tokens: Tokens) -> int | None:
             from pool_mcp.pricing import price_nanousd  # a third of a second to import, and rarely needed
 
             return price_nanousd(model, tokens, at_ms)
 
-        return wire.cost_of(stream, resumed=run.resumed, baseline=baseline, price=price)
+        before = wire.session_total(json.loads(run.baseline_json)) if run.baseline_json else None
+        after = None
+        transcript = None if wire.is_whole(stream) else self._transcript(run)
+        if transcript is not None:
+            state = transcripts.last_cost_state(transcript)
+            after = wire.session_total(state) if state else None
+            for message in transcripts.subagent_calls(transcript, at_ms):
+                stream.add_finished_call(message)
+        return wire.cost_of(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
+
+    def _prompt_bytes(self, run: Run) -> int:
+        try:
+            return self.files(run.run_id).prompt.stat().st_size
+        except OSError:
+            return 0
+
+    def _transcript(self, run: Run) -> Path | None:
+        known = {subscription.id: subscription for subscription in self._settings.subscriptions}
+        subscription = known.get(run.subscription)
+        return transcripts.find_transcript(self._config_dir(subscription), run.session_id) if subscription else None
+
+    def _cost_state(self, run: Run) -> dict[str, Any] | None:
+        transcript = self._transcript(run)
+        return transcripts.last_cost_state(transcript) if transcript else None
 
     def _config_dir(self, subscription: Subscription) -> Path:
         return transcripts.config_dir_or_default(subscription.config_dir, self._env)

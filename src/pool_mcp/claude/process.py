@@ -48,14 +48,20 @@ def environment(
     api_key_env: str | None,
     oauth_token_env: str | None,
     base_url: str,
+    attachments: bool,
 ) -> dict[str, str]:
     """The child's whole environment: what is on the allow-list, and the subscription's credential.
+
+    Without ``attachments`` the CLI leaves ``@path`` in a prompt alone; else it would put that file's content in, even
+    for a Claude without tools.
 
     The credential is passed from our environment to the child's and kept nowhere.
     """
     child = {name: value for name, value in env.items() if name in _INHERITED or name.startswith("LC_")}
     child["DISABLE_AUTOUPDATER"] = "1"
     child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
+    if not attachments:
+        child["CLAUDE_CODE_DISABLE_ATTACHMENTS"] = "1"
     child[DEPTH_VARIABLE] = str(depth(env) + 1)
     if config_dir is not None:
         child["CLAUDE_CONFIG_DIR"] = str(config_dir)

@@ -2,7 +2,8 @@
 
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,37 @@ def last_cost_state(transcript: Path) -> dict[str, Any] | None:
             while at >= 0:
                 start = content.rfind(b"\n", 0, at) + 1
                 end = content.find(b"\n", at)
-                found = _cost_state(content[start : end if end >= 0 else len(content)])
-                if found is not None:
-                    return found
+                event = _event(content[start : end if end >= 0 else len(content)])
+                if event.get("type") == "cost-state":
+                    return event
                 at = content.rfind(_COST_STATE, 0, start)
     return None
 
 
-def _cost_state(line: bytes) -> dict[str, Any] | None:
+def _event(line: bytes) -> dict[str, Any]:
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and event.get("type") == "cost-state" else None
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def subagent_calls(transcript: Path, since_ms: int) -> Iterator[dict[str, Any]]:
+    """The API calls of a session's subagents since an instant, as the CLI's own ``message`` objects.
+
+    Subagents do not show in the stream of the run that started them; each has a file of its own beside the session's.
+    A call can fill several lines, which repeat its id and its final usage.
+    """
+    for path in sorted((transcript.parent / transcript.stem / "subagents").glob("*.jsonl")):
+        for line in path.read_bytes().splitlines():
+            event = _event(line)
+            message = event.get("message")
+            if event.get("type") == "assistant" and isinstance(message, dict) and _at_ms(event) >= since_ms:
+                yield message
+
+
+def _at_ms(event: dict[str, Any]) -> int:
+    try:
+        return int(datetime.fromisoformat(str(event.get("timestamp"))).timestamp() * 1000)
+    except ValueError:
+        return 0

@@ -10,13 +10,13 @@ A run is judged by ``is_error``, status codes and error names, never by ``subtyp
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pool_mcp.model import (
     Cost,
     ModelCost,
+    ModelCosts,
     Outcome,
     Tokens,
     WindowReading,
@@ -62,7 +62,8 @@ def argv(command: Command) -> list[str]:
     if command.json_schema is not None:
         arguments.append(f"--json-schema={json.dumps(command.json_schema)}")
     if command.max_budget_usd is not None:
-        arguments.append(f"--max-budget-usd={command.max_budget_usd:.6f}")
+        # The CLI refuses 0; less than this is less than any call costs.
+        arguments.append(f"--max-budget-usd={max(command.max_budget_usd, 0.000001):.6f}")
     match command.tool_profile:
         case "full":
             arguments += ["--permission-mode=dontAsk"]
@@ -119,10 +120,12 @@ class Lines:
 
 @dataclass(slots=True)
 class ApiCall:
-    """One API call as the stream shows it; ``tokens`` grows while it answers."""
+    """One API call as the stream shows it; ``tokens`` and ``chars`` grow while it answers."""
 
     model: str
     tokens: Tokens
+    chars: int = 0
+    is_complete: bool = False
 
 
 @dataclass(slots=True)
@@ -144,6 +147,8 @@ class RunStream:
     text_chars: int = 0
     retries: int = 0
     malformed: int = 0
+    unseen: int = 0
+    """Finished calls that only a transcript showed."""
     _open_call: dict[str | None, str] = field(default_factory=dict)
 
     @property
@@ -207,20 +212,33 @@ class RunStream:
                 self._open_call[parent] = _text(message.get("id")) or ""
             case "content_block_delta":
                 delta = _object(inner.get("delta"))
-                self.text_chars += len(_text(delta.get("text")) or _text(delta.get("thinking")) or "")
+                said = sum(len(_text(delta.get(name)) or "") for name in ("text", "thinking", "partial_json"))
+                self.text_chars += said
+                if call := self.calls.get(self._open_call.get(parent, "")):
+                    call.chars += said
             case "message_delta":
                 call = self.calls.get(self._open_call.get(parent, ""))
-                if call is not None:
-                    call.tokens = _larger(call.tokens, _usage(_object(inner.get("usage"))))
+                # 2.1.330 ends a call that was cut with a message_delta of its own, without a stop reason.
+                if call is not None and _text(_object(inner.get("delta")).get("stop_reason")):
+                    call.tokens = _usage(_object(inner.get("usage")), call.tokens)
+                    call.is_complete = True
 
     def _call(self, message: dict[str, Any]) -> None:
         message_id, model = _text(message.get("id")), _text(message.get("model"))
         if not message_id or not model or model == "<synthetic>":
             return
-        tokens = _usage(_object(message.get("usage")))
-        known = self.calls.get(message_id)
-        self.calls[message_id] = ApiCall(model, _larger(known.tokens, tokens) if known else tokens)
+        call = self.calls.setdefault(message_id, ApiCall(plain_model(model), Tokens()))
+        call.tokens = _usage(_object(message.get("usage")), call.tokens)
         self.error_name = self.error_status = None
+
+    def add_finished_call(self, message: dict[str, Any]) -> None:
+        """Take in a call that a transcript shows and the stream does not (a subagent's)."""
+        message_id = _text(message.get("id")) or ""
+        is_new = message_id not in self.calls
+        self._call(message)
+        if is_new and (call := self.calls.get(message_id)):
+            call.is_complete = True
+            self.unseen += 1
 
     def _rate_limit(self, info: dict[str, Any], now_ms: int) -> list[WindowReading]:
         name, status = _text(info.get("rateLimitType")), _text(info.get("status")) or "allowed"
@@ -282,6 +300,8 @@ def _outcome_of_error(stream: RunStream, result: dict[str, Any]) -> Outcome:
         return Outcome.CANCELLED
     if result.get("subtype") == "error_max_budget_usd":
         return Outcome.BUDGET
+    if reason in ("blocking_limit", "prompt_too_long"):
+        return Outcome.INVALID_REQUEST
     if stream.cli_version is None and not stream.calls:
         return Outcome.UNKNOWN_SESSION  # it ended before its own start: the session to resume was not there
     status = _integer(result.get("api_error_status")) or stream.error_status
@@ -314,10 +334,33 @@ def _outcome_of_error(stream: RunStream, result: dict[str, Any]) -> Outcome:
 
 # What it cost
 
-FIRST_CUMULATIVE = (2, 1, 276)
-"""From this CLI on, ``total_cost_usd`` and ``modelUsage`` are the whole session's and not this run's."""
+FIRST_CUMULATIVE = (2, 1, 277)
+"""From this CLI on, ``total_cost_usd`` and ``modelUsage`` are the whole session's and not this run's. Measured on
+2.1.206, .276, .277, .280, .309 and .330; from .309 on ``model_usage_since_last_result`` tells this run's beside it."""
 
-_UNATTRIBUTED = "unknown"
+CHARS_PER_TOKEN = 4
+"""How the CLI itself counts what a cut call had written so far."""
+
+BYTES_PER_TOKEN = 8
+"""Fewer tokens than any prompt has: the floor for a request that was sent and never heard of again."""
+
+UNATTRIBUTED = "unknown"
+"""The model's name for an amount that the CLI gave without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTotal:
+    """What the CLI had booked on a session at some moment (its ``cost-state``)."""
+
+    nanousd: int
+    models: ModelCosts
+
+
+def session_total(cost_state: Mapping[str, Any]) -> SessionTotal:
+    """A ``cost-state`` line of a transcript as a value."""
+    models = model_usage(_object(cost_state.get("modelUsage")))
+    total = _dollars(cost_state.get("totalCostUSD"))
+    return SessionTotal(total if total is not None else _sum(models).nanousd, models)
 
 
 def version_of(text: str | None) -> tuple[int, ...] | None:
@@ -328,75 +371,135 @@ def version_of(text: str | None) -> tuple[int, ...] | None:
         return None
 
 
-def cost_of(stream: RunStream, *, resumed: bool, baseline: Mapping[str, ModelCost] | None, price: Price) -> Cost:
+def cost_of(
+    stream: RunStream,
+    *,
+    before: SessionTotal | None,
+    after: SessionTotal | None = None,
+    prompt_bytes: int,
+    price: Price,
+) -> Cost:
     """What this run cost, for every generation of the CLI.
 
-    ``baseline`` is what the CLI had booked on the session before the run (its last ``cost-state`` line), needed where
-    a resumed run reports the session's total. Where no result covers a call that the stream shows, the call is
-    priced by its own tokens and the sum is a floor.
+    ``before`` is what the CLI had booked on the session when the run began, None for a new session: where the CLI
+    reports the session's total, this run's part is the difference. ``after`` is what it had booked at the end, needed
+    only where :func:`is_whole` says no. Where a call was cut, the sum is a floor: the CLI's own figure or the tokens
+    that the stream shows, whichever is more, model by model.
     """
-    floor = _floor(stream, price)
-    reported = _reported(stream, resumed=resumed, baseline=baseline or {})
-    if reported is None:
-        return Cost(floor.nanousd, floor.models, is_estimate=True)
-    result = stream.result or {}
-    cut = (_text(result.get("terminal_reason")) or "").startswith("aborted")
-    if cut and floor.nanousd > reported.nanousd:
-        return Cost(floor.nanousd, floor.models, is_estimate=True)
-    return Cost(reported.nanousd, reported.models, is_estimate=cut)
+    reported = _reported(stream, before)
+    if reported is not None and is_whole(stream):
+        return reported
+    known = reported or _booked_since(before, after)
+    seen = _seen(stream, price, prompt_bytes)
+    models = {model: _dearer(known.models.get(model), seen.get(model)) for model in sorted({*known.models, *seen})}
+    return Cost(_sum(models).nanousd, models, is_estimate=reported is None or _has_cut_call(stream))
 
 
-def _reported(stream: RunStream, *, resumed: bool, baseline: Mapping[str, ModelCost]) -> Cost | None:
+def is_whole(stream: RunStream) -> bool:
+    """Whether the run's own account covers all that it did: it gave a result and was not stopped."""
+    reason = _text((stream.result or {}).get("terminal_reason")) or ""
+    return stream.result is not None and not reason.startswith("aborted")
+
+
+def _has_cut_call(stream: RunStream) -> bool:
+    return _is_unheard(stream) or any(not call.is_complete for call in stream.calls.values())
+
+
+def _is_unheard(stream: RunStream) -> bool:
+    """Whether a request was sent that never began to be answered."""
+    return stream.requests > len(stream.calls) - stream.unseen
+
+
+def _reported(stream: RunStream, before: SessionTotal | None) -> Cost | None:
+    """This run's cost by its result lines, or None where there are none."""
     if not stream.results:
         return None
-    since_last = [
-        _object(r["model_usage_since_last_result"]) for r in stream.results if "model_usage_since_last_result" in r
-    ]
-    if len(since_last) == len(stream.results):
+    since_last = [result.get("model_usage_since_last_result") for result in stream.results]
+    if all(isinstance(usage, dict) for usage in since_last):
         parts: dict[str, ModelCost] = {}
         for usage in since_last:
-            for model, part in model_usage(usage).items():
+            for model, part in model_usage(_object(usage)).items():
                 parts[model] = _plus(parts.get(model), part)
         return _sum(parts)
-    total = model_usage(_object(stream.results[-1].get("modelUsage")))
+    # Of several results (background subagents make more than one) the last has everything.
+    last = stream.results[-1]
+    models = model_usage(_object(last.get("modelUsage")))
+    total = _dollars(last.get("total_cost_usd"))
     version = version_of(stream.cli_version)
-    if resumed and (version is None or version >= FIRST_CUMULATIVE):
-        difference = {model: _minus(part, baseline.get(model)) for model, part in total.items()}
-        if all(not part.tokens.any_negative and (part.cost_nanousd or 0) >= 0 for part in difference.values()):
-            return _sum({m: p for m, p in difference.items() if p.tokens != Tokens() or p.cost_nanousd})
-        return _sum(total)
-    return _sum(total)
+    now = SessionTotal(_sum(models).nanousd if total is None else total, models)
+    is_cumulative = version is None or version >= FIRST_CUMULATIVE
+    if before is None or not is_cumulative or now.nanousd < before.nanousd:
+        return _attributed(now.nanousd, now.models)
+    return _attributed(now.nanousd - before.nanousd, _difference(now.models, before.models))
+
+
+def _booked_since(before: SessionTotal | None, after: SessionTotal | None) -> Cost:
+    """What the CLI wrote down between two moments; it does so on SIGINT and SIGTERM, even without a result."""
+    if after is None:
+        return Cost()
+    if before is None:
+        return _attributed(after.nanousd, after.models)
+    return _attributed(max(after.nanousd - before.nanousd, 0), _difference(after.models, before.models))
+
+
+def _seen(stream: RunStream, price: Price, prompt_bytes: int) -> dict[str, ModelCost]:
+    """The calls that the stream shows, priced by their tokens; a floor for what was cut."""
+    parts: dict[str, ModelCost] = {}
+    for call in stream.calls.values():
+        tokens = call.tokens
+        if not call.is_complete:
+            tokens = replace(tokens, output=max(tokens.output, (call.chars + 2) // CHARS_PER_TOKEN))
+        parts[call.model] = _plus(parts.get(call.model), ModelCost(tokens, price(call.model, tokens)))
+    if _is_unheard(stream):
+        model = plain_model(stream.model or UNATTRIBUTED)
+        tokens = Tokens(input=max(1, prompt_bytes // BYTES_PER_TOKEN))
+        parts[model] = _plus(parts.get(model), ModelCost(tokens, price(model, tokens)))
+    return parts
+
+
+def plain_model(model: str) -> str:
+    """A model's name without the mark of its long-context form, which some generations add and others strip."""
+    return model.removesuffix("[1m]")
 
 
 def model_usage(usage: Mapping[str, Any]) -> dict[str, ModelCost]:
     """The CLI's ``modelUsage`` object as values."""
-    parts = {}
-    for model, said in usage.items():
-        said = _object(said)
+    parts: dict[str, ModelCost] = {}
+    for name, anything in usage.items():
+        said = _object(anything)
         creation = _count(said.get("cacheCreationInputTokens"))
-        one_hour = _count(said.get("cacheCreationEphemeral1hInputTokens"))
-        parts[model] = ModelCost(
-            Tokens(
-                input=_count(said.get("inputTokens")),
-                output=_count(said.get("outputTokens")),
-                cache_creation_5m=max(creation - one_hour, 0),
-                cache_creation_1h=one_hour,
-                cache_read=_count(said.get("cacheReadInputTokens")),
-                web_search_requests=_count(said.get("webSearchRequests")),
-            ),
-            _dollars(said.get("costUSD")),
+        one_hour = min(creation, _count(said.get("cacheCreationEphemeral1hInputTokens")))
+        tokens = Tokens(
+            input=_count(said.get("inputTokens")),
+            output=_count(said.get("outputTokens")),
+            cache_creation_5m=creation - one_hour,
+            cache_creation_1h=one_hour,
+            cache_read=_count(said.get("cacheReadInputTokens")),
+            web_search_requests=_count(said.get("webSearchRequests")),
         )
+        model = plain_model(name)
+        parts[model] = _plus(parts.get(model), ModelCost(tokens, _dollars(said.get("costUSD"))))
     return parts
 
 
-def _floor(stream: RunStream, price: Price) -> Cost:
-    parts: dict[str, ModelCost] = {}
-    for call in stream.calls.values():
-        parts[call.model] = _plus(parts.get(call.model), ModelCost(call.tokens, price(call.model, call.tokens)))
-    return _sum(parts)
+def _difference(now: ModelCosts, before: ModelCosts) -> dict[str, ModelCost]:
+    """Model by model what came on top; models without anything new are left out."""
+    parts = {model: _minus(part, before.get(model)) for model, part in now.items()}
+    return {model: part for model, part in parts.items() if part.cost_nanousd or part.tokens != Tokens()}
 
 
-def _sum(parts: Mapping[str, ModelCost]) -> Cost:
+def _attributed(total_nanousd: int, models: ModelCosts) -> Cost:
+    """A sum and its models; what the models do not explain stands under a name of its own."""
+    rest = total_nanousd - _sum(models).nanousd
+    if abs(rest) <= len(models) + 1:  # each model's amount was rounded to a nano-dollar
+        return _sum(models)
+    if rest < 0:
+        tokens = sum((part.tokens for part in models.values()), Tokens())
+        return Cost(total_nanousd, {UNATTRIBUTED: ModelCost(tokens, total_nanousd)})
+    return Cost(total_nanousd, {**models, UNATTRIBUTED: _plus(models.get(UNATTRIBUTED), ModelCost(Tokens(), rest))})
+
+
+def _sum(parts: ModelCosts) -> Cost:
     return Cost(sum(part.cost_nanousd or 0 for part in parts.values()), parts)
 
 
@@ -410,7 +513,17 @@ def _plus(one: ModelCost | None, other: ModelCost) -> ModelCost:
 def _minus(part: ModelCost, before: ModelCost | None) -> ModelCost:
     if before is None:
         return part
-    return ModelCost(part.tokens - before.tokens, (part.cost_nanousd or 0) - (before.cost_nanousd or 0))
+    cost = max((part.cost_nanousd or 0) - (before.cost_nanousd or 0), 0)
+    return ModelCost(part.tokens.since(before.tokens), cost)
+
+
+def _dearer(one: ModelCost | None, other: ModelCost | None) -> ModelCost:
+    """Whichever says that more was spent."""
+    if one is None or other is None:
+        found = one or other
+        assert found is not None, "a model comes from one of the two"
+        return found
+    return other if (other.cost_nanousd or 0) > (one.cost_nanousd or 0) else one
 
 
 # Reading values that may be of any type
@@ -458,34 +571,24 @@ def _epoch_ms(value: Any) -> int | None:
     return None if number is None or number <= 0 else int(number * 1000)
 
 
-def _usage(said: dict[str, Any]) -> Tokens:
-    creation = _object(said.get("cache_creation"))
-    one_hour = _count(creation.get("ephemeral_1h_input_tokens"))
+def _usage(said: dict[str, Any], known: Tokens | None = None) -> Tokens:
+    """An API ``usage`` object, taken together with what was known of the same call.
+
+    Within a call usage only grows and an event may tell a part of it, so class by class the larger count holds. Cache
+    writes that come without their split into lifetimes are counted as the cheaper 5-minute ones, and only as far as
+    they go beyond what is known.
+    """
+    before = known or Tokens()
+    split = _object(said.get("cache_creation"))
+    one_hour = max(before.cache_creation_1h, _count(split.get("ephemeral_1h_input_tokens")))
+    creation = max(before.cache_creation, _count(said.get("cache_creation_input_tokens")))
     return Tokens(
-        input=_count(said.get("input_tokens")),
-        output=_count(said.get("output_tokens")),
-        cache_creation_5m=max(_count(said.get("cache_creation_input_tokens")) - one_hour, 0),
+        input=max(before.input, _count(said.get("input_tokens"))),
+        output=max(before.output, _count(said.get("output_tokens"))),
+        cache_creation_5m=max(creation - one_hour, 0),
         cache_creation_1h=one_hour,
-        cache_read=_count(said.get("cache_read_input_tokens")),
-        web_search_requests=_count(_object(said.get("server_tool_use")).get("web_search_requests")),
+        cache_read=max(before.cache_read, _count(said.get("cache_read_input_tokens"))),
+        web_search_requests=max(
+            before.web_search_requests, _count(_object(said.get("server_tool_use")).get("web_search_requests"))
+        ),
     )
-
-
-def _larger(one: Tokens, other: Tokens) -> Tokens:
-    """Class by class the larger count: usage within one call only grows, and each event may tell only a part."""
-    return Tokens(
-        max(one.input, other.input),
-        max(one.output, other.output),
-        max(one.cache_creation_5m, other.cache_creation_5m),
-        max(one.cache_creation_1h, other.cache_creation_1h),
-        max(one.cache_read, other.cache_read),
-        max(one.web_search_requests, other.web_search_requests),
-    )
-
-
-def timestamp_ms(text: object) -> int | None:
-    """An RFC 3339 instant of the CLI as Unix milliseconds, or None."""
-    try:
-        return int(datetime.fromisoformat(str(text)).timestamp() * 1000)
-    except ValueError:
-        return None
