@@ -13,6 +13,9 @@ DEFAULT_ESTIMATE_NANOUSD = NANO // 4
 ESTIMATE_MARGIN = 1.25
 ENOUGH_SAMPLES = 5
 
+EXTENSION = 1.5
+"""What a run holds, as a multiple of what it has been seen to spend: its past and half as much again."""
+
 NEEDS_A_PERSON = ("auth", "billing")
 """Causes that only a person can mend. Such a subscription is tried again now and then, which costs nothing."""
 

@@ -170,11 +170,58 @@ def pick(estimated_cost_usd: float | None, model: str | None, session_id: str | 
 
 
 @commands.command()
-def demo() -> None:
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="New directory for settings, ledger and log; stays. Default: one for temporary files.",
+)
+def demo(home: Path | None) -> None:
     """See it work: real server, real CLI, a stand-in for Anthropic; no account, no network."""
     from pool_mcp.demo import run_demo
 
-    run_demo()
+    run_demo(home)
+
+
+@commands.group()
+def ledger() -> None:
+    """Check the ledger, or copy it while servers run."""
+
+
+@ledger.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(as_json: bool) -> None:
+    """Prove the sums against the entries, and tell of runs that are not settled."""
+    found = _run(lambda pool: pool.check(), as_json=as_json)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(f"{found.entries} entries, ${found.spent_usd:.6f} in all.")
+        for run in found.unsettled:
+            click.echo(
+                f"not settled: run {run.run_id} under {run.subscription}, {run.state}, holds ${run.reserved_usd:.2f}"
+            )
+        for problem in found.problems:
+            click.echo(f"wrong: {problem.meaning} ({problem.check}): {', '.join(problem.where)}")
+        if not found.problems:
+            click.echo("Every sum is what its entries say.")
+    if found.problems:
+        sys.exit(1)
+
+
+@ledger.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Write a consistent copy of the ledger to FILE, while servers run."""
+    from pool_mcp.ledger.ledger import Ledger
+    from pool_mcp.settings import load
+
+    source = Ledger(load(dict(os.environ)).ledger_path)
+    try:
+        source.backup(file)
+    finally:
+        source.close()
+    click.echo(f"{file}: {file.stat().st_size} bytes")
 
 
 # Wiring

@@ -1,8 +1,8 @@
 """``pool-mcp demo``: the main job from end to end, on this machine alone.
 
 The server and the Claude Code CLI are the real ones, started as a host starts them. Only Anthropic is not: a
-:class:`~pool_mcp.standin.Standin` answers, tells three accounts apart, and keeps books of its own that the ledger is
-held against at the end.
+:class:`~pool_mcp.standin.Standin` answers in its place, tells three accounts apart, and keeps books of its own, against
+which the ledger is held at the end.
 """
 
 import json
@@ -14,16 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
-import mcp.types
+import anyio.to_thread
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from rich.console import Console
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
@@ -35,12 +35,12 @@ from pool_mcp.private import make_directory
 from pool_mcp.results import AskResult, PickResult, StatusResult
 
 if TYPE_CHECKING:
-    from pool_mcp.standin import Behaviour, Standin
+    from pool_mcp.standin import Standin
 
-EXTRA = "`pip install 'pool-mcp[demo]'`, or `uvx --from 'pool-mcp[demo]' pool-mcp demo`"
+HOW_TO_INSTALL = "`pip install 'pool-mcp[demo]'`, or `uvx --from 'pool-mcp[demo]' pool-mcp demo`"
 
 SETTINGS = """\
-# Three accounts of the stand-in, which runs only as long as the demo.
+# Three accounts of a stand-in for Anthropic that runs only as long as the demo.
 [claude]
 path = {cli}
 base_url = {url}
@@ -67,30 +67,31 @@ weekly_budget_usd = 60
 block_budget_usd = 6
 """
 
-SQL = """\
-select subscription, count(*) as runs, sum(cost_nanousd) as nanousd
-from entries group by subscription order by subscription"""
+CALL_TIMEOUT_S = 100.0
+"""Longer than the server lets any ask take."""
+
+COST_BY = "select {0}, sum(cost_nanousd) as nanousd from entries group by {0}"
 
 
 def run_demo(home: Path | None = None) -> None:
     """Show the main job step by step; settings, ledger and log stay in ``home``, a fresh directory by default.
 
     Raises:
-        PoolError: something kept the demo from its end, or the ledger does not say what the stand-in's books say.
+        PoolError: something kept the demo from its end, or the ledger is not equal to the stand-in's books.
     """
+    try:
+        from pool_mcp.standin import Standin  # its server comes with the extra
+    except ImportError as error:
+        raise CliMissing(f"The demo needs {error.name}, which the extra brings: {HOW_TO_INSTALL}.") from None
     cli = _find_cli()
     directory = _make_home(home)
     log_file = directory / "server.log"
+    logging.basicConfig(filename=log_file, encoding="utf-8", level=logging.WARNING)
     try:
-        from pool_mcp.standin import Standin
-
-        logging.basicConfig(filename=log_file, level=logging.WARNING)
         with Standin() as standin:
             anyio.run(_show, standin, cli, directory, log_file)
-    except ImportError as error:
-        raise CliMissing(f"The demo needs {error.name}; install the package's extra: {EXTRA}.") from None
     except KeyboardInterrupt:
-        raise RunCancelled(f"the demo was stopped; what it has written is in {directory}") from None
+        raise RunCancelled(f"The demo was stopped; what it wrote is in {directory}.") from None
     except (Exception, BaseExceptionGroup) as error:
         _give_up(error, log_file)
 
@@ -104,7 +105,7 @@ def _find_cli() -> Path:
     try:
         return bundled_cli() or find_cli("claude", os.environ)
     except CliMissing:
-        raise CliMissing(f"The demo needs the Claude Code CLI, which the package's extra carries: {EXTRA}.") from None
+        raise CliMissing(f"The demo needs the Claude Code CLI, which the extra brings: {HOW_TO_INSTALL}.") from None
 
 
 def _make_home(home: Path | None) -> Path:
@@ -114,10 +115,10 @@ def _make_home(home: Path | None) -> Path:
             return Path(tempfile.mkdtemp(prefix="pool-mcp-demo-"))
         home = home.absolute()
         make_directory(home)
-        occupied = any(home.iterdir())
+        is_empty = not any(home.iterdir())
     except OSError as error:
         raise InvalidRequest(f"The demo's directory cannot be made: {error}.") from None
-    if occupied:
+    if not is_empty:
         raise InvalidRequest(f"{home} is not empty; name a new directory, or leave --home out.")
     return home
 
@@ -126,150 +127,266 @@ def _give_up(error: BaseException, log_file: Path) -> NoReturn:
     """Turn whatever went wrong into one line that says where to look."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if not isinstance(error, Exception):
         raise error
-    kind, said = type(error), str(error)
-    if isinstance(error, PoolError):
-        raise kind(f"{said} The server's log: {log_file}") from None
-    if isinstance(error, MCPError):
-        raise CliFailed(f"The server broke off: {said}. Its log: {log_file}") from None
-    raise CliFailed(f"The demo failed: {kind.__name__}: {said}. The server's log: {log_file}") from None
+    said = (str(error).splitlines() or [""])[0].rstrip(".")
+    look = f"The server's log: {log_file}"
+    match error:
+        case PoolError():
+            raise type(error)(f"{said}. {look}") from None
+        case MCPError():
+            raise CliFailed(f"The server broke off: {said}. {look}") from None
+    raise CliFailed(f"The demo failed: {type(error).__name__}: {said}. {look}") from None
 
 
-# The steps
+# The story
 
 
 async def _show(standin: "Standin", cli: Path, directory: Path, log_file: Path) -> None:
     began_s = time.monotonic()
+    screen = _Screen()
+    screen.title(f"pool-mcp {__version__}, a demonstration")
+    screen.say(
+        "Every answer comes from a stand-in on this machine: no model is asked, no account is used, and nothing costs "
+        "anything. Amounts are what the same tokens would cost at list price. The MCP server and the Claude Code CLI "
+        "are the real ones. Three subscriptions are set up, in a directory that stays:"
+    )
+    screen.verbatim(str(directory))
     _open_accounts(standin)
-    settings = directory / "pool.toml"
-    settings.write_text(SETTINGS.format(cli=json.dumps(str(cli)), url=json.dumps(standin.url)), encoding="utf-8")
-    screen = _Screen(render.console())
-    screen.introduce(directory)
+    settings = SETTINGS.format(cli=json.dumps(str(cli)), url=json.dumps(standin.url))
+    (directory / "pool.toml").write_text(settings, encoding="utf-8")
+    async with AsyncExitStack() as stack:
+        with screen.busy("starting the server"):
+            host = await stack.enter_async_context(_start_host(directory, standin, log_file))
+        await _ask_once(screen, host)
+        await _show_what_is_left(screen, host)
+        await _run_into_a_limit(screen, host, standin)
+        await _show_who_is_next(screen, host)
+    await _compare_books(screen, directory, standin)
+    await _show_the_ledger(screen, directory)
+    screen.gap()
+    took_s = time.monotonic() - began_s
+    screen.say(f"Done in {took_s:.0f} seconds. Nothing is left running; the directory stays until you remove it.")
 
-    async with _Host.start(screen, directory, standin, log_file) as host:
-        screen.step("An ask, answered")
-        screen.say("An agent calls ask_claude; the pool picks a subscription and runs the CLI under it.")
-        prompt = "Which test would you write first?"
-        answer = await host.ask(prompt, caller="reviewer")
-        screen.show(Text(f"reviewer  {prompt}\nClaude    {answer.text}"))
-        screen.show(render.ask_line(answer))
 
-        screen.step("What is left")
-        screen.say("Two more agents ask at the same time. Then usage_status tells where everybody stands.")
+async def _ask_once(screen: "_Screen", host: "_Host") -> None:
+    screen.step("An ask, answered")
+    screen.say("An agent calls ask_claude. The pool picks a subscription and runs the CLI under it.")
+    screen.gap()
+    prompt = "Which test would you write first?"
+    with screen.busy(f"reviewer asks: {prompt}"):
+        answer = await host.ask(prompt, "reviewer")
+    screen.pair("reviewer", prompt)
+    screen.pair("Claude", answer.text)
+    screen.pair("", render.ask_line(answer, with_session=False))
+
+
+async def _show_what_is_left(screen: "_Screen", host: "_Host") -> None:
+    screen.step("What is left")
+    screen.say("Two more agents ask at the same time; the pool spreads them.")
+    screen.gap()
+
+    async def ask(caller: str) -> None:
+        answer = await host.ask("Summarise what changed this week.", caller)
+        screen.pair(caller, render.ask_line(answer, with_session=False))
+
+    with screen.busy("two agents ask"):
         async with anyio.create_task_group() as tasks:
-            for caller in ("writer", "night-agent"):
-                tasks.start_soon(host.ask_and_report, "Summarise the change.", caller)
-        screen.gap()
-        status = await host.status()
-        screen.show(render.status_table(status))
-        screen.gap()
-        for line in render.status_lines(status):
-            screen.show(line)
-
-        screen.step("One runs into its limit")
-        full = (await host.pick()).subscription
-        assert full is not None, "three accounts with room"
-        standin.accounts[full] = replace(standin.accounts[full], five_hour_utilization=1.0)
-        screen.say(
-            f"The next ask would go to {full}. Behind the pool's back its five hours are now used up, as if by hand. "
-            "The pool finds out by asking, and goes elsewhere:"
-        )
-        answer = await host.ask("Which test would you write second?", caller="reviewer")
-        screen.show(render.attempts_table(answer))
-        screen.gap()
-        screen.show(Text(f"reviewer has its answer all the same, from {answer.subscription}."))
-        if [(one.subscription, one.outcome) for one in answer.attempts[:-1]] != [(full, "limit")]:
-            raise CliFailed(f"The ask was to fail under {full} at its limit and be answered elsewhere, and was not.")
-
-        screen.step("Who is next, and why")
-        screen.say("pick_subscription reserves nothing; it only tells.")
-        screen.show(render.pick_table(await host.pick()))
-
-    ledger = directory / "ledger.db"
-    command = [*_sqlite_utils(), "query", str(ledger), SQL, "--table"]
-    screen.step("The ledger against the stand-in's books")
-    with screen.busy("adding up"):
-        rows = json.loads(await _output([*command[:-1]]))
-        await anyio.to_thread.run_sync(standin.wait_idle)
-    _compare(screen, rows, standin)
-
-    screen.step("Look for yourself")
-    screen.say("The ledger is a SQLite file, and a tool to look into it came with pool-mcp:")
-    screen.verbatim(_for_a_shell(command))
+            tasks.start_soon(ask, "writer")
+            tasks.start_soon(ask, "planner")
     screen.gap()
-    screen.verbatim(await _output(command))
+    screen.say("Then usage_status tells where everything stands:")
     screen.gap()
-    screen.say(f"That took {time.monotonic() - began_s:.0f} s. All of it stays in")
-    screen.verbatim(f"{directory}")
+    status = await host.status()
+    screen.show(render.status_table(status))
+    screen.gap()
+    for line in render.status_lines(status):
+        screen.show(line)
 
 
-def _compare(screen: "_Screen", rows: list[dict[str, Any]], standin: "Standin") -> None:
-    """Hold the ledger's sums against the stand-in's, by subscription.
+async def _run_into_a_limit(screen: "_Screen", host: "_Host", standin: "Standin") -> None:
+    """Use up an account without the pool's knowledge, and see the next ask answered all the same.
+
+    Raises:
+        CliFailed: it was not first refused there and then answered elsewhere.
+    """
+    screen.step("One runs into its five-hour limit")
+    full = (await host.pick()).subscription
+    assert full is not None, "there are three accounts with room"
+    standin.accounts[full] = replace(standin.accounts[full], five_hour_utilization=1.0)
+    screen.say(
+        f"The next ask would go to {full}. Its five hours are now used up, as if by hand in a terminal, so the pool "
+        "cannot know. It finds out by asking, and asks elsewhere:"
+    )
+    screen.gap()
+    with screen.busy("planner asks"):
+        answer = await host.ask("What should we do next?", "planner")
+    screen.show(render.attempts_table(answer))
+    screen.gap()
+    if [(one.subscription, one.outcome) for one in answer.attempts[:-1]] != [(full, "limit")]:
+        raise CliFailed(f"The ask should have failed under {full} and been answered elsewhere; it was not.")
+    screen.pair("Claude", answer.text)
+    screen.pair("", render.ask_line(answer, with_session=False))
+
+
+async def _show_who_is_next(screen: "_Screen", host: "_Host") -> None:
+    screen.step("Which one is next, and why")
+    screen.say("pick_subscription reserves nothing, it only tells:")
+    screen.gap()
+    screen.show(render.pick_table(await host.pick()))
+
+
+async def _compare_books(screen: "_Screen", directory: Path, standin: "Standin") -> None:
+    """Hold the ledger's sums against the stand-in's.
 
     Raises:
         LedgerError: they differ.
     """
-    ours = {row["subscription"]: int(row["nanousd"]) for row in rows}
-    theirs = {account: standin.spent_nanousd(account) for account in sorted(standin.accounts)}
-    table = [(name, _exact(ours.get(name, 0)), _exact(theirs.get(name, 0))) for name in sorted(ours | theirs)]
-    total, booked = sum(ours.values()), standin.spent_nanousd()
+    screen.step("The ledger against the stand-in's books")
+    await anyio.to_thread.run_sync(standin.wait_idle)
+    rows = json.loads(await _output(_query(directory, COST_BY.format("subscription"))))
+    booked: dict[str, int] = {row["subscription"]: row["nanousd"] for row in rows}
+    accounts = sorted({*booked, *standin.accounts})
+    sums = [(name, booked.get(name, 0), standin.spent_nanousd(name)) for name in accounts]
+    both = (sum(booked.values()), standin.spent_nanousd())
     screen.show(
-        render.rows_table(("subscription", "ledger", "stand-in"), [*table, ("sum", _exact(total), _exact(booked))])
+        render.rows_table(
+            ("subscription", "ledger", "stand-in"),
+            [(name, *map(_exact, amounts)) for name, *amounts in [*sums, ("sum", *both)]],
+        )
     )
     screen.gap()
-    if {name: cost for name, cost in ours.items() if cost} != {name: cost for name, cost in theirs.items() if cost}:
-        raise LedgerError(
-            f"The ledger says {_exact(total)}, the stand-in's books {_exact(booked)}: they are not equal."
+    if any(ours != theirs for _, ours, theirs in [*sums, ("sum", *both)]):
+        raise LedgerError(f"The ledger says {_exact(both[0])} and the stand-in's books {_exact(both[1])}.")
+    screen.show(Text("Equal, to the billionth of a dollar.", style="green"))
+
+
+async def _show_the_ledger(screen: "_Screen", directory: Path) -> None:
+    screen.step("Look for yourself")
+    screen.say("The ledger is a SQLite file. What has each agent cost?")
+    screen.gap()
+    *program, sql = command = _query(directory, COST_BY.format("caller"), "--table")
+    screen.verbatim(f"{shlex.join(program)} \\\n  {shlex.quote(sql)}")
+    screen.gap()
+    screen.verbatim(await _output(command))
+
+
+# What the story is told with
+
+
+class _Screen:
+    """What the person sees: numbered steps, indented text, and a spinner where there is a terminal."""
+
+    def __init__(self) -> None:
+        self._console = render.console()
+        self._steps = 0
+
+    def title(self, text: str) -> None:
+        self._console.print(Text(text, style="bold"))
+
+    def step(self, title: str) -> None:
+        self._steps += 1
+        self._console.print(render.heading(f"{self._steps}. {title}"))
+
+    def say(self, text: str) -> None:
+        self.show(Text(text))
+
+    def show(self, what: RenderableType) -> None:
+        self._console.print(Padding(what, (0, 0, 0, 2), expand=False))
+
+    def gap(self) -> None:
+        self._console.print()
+
+    def pair(self, name: str, said: str | Text) -> None:
+        """Who, and what, beside each other."""
+        self.show(render.pair(name, said))
+
+    def verbatim(self, text: str) -> None:
+        """Print what may be copied: a line that is too long for the screen is not broken."""
+        for line in text.splitlines():
+            self._console.print(Text(f"  {line}"), soft_wrap=True)
+
+    def busy(self, doing: str) -> AbstractContextManager[object]:
+        return self._console.status(Text(doing))
+
+
+class _Host:
+    """A host of the server: calls its tools as an agent's host would."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def ask(self, prompt: str, caller: str) -> AskResult:
+        return AskResult.model_validate(await self._call("ask_claude", prompt=prompt, caller=caller))
+
+    async def status(self) -> StatusResult:
+        return StatusResult.model_validate(await self._call("usage_status"))
+
+    async def pick(self) -> PickResult:
+        return PickResult.model_validate(await self._call("pick_subscription"))
+
+    async def _call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool.
+
+        Raises:
+            PoolError: it failed, with the kind and the words that it failed with.
+        """
+        result = await self._client.call_tool(tool, arguments)
+        data = result.structured_content or {}
+        if result.is_error:
+            error = data.get("error", {})
+            raise BY_KIND.get(error.get("kind"), CliFailed)(error.get("message", f"{tool} failed"))
+        return data
+
+
+@asynccontextmanager
+async def _start_host(directory: Path, standin: "Standin", log_file: Path) -> AsyncIterator[_Host]:
+    """Start the server as a host does, with its log in a file."""
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "pool_mcp", "serve"],
+        env={
+            "POOL_MCP_HOME": str(directory),
+            **{f"DEMO_{name.upper()}_TOKEN": standin.token(name) for name in standin.accounts},
+        },
+    )
+    with log_file.open("a", encoding="utf-8") as log:
+        async with Client(stdio_client(server, errlog=log), read_timeout_seconds=CALL_TIMEOUT_S) as client:
+            yield _Host(client)
+
+
+def _open_accounts(standin: "Standin") -> None:
+    """Three accounts in the middle of their week; what they spend from here on fills them further."""
+    now_ms = standin.now_ms()
+    hour_ms, day_ms = now_ms - now_ms % HOUR_MS, now_ms - now_ms % DAY_MS
+    for name, five_hour, block_usd, hours, seven_day, week_usd, days in (
+        ("personal", 0.58, 25, 2, 0.41, 456, 3),
+        ("work", 0.23, 15, 4, 0.84, 250, 2),
+        ("spare", 0.36, 6, 3, 0.12, 60, 5),
+    ):
+        standin.accounts[name] = replace(
+            standin.accounts[name],
+            five_hour_utilization=five_hour,
+            five_hour_capacity_usd=block_usd,
+            five_hour_resets_at_ms=hour_ms + hours * HOUR_MS,
+            seven_day_utilization=seven_day,
+            seven_day_capacity_usd=week_usd,
+            seven_day_resets_at_ms=day_ms + days * DAY_MS,
         )
-    screen.say("Equal, to the billionth of a dollar.", style="green")
+
+
+def _query(directory: Path, sql: str, *options: str) -> list[str]:
+    """A command that puts a question to the ledger, and that works in the person's shell, too."""
+    program = ["sqlite-utils"] if shutil.which("sqlite-utils") else [sys.executable, "-m", "sqlite_utils"]
+    return [*program, "query", str(directory / "ledger.db"), *options, sql]
+
+
+async def _output(command: list[str]) -> str:
+    ended = await anyio.run_process(command, check=False)
+    if ended.returncode != 0:
+        raise LedgerError(f"{command[0]} could not read the ledger: {ended.stderr.decode(errors='replace').strip()}")
+    return ended.stdout.decode()
 
 
 def _exact(nanousd: int) -> str:
     return f"${nanousd // NANO}.{nanousd % NANO:09}"
-
-
-def _open_accounts(standin: "Standin") -> None:
-    """Three accounts in the middle of their week; what they spend moves their windows on."""
-    from pool_mcp.standin import Behaviour
-
-    now_ms = standin.now_ms()
-    hour_ms, day_ms = now_ms - now_ms % HOUR_MS, now_ms - now_ms % DAY_MS
-
-    def account(used: tuple[float, float], capacity_usd: tuple[float, float], left: tuple[int, int]) -> Behaviour:
-        return Behaviour(
-            five_hour_utilization=used[0],
-            five_hour_capacity_usd=capacity_usd[0],
-            five_hour_resets_at_ms=hour_ms + left[0] * HOUR_MS,
-            seven_day_utilization=used[1],
-            seven_day_capacity_usd=capacity_usd[1],
-            seven_day_resets_at_ms=day_ms + left[1] * DAY_MS,
-        )
-
-    standin.accounts["personal"] = account((0.58, 0.41), (25, 450), (2, 3))
-    standin.accounts["work"] = account((0.23, 0.84), (15, 250), (4, 1))
-    standin.accounts["spare"] = account((0.36, 0.12), (6, 60), (3, 5))
-
-
-# The parts: a screen, a host, a shell
-
-
-class _Screen:
-    """What the person sees."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._steps = 0
-
-    def introduce(self, directory: Path) -> None:
-        self.show(render.heading(f"pool-mcp {__version__}, a demonstration"), indent=0)
-        self.say(
-            "Every answer here comes from a stand-in on this machine. No model is asked, no account is used, nothing "
-            "leaves this machine, and nothing costs anything: the dollars are what the tokens would cost at list price."
-        )
-        self.say("The MCP server and the Claude Code CLI are the real ones. Settings and ledger are in")
-        self.verbatim(str(directory))
-
-    def step(self, title: str) -> None:
-        self._steps += 1
-        self.show(render.heading(f"{self._steps}. {title}"), indent=0)

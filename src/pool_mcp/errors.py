@@ -26,7 +26,8 @@ class PoolError(Exception):
     """What every error here is.
 
     ``retry_at_ms`` is when the same call may succeed (Unix ms), ``subscription`` the one at fault,
-    ``alternatives`` the subscriptions that could serve instead, ``run_id`` the run that failed.
+    ``alternatives`` the subscriptions that could serve instead, ``run_id`` the run that failed, ``partial_text`` what a
+    run that was cut had answered until then.
     """
 
     kind: ClassVar[str] = "cli_failed"
@@ -39,6 +40,7 @@ class PoolError(Exception):
         subscription: str | None = None,
         alternatives: tuple[str, ...] = (),
         run_id: str | None = None,
+        partial_text: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -46,6 +48,7 @@ class PoolError(Exception):
         self.subscription = subscription
         self.alternatives = alternatives
         self.run_id = run_id
+        self.partial_text = partial_text
 
 
 class InvalidRequest(PoolError):

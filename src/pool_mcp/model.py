@@ -245,6 +245,24 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the ledger that should not be: which check, what it means, and where (at most a few)."""
+
+    check: str
+    meaning: str
+    where: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a check of the ledger found."""
+
+    entries: int
+    spent_nanousd: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A validated request to ask Claude."""
 

@@ -2,10 +2,13 @@
 
 from pool_mcp.claude.wire import Verdict
 from pool_mcp.model import MINUTE_MS, NANO, Cooldown, Outcome, Run, RunState, Subscription
-from pool_mcp.windows import rfc3339
+from pool_mcp.windows import is_plausible, rfc3339
 
 FAILOVER = (Outcome.LIMIT, Outcome.AUTH, Outcome.BILLING)
 """The subscription's fault, so that another one may do better."""
+
+CUT = (Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.BUDGET)
+"""Ends on somebody's word; what was answered until then is handed over with the failure."""
 
 BURST_COOLDOWN_MS = MINUTE_MS
 LOGIN_COOLDOWN_MS = 10 * MINUTE_MS
@@ -17,7 +20,7 @@ def state_of(outcome: Outcome, *, has_result: bool, has_spent: bool) -> RunState
     """The state a run ends in: answered, cut short while it was spending, or failed."""
     if outcome is Outcome.OK:
         return RunState.SETTLED
-    if outcome in (Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.BUDGET) or (has_spent and not has_result):
+    if outcome in CUT or (has_spent and not has_result):
         return RunState.INTERRUPTED
     return RunState.FAILED
 
@@ -29,7 +32,7 @@ def cooldown_of(
     match outcome:
         case Outcome.LIMIT:
             limit = verdict.limit if verdict else None
-            if limit is not None and limit.resets_at_ms is not None and limit.resets_at_ms > now_ms:
+            if limit and limit.resets_at_ms is not None and limit.resets_at_ms > now_ms and is_plausible(limit):
                 detail = f"its {limit.window} window is used up until {rfc3339(limit.resets_at_ms)}"
                 return Cooldown(limit.window, now_ms, limit.resets_at_ms, detail)
             detail = "Anthropic asked for fewer requests (429)"
@@ -65,7 +68,10 @@ def explain(outcome: Outcome, said: str | None, run: Run) -> str | None:
             return "The run was cancelled; what it cost so far is booked."
         case Outcome.BUDGET:
             allowed = (run.max_budget_nanousd or 0) / NANO
-            return f"The run reached what it was allowed to spend (${allowed:.2f}); raise max_cost_usd or the budget."
+            return (
+                f"The run was stopped where a budget or max_cost_usd allows no further call (it had ${allowed:.2f} at "
+                "most); raise the one that is too low."
+            )
         case Outcome.UNKNOWN_SESSION:
             return f"The CLI does not know the session {run.session_id} under {name!r}; begin a new one."
         case Outcome.LIMIT:

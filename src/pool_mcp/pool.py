@@ -49,7 +49,7 @@ from pool_mcp.model import (
     Subscription,
     WindowReading,
 )
-from pool_mcp.outcomes import FAILOVER
+from pool_mcp.outcomes import CUT, FAILOVER
 from pool_mcp.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 STOP_S = 0.3
 """How long a stopping server waits for its inline runs to report what they cost."""
+LOOK_AFTER_S = 60.0
+"""How often an idle server looks for runs that others have left."""
+SETTLE_S = 2.0
+"""How long an adopter waits for runs whose CLI has ended; reading one takes milliseconds."""
 CANCEL_S = 7.0
 """How long cancelling waits for a run to be booked: every step of stopping a CLI, and a little."""
 
@@ -82,6 +86,23 @@ class _Live:
     control: Control = field(default_factory=Control)
     done: anyio.Event = field(default_factory=anyio.Event)
     tried: frozenset[str] = frozenset()
+
+
+class _Supervision:
+    """The pool as the supervisor of one run, with its disk work done in threads."""
+
+    def __init__(self, pool: "Pool", run: Run) -> None:
+        self._pool = pool
+        self._run = run
+
+    async def keep(self, readings: list[WindowReading]) -> None:
+        await anyio.to_thread.run_sync(self._pool.record_readings, self._run, readings)
+
+    async def is_cancelled(self) -> bool:
+        return await anyio.to_thread.run_sync(self._pool.is_cancelled, self._run)
+
+    async def can_afford(self, seen_nanousd: int) -> bool:
+        return await anyio.to_thread.run_sync(self._pool.extend, self._run, seen_nanousd)
 
 
 class Pool:
@@ -108,8 +129,12 @@ class Pool:
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Pool"]:
         """Adopt what dead servers left, serve, and at the end interrupt inline runs; background runs go on."""
-        locks.sweep(self._settings.owners_dir)
-        self._lock = locks.OwnerLock(self._settings.owners_dir, self._new_id())
+        try:
+            locks.sweep(self._settings.owners_dir)
+            self._lock = locks.OwnerLock(self._settings.owners_dir, self._new_id())
+        except OSError as error:
+            where = self._settings.owners_dir
+            raise LedgerError(f"{where} cannot be written: {error.strerror}; make it writable for you.") from None
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -288,13 +313,7 @@ class Pool:
             outcome = Outcome.INVALID_REQUEST if isinstance(error, InvalidRequest) else Outcome.CLI_FAILED
             settlement = Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), self._clock())
         else:
-            settlement = await self._executor.follow(
-                run,
-                process,
-                live.control,
-                keep=lambda readings: self._in_thread(self._record_readings, run.subscription, readings),
-                is_cancelled=lambda: self._in_thread(self._cancel_requested, run.run_id),
-            )
+            settlement = await self._executor.follow(run, process, live.control, _Supervision(self, run))
         await self._settle(settlement)
         files.prompt.unlink(missing_ok=True)
 
@@ -445,8 +464,10 @@ class Pool:
             if b.subscription.id != run.subscription and budget.standing(b, now_ms).status in usable
         )
         assert run.outcome is not None, "a finished run has an outcome"
+        text = self._executor.read(run.run_id).said if run.outcome in CUT else ""
         return BY_KIND[run.outcome](
             run.message or "The run failed; ask again.",
+            partial_text=text[:PAGE_CHARS] or None,
             retry_at_ms=run.retry_at_ms,
             subscription=run.subscription,
             alternatives=others if run.outcome in FAILOVER else (),
@@ -456,17 +477,27 @@ class Pool:
     # Adopting what others left
 
     async def _look_after_earlier_runs(self) -> None:
-        try:
-            await self._adopt()
-            await self._in_thread(self._remove_old_answers)
-        except (PoolError, OSError) as error:
-            log.warning("could not look after earlier runs: %s", error)
+        """For as long as the pool is open: adopt what others leave, and remove answers that are past their time."""
+        while True:
+            try:
+                await self._adopt()
+                await self._in_thread(self._remove_old_answers)
+            except (PoolError, OSError) as error:
+                log.warning("could not look after earlier runs: %s", error)
+            await anyio.sleep(LOOK_AFTER_S)
 
     async def _adopt(self) -> None:
         """Take charge of every run whose server is gone: settle what has ended, follow what has not."""
+        ended = []
         for run in await self._in_thread(self._take_orphans):
             log.info("run %s: adopted", run.run_id)
-            self._serve(_Live(run))
+            live = _Live(run)
+            self._serve(live)
+            if not cli.CliProcess(self._executor.files(run.run_id)).is_alive:
+                ended.append(live)
+        with anyio.move_on_after(SETTLE_S):
+            for live in ended:
+                await live.done.wait()
 
     def _take_orphans(self) -> list[Run]:
         with self._ledger.read() as books:
@@ -551,6 +582,16 @@ class Pool:
             for s in self._settings.subscriptions
         }
 
+    async def check(self) -> results.CheckResult:
+        """Prove the ledger's sums, and tell of runs that are not settled."""
+        await self._adopt()
+        return await self._in_thread(self._check)
+
+    def _check(self) -> results.CheckResult:
+        found = self._ledger.audit()
+        with self._ledger.read() as books:
+            return results.check_result(found, books.unfinished())
+
     def _balances(self, books: Books, now_ms: int) -> list[budget.Balance]:
         reserved, readings = books.reserved(), books.latest_readings()
         cooldowns, last_used = books.cooldowns(now_ms), books.last_used_ms()
@@ -593,6 +634,41 @@ class Pool:
             now_ms = self._clock()
             return budget.advise(self._balances(books, now_ms), self._caller(books, caller, now_ms), now_ms)
 
+    # What a followed run asks for on its way
+
+    def record_readings(self, run: Run, readings: list[WindowReading]) -> None:
+        """Keep what Anthropic reported with a run."""
+        with self._ledger.write() as books:
+            books.record_readings(run.subscription, readings)
+
+    def is_cancelled(self, run: Run) -> bool:
+        """Whether somebody, in whatever process, wants the run stopped."""
+        with self._ledger.read() as books:
+            return books.cancel_requested(run.run_id)
+
+    def extend(self, run: Run, seen_nanousd: int) -> bool:
+        """Hold enough for what a run has spent and its next call; False where a budget has no room for that.
+
+        So a reservation is never less than what its run has been seen to spend, and however many run at once, each
+        overruns by one API call at most.
+        """
+        with self._ledger.write() as books:
+            held = books.reserved_by(run.run_id)
+            needed = round(seen_nanousd * budget.EXTENSION) - held
+            if needed <= 0:
+                return True
+            now_ms = self._clock()
+            balances = [b for b in self._balances(books, now_ms) if b.subscription.id == run.subscription]
+            caller = self._caller(books, run.caller, now_ms)
+            limits = [balance.left for balance in balances]
+            if caller.left is not None:
+                limits.append(caller.left)
+            if any(needed > left for left in limits):
+                return False
+            books.hold(run.run_id, held + needed)
+        log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
+        return True
+
     # Small things that the above is made of
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
@@ -614,17 +690,9 @@ class Pool:
     async def _latest(self, run_id: str) -> Run:
         return (await self._in_thread(self._attempts, run_id))[-1]
 
-    def _record_readings(self, subscription: str, readings: list[WindowReading]) -> None:
-        with self._ledger.write() as books:
-            books.record_readings(subscription, readings)
-
     def _request_cancel(self, run_id: str) -> None:
         with self._ledger.write() as books:
             books.request_cancel(run_id)
-
-    def _cancel_requested(self, run_id: str) -> bool:
-        with self._ledger.read() as books:
-            return books.cancel_requested(run_id)
 
     def _mark_background(self, run_id: str) -> None:
         with self._ledger.write() as books:

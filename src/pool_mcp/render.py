@@ -70,10 +70,11 @@ def status_lines(status: StatusResult) -> list[Text]:
     if any(one.block.source != "official" or not _week(one)[1] for one in status.subscriptions):
         lines.append(Text("~ is measured against your own budget; the rest is what Anthropic last reported.", "dim"))
     pool = status.pool
+    held = f", {pool.in_flight} in flight holding ${pool.reserved_usd:.2f}" if pool.in_flight else ""
     lines.append(
         Text(
             f"Today ${pool.cost_today_usd:.2f}, seven days ${pool.week_cost_usd:.2f} of ${pool.week_budget_usd:.2f} "
-            f"({pool.week_percent:.0f}%), {pool.in_flight} in flight holding ${pool.reserved_usd:.2f}."
+            f"({pool.week_percent:.0f}%){held}."
         )
     )
     if status.caller is not None and status.caller.headroom_usd is not None:
@@ -116,19 +117,20 @@ def attempts_table(answer: AskResult) -> Table:
             one.subscription,
             Text(one.outcome, style="green" if one.outcome == "ok" else "red"),
             "-" if one.cost_usd is None else f"${one.cost_usd:.4f}",
-            Text(one.message or ""),
+            Text((one.message or "").removeprefix(f"{one.subscription}: ")),
         )
     return table
 
 
-def ask_line(answer: AskResult) -> Text:
-    """What an answer cost, in a line."""
+def ask_line(answer: AskResult, *, with_session: bool = True) -> Text:
+    """Who answered and what it cost, in a line; the session, by which to go on, in a second one."""
     about = "at least " if answer.cost_is_estimate else ""
     cost = "unknown cost" if answer.cost_usd is None else f"{about}${answer.cost_usd:.4f}"
     tried = "" if len(answer.attempts) < 2 else f", attempt {len(answer.attempts)}"
+    session = f"\nsession {answer.session_id}" if with_session else ""
     return Text(
         f"{answer.subscription} · {answer.model or 'default model'} · {cost} · {answer.duration_ms / 1000:.1f} s{tried}"
-        f" · session {answer.session_id}",
+        f"{session}",
         style="dim",
     )
 
@@ -150,6 +152,15 @@ def rows_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Tabl
 def heading(text: str) -> Text:
     """A step's heading, with an empty line before it."""
     return Text(f"\n{text}", style="bold")
+
+
+def pair(name: str, said: str | Text) -> Table:
+    """Who, and what, beside each other."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(min_width=8)
+    grid.add_column()
+    grid.add_row(Text(name), Text(said) if isinstance(said, str) else said)
+    return grid
 
 
 def _table() -> Table:

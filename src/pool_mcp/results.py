@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pool_mcp import budget, selection
 from pool_mcp.errors import PoolError
-from pool_mcp.model import NANO, Cost, Run, Tokens
+from pool_mcp.model import NANO, Audit, Cost, Run, Tokens
 from pool_mcp.windows import percent_now, rfc3339, week_start_ms
 
 
@@ -188,6 +188,34 @@ class ErrorResult(_Result):
     subscription: str | None = None
     alternatives: list[str] | None = None
     run_id: str | None = None
+    partial_text: str | None = Field(default=None, description="What a run that was cut had answered until then.")
+
+
+class ProblemResult(_Result):
+    """Something in the ledger that should not be."""
+
+    check: str
+    meaning: str
+    where: list[str]
+
+
+class UnsettledResult(_Result):
+    """A run whose cost is not booked yet."""
+
+    run_id: str
+    subscription: str
+    state: str
+    reserved_usd: float
+    created_at: str
+
+
+class CheckResult(_Result):
+    """What a check of the ledger found."""
+
+    entries: int
+    spent_usd: float
+    problems: list[ProblemResult]
+    unsettled: list[UnsettledResult]
 
 
 def usd(nanousd: int) -> float:
@@ -213,6 +241,26 @@ def error_result(error: PoolError) -> ErrorResult:
         subscription=error.subscription,
         alternatives=list(error.alternatives) or None,
         run_id=error.run_id,
+        partial_text=error.partial_text,
+    )
+
+
+def check_result(found: Audit, unsettled: Sequence[Run]) -> CheckResult:
+    """A check of the ledger for the wire."""
+    return CheckResult(
+        entries=found.entries,
+        spent_usd=usd(found.spent_nanousd),
+        problems=[ProblemResult(check=p.check, meaning=p.meaning, where=list(p.where)) for p in found.problems],
+        unsettled=[
+            UnsettledResult(
+                run_id=run.run_id,
+                subscription=run.subscription,
+                state=run.state.value,
+                reserved_usd=usd(run.reserved_nanousd),
+                created_at=rfc3339(run.created_at_ms),
+            )
+            for run in unsettled
+        ],
     )
 
 

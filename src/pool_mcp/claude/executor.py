@@ -1,18 +1,19 @@
 """Runs the CLI for one run: starts it on the run's files, follows it to its end, and says what that comes to."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 
 from pool_mcp import outcomes
 from pool_mcp.claude import transcripts, wire
 from pool_mcp.claude.find import find_cli
-from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, environment, follow, start
+from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, booted_at_ms, environment, follow, start
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import (
     NANO,
@@ -41,6 +42,19 @@ class Control:
 
     stop: Outcome | None = None
     doing: str = "starting the CLI"
+
+
+class Supervisor(Protocol):
+    """Whoever is in charge of a followed run: keeps what it says and decides whether it may go on."""
+
+    async def keep(self, readings: list[WindowReading]) -> None:
+        """Keep what Anthropic reported of its windows."""
+
+    async def is_cancelled(self) -> bool:
+        """Whether another process wants the run stopped."""
+
+    async def can_afford(self, seen_nanousd: int) -> bool:
+        """Whether the run may go on to a further API call, having been seen to spend this much."""
 
 
 class Executor:
@@ -116,28 +130,19 @@ class Executor:
         )
         return start(found, wire.argv(command), self.files(run.run_id), env, self._working_dir(ask))
 
-    async def follow(
-        self,
-        run: Run,
-        process: CliProcess,
-        control: Control,
-        keep: Callable[[list[WindowReading]], Awaitable[None]],
-        is_cancelled: Callable[[], Awaitable[bool]],
-    ) -> Settlement:
-        """Read the run's output to its end; stop the CLI when told to, in time-out, or when it lingers.
-
-        ``keep`` is given official windows as they come; ``is_cancelled`` says whether another process wants a stop.
-        """
+    async def follow(self, run: Run, process: CliProcess, control: Control, supervisor: Supervisor) -> Settlement:
+        """Read the run's output to its end; stop the CLI when told to, out of time or budget, or when it lingers."""
         files = self.files(run.run_id)
         stream, lines = wire.RunStream(), wire.Lines()
         stop: Stop | None = None
+        answered = 0
         began_s = asked_s = heard_s = anyio.current_time()
         deadline_s = began_s + (run.deadline_ms - self._clock()) / SECOND_MS
         async for data in follow(process, files):
             now_s = anyio.current_time()
             readings = [reading for line in lines.feed(data) for reading in stream.feed(line, self._clock())]
             if readings:
-                await keep(readings)
+                await supervisor.keep(readings)
             if data:
                 heard_s = now_s
                 control.doing = _doing(stream)
@@ -146,8 +151,14 @@ class Executor:
                 control.stop = Outcome.TIMEOUT
             if control.stop is None and now_s - asked_s > CANCEL_POLL_S:
                 asked_s = now_s
-                if await is_cancelled():
+                if await supervisor.is_cancelled():
                     control.stop = Outcome.CANCELLED
+            # Between two API calls is where a run can be kept from spending more than there is.
+            if control.stop is None and stream.result is None and stream.answered_calls > answered:
+                answered = stream.answered_calls
+                seen_nanousd = await anyio.to_thread.run_sync(self._seen_nanousd, run, stream)
+                if not await supervisor.can_afford(seen_nanousd):
+                    control.stop = Outcome.BUDGET
             lingers = stream.result is not None and now_s - heard_s > LINGER_S
             if stop is None and (control.stop is not None or lingers):
                 stop = Stop(process, now_s)
@@ -186,7 +197,7 @@ class Executor:
             state=outcomes.state_of(outcome, has_result=verdict is not None, has_spent=bool(stream.calls)),
             outcome=outcome,
             message=outcomes.explain(outcome, said, run),
-            cost=self._cost(run, stream, began_ms) if files.was_started else Cost(),
+            cost=self._cost(run, stream, began_ms),
             ended_at_ms=max(began_ms, min(now_ms, _last_written_ms(files, now_ms))),
             cli_version=stream.cli_version,
             retry_at_ms=cooldown.until_ms if cooldown else None,
@@ -194,11 +205,10 @@ class Executor:
         )
 
     def _cost(self, run: Run, stream: wire.RunStream, at_ms: int) -> Cost:
-        def price(model: str, tokens: Tokens) -> int | None:
-            from pool_mcp.pricing import price_nanousd  # a third of a second to import, and rarely needed
-
-            return price_nanousd(model, tokens, at_ms)
-
+        if not self.files(run.run_id).was_started:
+            if at_ms > booted_at_ms():
+                return Cost()
+            stream.requests += 1  # a power cut can have taken the files of a run that had begun
         before = wire.session_total(json.loads(run.baseline_json)) if run.baseline_json else None
         after = None
         transcript = None if wire.is_whole(stream) else self._transcript(run)
@@ -207,7 +217,11 @@ class Executor:
             after = wire.session_total(state) if state else None
             for message in transcripts.subagent_calls(transcript, at_ms):
                 stream.add_finished_call(message)
+        price = _price_at(at_ms)
         return wire.cost_of(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
+
+    def _seen_nanousd(self, run: Run, stream: wire.RunStream) -> int:
+        return wire.seen_cost(stream, _price_at(run.started_at_ms or run.created_at_ms)).nanousd
 
     def _prompt_bytes(self, run: Run) -> int:
         try:
@@ -232,6 +246,15 @@ class Executor:
         if ask.working_dir is not None:
             return Path(ask.working_dir).expanduser()
         return make_directory(self._settings.state_dir / "work")
+
+
+def _price_at(at_ms: int) -> wire.Price:
+    def price(model: str, tokens: Tokens) -> int | None:
+        from pool_mcp.pricing import price_nanousd  # a third of a second to import, and rarely needed
+
+        return price_nanousd(model, tokens, at_ms)
+
+    return price
 
 
 def _complaint(files: RunFiles, exit_code: int | None, stream: wire.RunStream) -> str:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,3 +238,19 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def booted_at_ms() -> int:
+    """When this machine was started, Unix ms; 0 where it cannot be told."""
+    try:
+        if sys.platform == "darwin":
+            said = subprocess.run(
+                ["/usr/sbin/sysctl", "-n", "kern.boottime"], capture_output=True, check=True, text=True
+            )
+            return int(said.stdout.split("sec = ")[1].split(",")[0]) * 1000
+        for line in Path("/proc/stat").read_text().splitlines():
+            if line.startswith("btime "):
+                return int(line.split()[1]) * 1000
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        pass
+    return 0

@@ -145,11 +145,18 @@ class RunStream:
     limit: WindowReading | None = None
     """The window that refused the run."""
     text_chars: int = 0
+    said: str = ""
+    """The text of the assistant's last message, also of one that was cut."""
     retries: int = 0
     malformed: int = 0
     unseen: int = 0
     """Finished calls that only a transcript showed."""
     _open_call: dict[str | None, str] = field(default_factory=dict)
+
+    @property
+    def answered_calls(self) -> int:
+        """API calls that have been answered to their end."""
+        return sum(call.is_complete for call in self.calls.values())
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -161,7 +168,11 @@ class RunStream:
         if not line.strip():
             return []
         try:
-            event = json.loads(line)
+            text = line.decode(errors="replace")
+            event = json.loads(text)
+            # Half a surrogate pair, which JavaScript's string functions leave, fits neither the ledger nor an answer.
+            if "\\ud" in text or "\\uD" in text:
+                event = json.loads(json.dumps(event, ensure_ascii=False).encode(errors="replace"))
         except (ValueError, RecursionError):
             self.malformed += 1
             return []
@@ -200,6 +211,9 @@ class RunStream:
         if error := _text(event.get("error")):
             self.error_name = error
             self.error_status = _integer(event.get("api_error_status")) or self.error_status
+        elif event.get("parent_tool_use_id") is None:
+            texts = [_text(_object(block).get("text")) or "" for block in _list(message.get("content"))]
+            self.said = "".join(texts) or self.said
         self._call(message)
 
     def _partial(self, event: dict[str, Any]) -> None:
@@ -268,6 +282,8 @@ class RunStream:
 
 # How it ended
 
+MAX_MESSAGE_CHARS = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -291,7 +307,7 @@ def judge(stream: RunStream) -> Verdict | None:
     outcome = _outcome_of_error(stream, result)
     errors = [line for line in _list(result.get("errors")) if isinstance(line, str)]
     said = text or next((line for line in errors if not line.startswith("[ede_diagnostic]")), "")
-    return Verdict(outcome, text, None, said or None, stream.limit if outcome is Outcome.LIMIT else None)
+    return Verdict(outcome, text, None, _one_line(said) or None, stream.limit if outcome is Outcome.LIMIT else None)
 
 
 def _outcome_of_error(stream: RunStream, result: dict[str, Any]) -> Outcome:
@@ -302,7 +318,7 @@ def _outcome_of_error(stream: RunStream, result: dict[str, Any]) -> Outcome:
         return Outcome.BUDGET
     if reason in ("blocking_limit", "prompt_too_long"):
         return Outcome.INVALID_REQUEST
-    if stream.cli_version is None and not stream.calls:
+    if result.get("subtype") == "error_during_execution" and stream.cli_version is None and not stream.calls:
         return Outcome.UNKNOWN_SESSION  # it ended before its own start: the session to resume was not there
     status = _integer(result.get("api_error_status")) or stream.error_status
     if result.get("api_error") == "usage_limit_reached" or stream.limit is not None:
@@ -343,6 +359,11 @@ CHARS_PER_TOKEN = 4
 
 BYTES_PER_TOKEN = 8
 """Fewer tokens than any prompt has: the floor for a request that was sent and never heard of again."""
+
+MAX_TOKENS = 10**12
+MAX_USD = 1_000_000
+LAST_SECOND = 253_402_300_800
+"""More than these (a session's tokens and dollars, the year 10000) is no such value and would not fit the ledger."""
 
 UNATTRIBUTED = "unknown"
 """The model's name for an amount that the CLI gave without one."""
@@ -387,7 +408,8 @@ def cost_of(
     that the stream shows, whichever is more, model by model.
     """
     reported = _reported(stream, before)
-    if reported is not None and is_whole(stream):
+    # A report of nothing spent is not believed against calls that were seen: a field may have got another name.
+    if reported is not None and is_whole(stream) and (reported.nanousd or not stream.calls):
         return reported
     known = reported or _booked_since(before, after)
     seen = _seen(stream, price, prompt_bytes)
@@ -442,6 +464,11 @@ def _booked_since(before: SessionTotal | None, after: SessionTotal | None) -> Co
     return _attributed(max(after.nanousd - before.nanousd, 0), _difference(after.models, before.models))
 
 
+def seen_cost(stream: RunStream, price: Price) -> Cost:
+    """What the calls that the stream shows have cost so far, a floor."""
+    return _sum(_seen(stream, price, 0))
+
+
 def _seen(stream: RunStream, price: Price, prompt_bytes: int) -> dict[str, ModelCost]:
     """The calls that the stream shows, priced by their tokens; a floor for what was cut."""
     parts: dict[str, ModelCost] = {}
@@ -450,7 +477,7 @@ def _seen(stream: RunStream, price: Price, prompt_bytes: int) -> dict[str, Model
         if not call.is_complete:
             tokens = replace(tokens, output=max(tokens.output, (call.chars + 2) // CHARS_PER_TOKEN))
         parts[call.model] = _plus(parts.get(call.model), ModelCost(tokens, price(call.model, tokens)))
-    if _is_unheard(stream):
+    if _is_unheard(stream) and prompt_bytes:
         model = plain_model(stream.model or UNATTRIBUTED)
         tokens = Tokens(input=max(1, prompt_bytes // BYTES_PER_TOKEN))
         parts[model] = _plus(parts.get(model), ModelCost(tokens, price(model, tokens)))
@@ -541,12 +568,19 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _one_line(text: str) -> str:
+    """The beginning of a text as one line that any terminal can show."""
+    words = "".join(c if c.isprintable() else " " for c in text[:10_000]).split()
+    return " ".join(words)[:MAX_MESSAGE_CHARS]
+
+
 def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _count(value: Any) -> int:
-    return max(_integer(value) or 0, 0)
+    count = _integer(value) or 0
+    return count if 0 <= count <= MAX_TOKENS else 0
 
 
 def _number(value: Any) -> float | None:
@@ -557,7 +591,7 @@ def _number(value: Any) -> float | None:
 
 def _dollars(value: Any) -> int | None:
     number = _number(value)
-    return None if number is None or number < 0 else nanousd(number)
+    return None if number is None or not 0 <= number <= MAX_USD else nanousd(number)
 
 
 def _percent(value: Any) -> float | None:
@@ -568,7 +602,7 @@ def _percent(value: Any) -> float | None:
 
 def _epoch_ms(value: Any) -> int | None:
     number = _number(value)
-    return None if number is None or number <= 0 else int(number * 1000)
+    return None if number is None or not 0 < number < LAST_SECOND else int(number * 1000)
 
 
 def _usage(said: dict[str, Any], known: Tokens | None = None) -> Tokens:

@@ -349,6 +349,18 @@ class Books:
             == 1
         )
 
+    def reserved_by(self, run_id: str) -> int:
+        """What one run holds, 0 once it is settled."""
+        row = self._conn.execute(
+            f"SELECT reserved_nanousd FROM runs WHERE run_id = ? AND {_UNFINISHED}",  # noqa: S608
+            (run_id,),
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def hold(self, run_id: str, nanousd: int) -> None:
+        """Change what an unfinished run holds."""
+        self._conn.execute("UPDATE runs SET reserved_nanousd = ? WHERE run_id = ?", (nanousd, run_id))
+
     def request_cancel(self, run_id: str) -> None:
         """Ask whoever owns the run to stop it."""
         self._conn.execute(f"UPDATE runs SET cancel_requested = 1 WHERE run_id = ? AND {_UNFINISHED}", (run_id,))  # noqa: S608

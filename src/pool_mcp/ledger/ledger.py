@@ -16,8 +16,10 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from pool_mcp.errors import LedgerError
+from pool_mcp.ledger.audit import audit
 from pool_mcp.ledger.books import Books
 from pool_mcp.ledger.migrations import migrations
+from pool_mcp.model import Audit
 from pool_mcp.private import make_directory
 
 BUSY_TIMEOUT_S = 30.0
@@ -49,6 +51,32 @@ class Ledger:
         """Close the connection; what is committed stays."""
         with self._lock:
             self._conn.close()
+
+    def audit(self) -> Audit:
+        """Prove the sums against the entries, on one consistent state; reads the whole ledger."""
+        with self._transaction("BEGIN"):
+            return audit(self._conn)
+
+    def backup(self, target: Path) -> None:
+        """Write a consistent copy, readable by the owner only, while others go on reading and writing.
+
+        Raises:
+            LedgerError: the copy cannot be written, or there is a file already.
+        """
+        if target.exists():
+            raise LedgerError(f"{target} is there already; name a new file for the backup.")
+        with _explained(target):
+            _make_private_file(target)
+            copy = sqlite3.connect(target)
+            try:
+                with self._lock:
+                    self._conn.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+            finally:
+                copy.close()
 
     @contextmanager
     def write(self) -> Iterator[Books]:

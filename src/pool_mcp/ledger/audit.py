@@ -1,0 +1,67 @@
+"""Proves a ledger: its sums against its entries, its entries against its runs, and the file itself."""
+
+import sqlite3
+
+from pool_mcp.model import Audit, Problem
+
+_CHECKS = (
+    (
+        "hours",
+        "the sums of an hour differ from its entries",
+        """
+        SELECT subscription || ' ' || hour_ms || ' ' || caller || ' ' || model || ' ' || source FROM (
+            SELECT subscription, hour_ms, caller, model, source, calls, unpriced_calls, input_tokens, output_tokens,
+                cache_creation_tokens, cache_read_tokens, cost_nanousd, estimated_nanousd FROM hours
+            UNION ALL
+            SELECT subscription, at_ms - at_ms % 3600000, caller, model, source, -1, -(m.cost_nanousd IS NULL),
+                -input_tokens, -output_tokens, -(cache_creation_5m_tokens + cache_creation_1h_tokens),
+                -cache_read_tokens, -coalesce(m.cost_nanousd, 0),
+                -iif(is_estimate, coalesce(m.cost_nanousd, 0), 0)
+            FROM entries JOIN entry_models m USING (entry_id)
+        ) GROUP BY subscription, hour_ms, caller, model, source
+        HAVING sum(calls) <> 0 OR sum(unpriced_calls) <> 0 OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0
+            OR sum(cache_creation_tokens) <> 0 OR sum(cache_read_tokens) <> 0 OR sum(cost_nanousd) <> 0
+            OR sum(estimated_nanousd) <> 0
+        """,
+    ),
+    (
+        "models",
+        "an entry's amount differs from its models'",
+        """
+        SELECT 'entry ' || entry_id FROM entries LEFT JOIN entry_models m USING (entry_id)
+        GROUP BY entry_id HAVING entries.cost_nanousd <> coalesce(sum(m.cost_nanousd), 0)
+        """,
+    ),
+    (
+        "entries",
+        "a run that was started and has ended has no entry",
+        """
+        SELECT 'run ' || run_id FROM runs LEFT JOIN entries USING (run_id)
+        WHERE state NOT IN ('reserved', 'running') AND started_at_ms IS NOT NULL AND entry_id IS NULL
+        """,
+    ),
+    (
+        "runs",
+        "a run that is booked has not ended",
+        """
+        SELECT 'run ' || run_id FROM runs JOIN entries USING (run_id) WHERE state IN ('reserved', 'running')
+        """,
+    ),
+)
+
+
+def audit(conn: sqlite3.Connection) -> Audit:
+    """Check everything; reads the whole ledger once. Use inside one transaction, so that it sees one state."""
+    problems = []
+    damage = [str(line) for (line,) in conn.execute("PRAGMA integrity_check(5)") if line != "ok"]
+    if damage:
+        problems.append(Problem("file", "SQLite finds the file damaged", tuple(damage)))
+    dangling = [f"{table} {rowid}" for table, rowid, *_ in conn.execute("PRAGMA foreign_key_check")]
+    if dangling:
+        problems.append(Problem("references", "a row refers to one that is not there", tuple(dangling[:5])))
+    for name, meaning, sql in _CHECKS:
+        where = [str(found) for (found,) in conn.execute(f"{sql} LIMIT 5")]
+        if where:
+            problems.append(Problem(name, meaning, tuple(where)))
+    entries, spent = conn.execute("SELECT count(*), coalesce(sum(cost_nanousd), 0) FROM entries").fetchone()
+    return Audit(entries, spent, tuple(problems))
