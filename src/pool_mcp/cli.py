@@ -258,27 +258,13 @@ def _run(work: Callable[["Pool"], Awaitable[T]], *, as_json: bool) -> T:
 
     try:
         return anyio.run(inside)
-    except BaseExceptionGroup as group:
-        error = _only_pool_error(group)
-    except PoolError as alone:
-        error = alone
-    if as_json:
-        from pool_mcp.results import error_result
+    except PoolError as error:
+        if as_json:
+            from pool_mcp.results import error_result
 
-        click.echo(json.dumps({"error": error_result(error).model_dump(mode="json", exclude_none=True)}, indent=2))
-    return _fail(error)
-
-
-def _only_pool_error(group: BaseExceptionGroup[BaseException]) -> PoolError:
-    """The failure that a task group wrapped."""
-    matched, rest = group.split(PoolError)
-    if matched is None or rest is not None:
-        raise group
-    found: BaseException = matched
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, PoolError)
-    return found
+            said = error_result(error).model_dump(mode="json", exclude_none=True)
+            click.echo(json.dumps({"error": said}, indent=2, ensure_ascii=False))
+        raise
 
 
 def _fail(error: PoolError) -> NoReturn:

@@ -79,21 +79,18 @@ def run_demo(home: Path | None = None) -> None:
     Raises:
         PoolError: something kept the demo from its end, or the ledger is not equal to the stand-in's books.
     """
-    try:
-        from pool_mcp.standin import Standin  # its server comes with the extra
-    except ImportError as error:
-        raise CliMissing(f"The demo needs {error.name}, which the extra brings: {HOW_TO_INSTALL}.") from None
     cli = _find_cli()
-    directory = _make_home(home)
-    log_file = directory / "server.log"
-    logging.basicConfig(filename=log_file, encoding="utf-8", level=logging.WARNING)
-    try:
-        with Standin() as standin:
+    with _make_standin() as standin:
+        directory = _make_home(home)
+        log_file = directory / "server.log"
+        try:
+            # What the client library has to say goes there, too, and not between the lines that a person reads.
+            logging.basicConfig(filename=log_file, encoding="utf-8", level=logging.WARNING)
             anyio.run(_show, standin, cli, directory, log_file)
-    except KeyboardInterrupt:
-        raise RunCancelled(f"The demo was stopped; what it wrote is in {directory}.") from None
-    except (Exception, BaseExceptionGroup) as error:
-        _give_up(error, log_file)
+        except KeyboardInterrupt:
+            raise RunCancelled(f"The demo was stopped; what it wrote is in {directory}.") from None
+        except (Exception, BaseExceptionGroup) as error:
+            _give_up(error, log_file)
 
 
 def _find_cli() -> Path:
@@ -106,6 +103,17 @@ def _find_cli() -> Path:
         return bundled_cli() or find_cli("claude", os.environ)
     except CliMissing:
         raise CliMissing(f"The demo needs the Claude Code CLI, which the extra brings: {HOW_TO_INSTALL}.") from None
+
+
+def _make_standin() -> "Standin":
+    try:
+        from pool_mcp.standin import Standin
+
+        return Standin()
+    except ImportError as error:
+        raise CliMissing(f"The demo needs {error.name}, which the extra brings: {HOW_TO_INSTALL}.") from None
+    except OSError as error:
+        raise PoolError(f"The demo needs a port on this machine's loopback and got none: {error}.") from None
 
 
 def _make_home(home: Path | None) -> Path:
@@ -183,7 +191,7 @@ async def _ask_once(screen: "_Screen", host: "_Host") -> None:
 
 async def _show_what_is_left(screen: "_Screen", host: "_Host") -> None:
     screen.step("What is left")
-    screen.say("Two more agents ask at the same time; the pool spreads them.")
+    screen.say("Two more agents ask at the same time:")
     screen.gap()
 
     async def ask(caller: str) -> None:

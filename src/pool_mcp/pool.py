@@ -135,18 +135,23 @@ class Pool:
         except OSError as error:
             where = self._settings.owners_dir
             raise LedgerError(f"{where} cannot be written: {error.strerror}; make it writable for you.") from None
+        failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._look_after_earlier_runs)
                 try:
                     yield self
+                except Exception as error:
+                    failure = error
                 finally:
                     with anyio.CancelScope(shield=True):
                         await self.stop()
                     tasks.cancel_scope.cancel()
         finally:
             self._lock.release()
+        if failure is not None:
+            raise failure
 
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
