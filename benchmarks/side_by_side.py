@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+Measure = Callable[[], Awaitable[float]]
+"""Does a thing once and gives the milliseconds it took."""
+
 Measured = Mapping[str, Sequence[float]]
 """Milliseconds of each round, by the name of what was timed."""
 
 
-async def in_turn(rounds: int, subjects: Mapping[str, Callable[[], Awaitable[float]]]) -> dict[str, list[float]]:
+async def in_turn(rounds: int, subjects: Mapping[str, Measure]) -> dict[str, list[float]]:
     """Milliseconds of each subject in each round, after one round that does not count."""
     for measure in subjects.values():
         await measure()

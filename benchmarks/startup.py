@@ -1,10 +1,13 @@
-"""Time from spawn to the replies to ``initialize`` and ``tools/list``, beside a bare server of the SDK.
+"""Time from spawn to a host's first replies and to its first tool call, beside a bare server of the SDK.
+
+``first start`` has no replies kept from an earlier one: everything comes from the SDK.
 
 ./dev run python benchmarks/startup.py [--rounds N] [--json]
 """
 
 import argparse
 import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +18,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from side_by_side import in_turn, report
+from side_by_side import Measure, in_turn, report
 
 _BARE = """
 from mcp.server import MCPServer
@@ -33,8 +36,8 @@ _INITIALIZE = {
 }
 
 
-def measure(command: list[str], env: dict[str, str], *, until: str) -> float:
-    """Milliseconds from spawn to one reply."""
+def measure(command: list[str], env: dict[str, str], *, until: str, params: dict[str, object]) -> float:
+    """Milliseconds from spawn to the reply to one request."""
     began = time.perf_counter()
     with subprocess.Popen(
         command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -42,13 +45,12 @@ def measure(command: list[str], env: dict[str, str], *, until: str) -> float:
         assert server.stdin is not None
         assert server.stdout is not None
         messages: list[dict[str, object]] = [{"id": 1, "method": "initialize", "params": _INITIALIZE}]
-        if until == "tools/list":
-            messages += [{"method": "notifications/initialized"}, {"id": 2, "method": "tools/list", "params": {}}]
+        if until != "initialize":
+            messages += [{"method": "notifications/initialized"}, {"id": 2, "method": until, "params": params}]
         for message in messages:
             server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
         server.stdin.flush()
-        wanted = 2 if until == "tools/list" else 1
-        while json.loads(server.stdout.readline()).get("id") != wanted:
+        while json.loads(server.stdout.readline()).get("id") != messages[-1]["id"]:
             pass
         took = time.perf_counter() - began
         server.stdin.close()
@@ -57,17 +59,31 @@ def measure(command: list[str], env: dict[str, str], *, until: str) -> float:
 
 
 async def main(rounds: int, *, as_json: bool) -> None:
-    """Measure both, in turn."""
-    with tempfile.TemporaryDirectory() as home:
-        env = {"PATH": "/usr/bin:/bin", "HOME": home, "POOL_MCP_HOME": str(Path(home) / "pool")}
-        commands = {
-            "pool-mcp": [sys.executable, "-m", "pool_mcp", "serve"],
-            "bare SDK": [sys.executable, "-c", _BARE],
-        }
-        for until in ("initialize", "tools/list"):
+    """Measure all, in turn."""
+    serve = [sys.executable, "-m", "pool_mcp", "serve"]
+    bare = [sys.executable, "-c", _BARE]
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = itertools.count()
+
+        def env(home: str) -> dict[str, str]:
+            return {"PATH": "/usr/bin:/bin", "HOME": folder, "POOL_MCP_HOME": str(Path(folder) / home)}
+
+        def timed(command: list[str], home: str | None, until: str, params: dict[str, object]) -> Measure:
+            async def measured() -> float:
+                where = env(home or f"fresh-{next(fresh)}")
+                return await anyio.to_thread.run_sync(
+                    functools.partial(measure, command, where, until=until, params=params)
+                )
+
+            return measured
+
+        call: dict[str, object] = {"name": "usage_status", "arguments": {}}
+        hello: dict[str, object] = {"name": "hello", "arguments": {"name": "you"}}
+        for until, ours, theirs in (("initialize", {}, {}), ("tools/list", {}, {}), ("tools/call", call, hello)):
             subjects = {
-                name: functools.partial(anyio.to_thread.run_sync, functools.partial(measure, command, env, until=until))
-                for name, command in commands.items()
+                "pool-mcp": timed(serve, "kept", until, ours),
+                "pool-mcp, first start": timed(serve, None, until, ours),
+                "bare SDK": timed(bare, "kept", until, theirs),
             }
             report(f"spawn to {until}", await in_turn(rounds, subjects), "bare SDK", as_json=as_json)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pool_mcp.errors import InvalidRequest, UnknownSession
-from pool_mcp.model import Ask
+from pool_mcp.model import NANO, Ask
 from pool_mcp.settings import TOOL_PROFILES, Settings
 
 MAX_PROMPT_BYTES = 4_000_000
@@ -14,6 +14,8 @@ MAX_PROMPT_BYTES = 4_000_000
 MAX_ARGUMENT_BYTES = 100_000
 """A single command-line argument may have 128 KiB on Linux."""
 MAX_TIMEOUT_S = 86_400
+MAX_COST_USD = 1_000_000
+MAX_NAME_BYTES = 1000
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}")
@@ -31,17 +33,19 @@ def check_ask(ask: Ask, settings: Settings) -> None:
         raise InvalidRequest("The prompt is empty; say what Claude should do.")
     _check_text("prompt", ask.prompt, MAX_PROMPT_BYTES, "shorten it, or let Claude read files (tool_profile read)")
     _check_text("system_prompt", ask.system_prompt or "", MAX_ARGUMENT_BYTES, "move the long part into the prompt")
+    _check_text("caller", ask.caller, MAX_NAME_BYTES, "shorten it")
+    _check_text("idempotency_key", ask.idempotency_key or "", MAX_NAME_BYTES, "shorten it")
     if ask.model is not None and not _MODEL.fullmatch(ask.model):
         raise InvalidRequest(f"{ask.model!r} is no model name; use an alias such as sonnet, or a full name.")
     if ask.effort is not None and ask.effort not in EFFORTS:
         raise InvalidRequest(f"{ask.effort!r} is no effort; use one of {', '.join(EFFORTS)}.")
     if ask.json_schema is not None:
         _check_schema(ask.json_schema)
-    if ask.max_cost_nanousd is not None and ask.max_cost_nanousd <= 0:
-        raise InvalidRequest("max_cost_usd must be more than 0.")
+    if ask.max_cost_nanousd is not None and not 0 < ask.max_cost_nanousd <= MAX_COST_USD * NANO:
+        raise InvalidRequest(f"max_cost_usd must be more than 0 and at most {MAX_COST_USD}.")
     if ask.timeout_s is not None and not 0 < ask.timeout_s <= MAX_TIMEOUT_S:
         raise InvalidRequest(f"timeout_s must be more than 0 and at most {MAX_TIMEOUT_S} (a day).")
-    if ask.working_dir is not None and not Path(ask.working_dir).expanduser().is_dir():
+    if ask.working_dir is not None and not _is_directory(ask.working_dir):
         raise InvalidRequest(f"working_dir {ask.working_dir!r} is not a directory on this machine.")
     _check_profile(ask.tool_profile, settings)
     if ask.session_id is not None and not _SESSION.fullmatch(ask.session_id):
@@ -50,6 +54,13 @@ def check_ask(ask: Ask, settings: Settings) -> None:
         )
     if ask.subscription is not None:
         settings.subscription(ask.subscription)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that is too long; the ~name of nobody
+        return False
 
 
 def _check_text(name: str, text: str, limit: int, advice: str) -> None:
@@ -76,12 +87,15 @@ def _check_profile(profile: str | None, settings: Settings) -> None:
 def _check_schema(schema: Mapping[str, object]) -> None:
     from jsonschema import Draft202012Validator, SchemaError  # slow to import, rarely needed
 
-    if len(json.dumps(schema)) > MAX_ARGUMENT_BYTES:
-        raise InvalidRequest(f"The json_schema is larger than {MAX_ARGUMENT_BYTES // 1000} kB; make it smaller.")
     try:
+        if len(json.dumps(schema)) > MAX_ARGUMENT_BYTES:
+            raise InvalidRequest(f"The json_schema is larger than {MAX_ARGUMENT_BYTES // 1000} kB; make it smaller.")
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         where = "/".join(str(part) for part in error.path) or "its top"
-        raise InvalidRequest(f"The json_schema is not a valid JSON Schema: {error.message} (at {where}).") from None
+        why = " ".join(f"{error.message} (at {where})".split())[:300]
+        raise InvalidRequest(f"The json_schema is not a valid JSON Schema: {why}.") from None
+    except RecursionError:
+        raise InvalidRequest("The json_schema is nested too deeply; make it flatter.") from None
     if schema.get("type") != "object":
         raise InvalidRequest('The json_schema must describe an object: {"type": "object", "properties": ...}.')

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from pool_mcp import __version__
+from pool_mcp import __version__, places
 from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
@@ -43,10 +43,13 @@ EXIT_CODES = {
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code."""
     try:
-        commands(prog_name="pool-mcp")
+        sys.exit(commands.main(prog_name="pool-mcp", standalone_mode=False))
     except PoolError as error:
         _fail(error)
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
         click.echo("pool-mcp: cancelled", err=True)
         sys.exit(130)
 
@@ -74,9 +77,13 @@ def serve() -> None:
             err=True,
         )
     _log_to_stderr(logging.INFO)
-    from pool_mcp.server import serve as serve_stdio
+    from pool_mcp.front import Front, Replies
 
-    serve_stdio(_open_pool)
+    _, state_dir = places.directories(os.environ)
+    front = Front(Replies(state_dir / "replies.json"))
+    from pool_mcp.server import serve as serve_behind  # half a second, in which the front answers
+
+    serve_behind(_open_pool, front)
 
 
 @commands.command()

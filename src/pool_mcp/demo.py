@@ -265,7 +265,8 @@ async def _compare_books(screen: "_Screen", directory: Path, standin: "Standin")
     )
     screen.gap()
     if any(ours != theirs for _, ours, theirs in [*sums, ("sum", *both)]):
-        raise LedgerError(f"The ledger says {_exact(both[0])} and the stand-in's books {_exact(both[1])}.")
+        ledger, books = map(_exact, both)
+        raise LedgerError(f"The ledger ({ledger}) and the stand-in's books ({books}) are not equal.")
     screen.show(Text("Equal, to the billionth of a dollar.", style="green"))
 
 

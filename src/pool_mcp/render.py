@@ -189,5 +189,6 @@ def _bar(percent: float, official: bool) -> Text:
     style = "red" if percent >= 95 else "yellow" if percent >= 80 else "green"
     bar = Text("█" * filled, style=style)
     bar.append("░" * (_BAR_CELLS - filled), style="dim")
-    bar.append(f" {'' if official else '~'}{f'{percent:.0f}' if percent < 999.5 else '>999'}%")
+    share = f"{percent:.0f}%" if percent < 999.5 else f"{percent / 1000:.0f}k%"
+    bar.append(f" {'' if official else '~'}{share}")
     return bar

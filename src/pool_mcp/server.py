@@ -3,16 +3,21 @@
 Failures become ``isError`` results in one place, :func:`_call`: one line that says what to do, and the same as data.
 """
 
+import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
 from mcp import MCPError
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -38,6 +43,7 @@ from pydantic import BaseModel
 
 from pool_mcp import __version__, tools
 from pool_mcp.errors import InvalidRequest, PoolError
+from pool_mcp.front import Front
 from pool_mcp.model import Ask, nanousd
 from pool_mcp.pool import Pool
 from pool_mcp.results import AskResult, ErrorResult, PickResult, StatusResult, error_result
@@ -51,12 +57,12 @@ _SUBSCRIPTION_URI = "pool://subscriptions/"
 _RUN_URI = "pool://runs/"
 
 
-def serve(open_pool: Callable[[], Pool]) -> None:
-    """Serve on stdin and stdout until the host closes stdin or sends SIGINT, SIGTERM or SIGHUP."""
-    anyio.run(_serve, open_pool)
+def serve(open_pool: Callable[[], Pool], front: Front) -> None:
+    """Serve behind a front until the host closes stdin or sends SIGINT, SIGTERM or SIGHUP."""
+    anyio.run(_serve, open_pool, front)
 
 
-async def _serve(open_pool: Callable[[], Pool]) -> None:
+async def _serve(open_pool: Callable[[], Pool], front: Front) -> None:
     async with AsyncExitStack() as stack:
         pool: Pool | PoolError
         try:
@@ -67,10 +73,47 @@ async def _serve(open_pool: Callable[[], Pool]) -> None:
             pool = error
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(_stop_on_signal, pool)
-        async with stdio_server() as (incoming, outgoing):
+        files: tuple[Any, Any] = (_Input(front), _Output(front))
+        async with stdio_server(*files) as (incoming, outgoing):
             server = make_server(pool)
             await server.run(incoming, outgoing, server.create_initialization_options())
         tasks.cancel_scope.cancel()
+
+
+class _Input:
+    """A front's lines as the file that the SDK's transport reads."""
+
+    def __init__(self, front: Front) -> None:
+        self._send, self._receive = anyio.create_memory_object_stream[str](math.inf)
+        self._token = anyio.lowlevel.current_token()
+        for line in front.hand_over(self._deliver):
+            self._put(line)
+
+    def _deliver(self, line: bytes | None) -> None:
+        with contextlib.suppress(anyio.RunFinishedError, RuntimeError):
+            anyio.from_thread.run_sync(self._put, line, token=self._token)
+
+    def _put(self, line: bytes | None) -> None:
+        if line is None:
+            self._send.close()
+        else:
+            self._send.send_nowait(line.decode(errors="replace"))
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self._receive.__aiter__()
+
+
+class _Output:
+    """A front as the file that the SDK's transport writes."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def write(self, line: str) -> None:
+        await anyio.to_thread.run_sync(self._front.send, line.rstrip("\n"))
+
+    async def flush(self) -> None:
+        """Nothing is held back."""
 
 
 async def _stop_on_signal(pool: Pool | PoolError, *, task_status: anyio.abc.TaskStatus[None]) -> None:

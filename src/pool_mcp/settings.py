@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from pool_mcp import places
 from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import NANO, CallerBudget, Subscription
 
@@ -22,11 +23,12 @@ TOOL_PROFILES: tuple[ToolProfile, ...] = ("none", "read", "full")
 """From the least allowed to the most."""
 
 Usd = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+_USD: TypeAdapter[float] = TypeAdapter(Usd)
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ClaudeSettings(_Section):
@@ -44,7 +46,7 @@ class SubscriptionSettings(_Section):
     """``[[subscriptions]]``: one login, token or key of the person's own."""
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    config_dir: str | None = None
+    config_dir: Annotated[str, Field(min_length=1)] | None = None
     api_key_env: EnvName | None = None
     oauth_token_env: EnvName | None = None
     plan: str = ""
@@ -82,7 +84,9 @@ class _File(_Section):
     weekly_budget_usd: Usd = 456.0
     block_budget_usd: Usd = 25.0
     claude: ClaudeSettings = ClaudeSettings()
-    subscriptions: tuple[SubscriptionSettings, ...] = (SubscriptionSettings(id="default"),)
+    subscriptions: Annotated[tuple[SubscriptionSettings, ...], Field(strict=False)] = (
+        SubscriptionSettings(id="default"),
+    )
     callers: dict[str, CallerSettings] = {}
     admin: AdminSettings = AdminSettings()
 
@@ -129,26 +133,13 @@ class Settings:
         )
 
 
-def read_env(env: Mapping[str, str], name: str) -> str | None:
-    """A variable's value; None where it is unset, empty, or a host's unfilled ``${user_config.…}``."""
-    value = env.get(name, "").strip()
-    return None if not value or value.startswith("${") else value
-
-
 def load(env: Mapping[str, str]) -> Settings:
     """Settings from ``pool.toml`` where there is one, else the defaults.
 
     Raises:
         SettingsError: the file or a variable is wrong; the message names file, key and what is allowed.
     """
-    home = read_env(env, "POOL_MCP_HOME")
-    if home:
-        config_dir = state_dir = Path(home).expanduser()
-    else:
-        import platformdirs  # needed only without POOL_MCP_HOME
-
-        config_dir = Path(platformdirs.user_config_dir("pool-mcp", appauthor=False))
-        state_dir = Path(platformdirs.user_state_dir("pool-mcp", appauthor=False))
+    config_dir, state_dir = places.directories(env)
     config_file = config_dir / "pool.toml"
     content = _with_environment(_read_toml(config_file), env)
     try:
@@ -171,7 +162,7 @@ def load(env: Mapping[str, str]) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except tomllib.TOMLDecodeError as error:
@@ -182,13 +173,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _with_environment(content: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
     """Lay the host's own settings (Claude Desktop's form) over the file."""
-    if path := read_env(env, "POOL_MCP_CLAUDE_PATH"):
+    if path := places.read_env(env, "POOL_MCP_CLAUDE_PATH"):
         claude = content.get("claude", {})
         content = {**content, "claude": {**claude, "path": path} if isinstance(claude, dict) else claude}
-    if budget := read_env(env, "POOL_MCP_WEEKLY_BUDGET_USD"):
+    if budget := places.read_env(env, "POOL_MCP_WEEKLY_BUDGET_USD"):
         try:
-            content = {**content, "weekly_budget_usd": float(budget)}
-        except ValueError:
+            content = {**content, "weekly_budget_usd": _USD.validate_strings(budget)}
+        except ValidationError:
             raise SettingsError(
                 f"POOL_MCP_WEEKLY_BUDGET_USD is {budget!r}; it must be a number of dollars, such as 456"
             ) from None
@@ -200,7 +191,7 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
         raise SettingsError(f"{config_file}: subscriptions: at least one [[subscriptions]] table is needed")
     result: list[Subscription] = []
     for one in parsed.subscriptions:
-        config_dir = _config_dir(state_dir, one)
+        config_dir = _config_dir(config_file, state_dir, one)
         for earlier in result:
             if earlier.id == one.id:
                 raise SettingsError(f"{config_file}: subscriptions: two have the id {one.id!r}; ids are unique")
@@ -226,13 +217,21 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
     return tuple(result)
 
 
-def _config_dir(state_dir: Path, one: SubscriptionSettings) -> Path | None:
+def _config_dir(config_file: Path, state_dir: Path, one: SubscriptionSettings) -> Path | None:
     """A key or token without a directory gets one of its own, so that its sessions do not mix with a login's."""
     if one.config_dir is not None:
-        return Path(os.path.abspath(Path(one.config_dir).expanduser()))  # noqa: PTH100  (keeps symlinks)
+        return _absolute(one.config_dir, config_file.parent, f"{config_file}: subscriptions: config_dir of {one.id!r}")
     if one.api_key_env or one.oauth_token_env:
         return state_dir / "config" / one.id
     return None
+
+
+def _absolute(path: str, base: Path, name: str) -> Path:
+    """A path as a person writes it: ``~`` is a home, and what is relative is so to ``base``."""
+    try:
+        return Path(os.path.abspath(base / Path(path).expanduser()))  # noqa: PTH100  (keeps symlinks)
+    except RuntimeError:
+        raise SettingsError(f"{name}: there is no home directory for {path!r}; write the whole path") from None
 
 
 def _nano(usd: float | None) -> int | None:
@@ -249,6 +248,11 @@ def _explain(path: Path, error: ValidationError) -> str:
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{path}: {key}: unknown key{hint}; allowed here: {', '.join(allowed)}"
+    if problem["type"] in ("model_type", "dict_type", "tuple_type"):
+        form = "[[subscriptions]]" if key.startswith("subscriptions") else f"[{key}]"
+        return f"{path}: {key}: must be a table, written {form}"
+    if key.endswith("_env"):  # what is there instead of a name may be the key itself, which is never repeated
+        return f"{path}: {key}: must be the name of an environment variable (letters, digits, _), never a key itself"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""

@@ -24,7 +24,7 @@ INSTRUCTIONS = (
 class Arguments(BaseModel):
     """What every tool's arguments have in common: unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AskClaudeArguments(Arguments):
