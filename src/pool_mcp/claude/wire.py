@@ -70,7 +70,8 @@ def argv(command: Command) -> list[str]:
         case "read":
             arguments += [
                 "--tools=Read,Glob,Grep",
-                "--allowedTools=Read(./**),Glob,Grep",
+                # Inside its directory the CLI needs no permission to read; outside it would ask, and is refused.
+                # Naming a tool in --allowedTools would allow it everywhere.
                 "--permission-mode=dontAsk",
                 "--strict-mcp-config",
                 "--setting-sources=",
@@ -405,7 +406,8 @@ def cost_of(
     ``before`` is what the CLI had booked on the session when the run began, None for a new session: where the CLI
     reports the session's total, this run's part is the difference. ``after`` is what it had booked at the end, needed
     only where :func:`is_whole` says no. Where a call was cut, the sum is a floor: the CLI's own figure or the tokens
-    that the stream shows, whichever is more, model by model.
+    that the stream shows, whichever is more, model by model. A CLI that never sent a request, which it announces
+    before it does, has cost nothing.
     """
     reported = _reported(stream, before)
     # A report of nothing spent is not believed against calls that were seen: a field may have got another name.
@@ -414,7 +416,8 @@ def cost_of(
     known = reported or _booked_since(before, after)
     seen = _seen(stream, price, prompt_bytes)
     models = {model: _dearer(known.models.get(model), seen.get(model)) for model in sorted({*known.models, *seen})}
-    return Cost(_sum(models).nanousd, models, is_estimate=reported is None or _has_cut_call(stream))
+    has_spent = bool(stream.calls) or _is_unheard(stream)
+    return Cost(_sum(models).nanousd, models, is_estimate=has_spent and (reported is None or _has_cut_call(stream)))
 
 
 def is_whole(stream: RunStream) -> bool:

@@ -1,0 +1,118 @@
+"""The documents are true: tools.md is made from the tools, all settings and errors are explained, links lead somewhere."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pool_mcp import settings
+from pool_mcp.budget import Action
+from pool_mcp.errors import BY_KIND
+from pool_mcp.tools import TOOLS, Tool, input_schema, output_schema
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def tools_document() -> str:
+    """``docs/tools.md`` as it must be; ``UPDATE_DOCS=1 ./dev test tests/test_docs.py`` writes it."""
+    parts = [
+        "# Tools",
+        "Made from the program's own schemas. Money is in dollars, shares are percentages from 0 to 100, instants are "
+        "RFC 3339 in UTC. A failed call is `isError` with one line of text and `structuredContent.error`: `kind`, "
+        "`message`, and where they apply `retry_at`, `subscription`, `alternatives`, `run_id`, `partial_text`.",
+        *(_section(tool) for tool in TOOLS.values()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(tool: Tool) -> str:
+    arguments = _table(input_schema(tool), {}, set(input_schema(tool)["required"]))
+    schema = output_schema(tool)
+    result = _table(schema, schema.get("$defs", {}), None)
+    return "\n\n".join([f"## `{tool.name}`", tool.description, "Arguments:", arguments, "Result:", result])
+
+
+def _table(schema: dict[str, Any], definitions: dict[str, Any], required: set[str] | None) -> str:
+    rows = ["| field | type | meaning |", "| --- | --- | --- |"]
+    rows += [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in _rows(schema, definitions, required, "")]
+    return "\n".join(rows)
+
+
+def _rows(
+    schema: dict[str, Any], definitions: dict[str, Any], required: set[str] | None, prefix: str
+) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    for name, said in schema.get("properties", {}).items():
+        kind, inner, repeated = _kind(said, definitions)
+        optional = required is not None and name not in required
+        meaning = said.get("description") or (inner or {}).get("description", "")
+        default = f" Default: `{said['default']}`." if optional and said.get("default") is not None else ""
+        rows.append((f"{prefix}{name}{'?' if optional else ''}", kind, f"{meaning}{default}".strip()))
+        if inner is not None:
+            rows += _rows(inner, definitions, None, f"{prefix}{name}{repeated}.")
+    return rows
+
+
+def _kind(said: dict[str, Any], definitions: dict[str, Any]) -> tuple[str, dict[str, Any] | None, str]:
+    """A field's type in words, the object inside it if there is one, and how that is repeated."""
+    options = [option for option in said.get("anyOf", [said]) if option.get("type") != "null"]
+    one = options[0] if len(options) == 1 else {}
+    if "$ref" in one:
+        return "object", definitions[one["$ref"].rpartition("/")[2]], ""
+    if one.get("type") == "array":
+        kind, inner, _ = _kind(one["items"], definitions)
+        return f"list of {kind}s", inner, "[]"
+    extra = one.get("additionalProperties")
+    if isinstance(extra, dict):
+        kind, inner, _ = _kind(extra, definitions)
+        return f"{kind} by name", inner, ".*"
+    if "enum" in one:
+        return ", ".join(f"`{value}`" for value in one["enum"]), None, ""
+    return str(one.get("type", "any")), None, ""
+
+
+def test_the_tools_document_is_what_the_tools_say() -> None:
+    file = DOCS / "tools.md"
+    if os.environ.get("UPDATE_DOCS"):
+        file.write_text(tools_document(), encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == tools_document()
+
+
+def test_the_settings_shown_are_all_there_are_with_their_true_defaults(tmp_path: Path) -> None:
+    document = (DOCS / "settings.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    (tmp_path / "pool.toml").write_text(shown)
+    settings.load({"POOL_MCP_HOME": str(tmp_path)})
+    file = tomllib.loads(shown)
+    assert _defaults_shown(file, settings._File) == _defaults(settings._File)
+    assert _defaults_shown(file["claude"], settings.ClaudeSettings) == _defaults(settings.ClaudeSettings)
+    assert _defaults_shown(file["admin"], settings.AdminSettings) == _defaults(settings.AdminSettings)
+    in_subscriptions = {key for table in file["subscriptions"] for key in table}
+    assert in_subscriptions == set(settings.SubscriptionSettings.model_fields)
+    assert set(file["callers"]["night-agent"]) == set(settings.CallerSettings.model_fields)
+
+
+def _defaults(section: type[BaseModel]) -> dict[str, Any]:
+    fields = section.model_fields.items()
+    return {name: field.default for name, field in fields if isinstance(field.default, str | float | int)}
+
+
+def _defaults_shown(table: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    return {name: table.get(name) for name in _defaults(section)}
+
+
+def test_every_kind_of_failure_and_every_advice_is_explained_to_agents() -> None:
+    guide = (DOCS / "pacing.md").read_text(encoding="utf-8")
+    assert [kind for kind in BY_KIND if f"`{kind}`" not in guide] == []
+    assert [action for action in Action if f"| `{action}` |" not in guide] == []
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.glob("*.md"))])
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
