@@ -2,16 +2,15 @@
 
 ./dev run python benchmarks/transcripts.py DIRECTORY --calls N [--seed N]
 
-DIRECTORY becomes a config dir. Lines, files and their trouble are modelled on the CLI's own (2.1.206 to 2.1.330): a line
-per content block, older sessions whose first blocks tell only the tokens so far, forks that repeat their parent's lines
-under a new session id, subagents in files of their own and, formerly, in the session's, large tool results that quote
-transcripts, the lines of failed calls, lines cut short by a crash and by a CLI that is still writing.
+DIRECTORY becomes a config dir. Lines, files and their trouble are modelled on the CLI's own (2.1.206 to 2.1.330): a
+line per content block, older sessions whose first blocks tell only the tokens so far, forks that repeat their parent's
+lines under a new session id, subagents in files of their own and, formerly, in the session's, large tool results that
+quote transcripts, the lines of failed calls, lines cut short by a crash and by a CLI that is still writing.
 """
 
 import argparse
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +37,7 @@ class Manifest:
     calls: int = 0
     tokens: Tokens = field(default_factory=Tokens)
     by_model: dict[str, Tokens] = field(default_factory=dict)
-    calls_by_model: Counter[str] = field(default_factory=Counter)
+    calls_by_model: dict[str, int] = field(default_factory=dict)
     fast_calls: int = 0
     files: int = 0
     bytes: int = 0
@@ -55,7 +54,7 @@ class Manifest:
     def add(self, model: str, tokens: Tokens) -> None:
         """Count one call."""
         self.calls += 1
-        self.calls_by_model[model] += 1
+        self.calls_by_model[model] = self.calls_by_model.get(model, 0) + 1
         self.by_model[model] = self.by_model.get(model, Tokens()) + tokens
 
 
@@ -79,9 +78,7 @@ class _Writer:
         self._manifest = manifest
         self._recent: list[tuple[str, str, list[bytes], int]] = []  # slug, session, lines, calls
         self.lines = 0
-        words = [
-            "".join(draw.choices("abcdefghijklmnopqrstuvwxyzäß€ ", k=draw.randint(2, 9))) for _ in range(4000)
-        ]
+        words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyzäß€ ", k=draw.randint(2, 9))) for _ in range(4000)]
         text = " ".join(draw.choices(words, k=120_000))
         self._prose = json.dumps(text, ensure_ascii=False)[1:-1].encode()
         trap = '{"type":"assistant","message":{"id":"msg_quoted","usage":{"input_tokens":5,"output_tokens":9}}}\n'
@@ -155,9 +152,9 @@ class _Writer:
         """A prompt, the calls it takes with what their tools return, and what the CLI notes down beside."""
         draw = self._draw
         state.at_ms += draw.randint(5, 400) * SECOND_MS
-        yield self._line(state, b'"type":"user","message":{"role":"user","content":"%s"}' % self._text(40, 600))
+        yield self._line(state, b'"type":"user","message":{"role":"user","content":"%s"}' % self._text(40, 300))
         if not state.is_old:
-            yield self._note(state, b"attachment", 900)
+            yield self._note(state, b"attachment", 300)
             yield b'{"type":"last-prompt","sessionId":"%s","lastPrompt":"%s"}\n' % (
                 state.session_id.encode(),
                 self._text(20, 80),
@@ -171,7 +168,9 @@ class _Writer:
                 yield self._tool_result(state)
         if draw.random() < 0.01:
             self._manifest.synthetic_lines += 1
-            yield self._assistant(state, "<synthetic>", f"{self._uuid()}", "", self._text(20, 60), Tokens(), "stop_sequence")
+            yield self._assistant(
+                state, "<synthetic>", f"{self._uuid()}", "", self._text(20, 60), Tokens(), "stop_sequence"
+            )
 
     def _call(
         self, state: "_State", model: str, *, is_sidechain: bool = False, agent: str | None = None
@@ -198,7 +197,11 @@ class _Writer:
             so_far, stop = tokens, '"tool_use"'
             if state.is_old and number < blocks:
                 so_far = Tokens(
-                    tokens.input, draw.randint(1, 3), tokens.cache_creation_5m, tokens.cache_creation_1h, tokens.cache_read
+                    tokens.input,
+                    draw.randint(1, 3),
+                    tokens.cache_creation_5m,
+                    tokens.cache_creation_1h,
+                    tokens.cache_read,
                 )
                 stop = "null"
             yield self._assistant(
@@ -247,27 +250,29 @@ class _Writer:
     def _block(self, number: int) -> bytes:
         draw = self._draw
         if number == 1:
-            return b'{"type":"text","text":"%s"}' % self._text(20, 700)
+            return b'{"type":"text","text":"%s"}' % self._text(20, 260)
         if number == 2 and draw.random() < 0.3:
             return b'{"type":"thinking","thinking":"","signature":"%s"}' % (b"Er" * draw.randint(100, 500))
         return b'{"type":"tool_use","id":"toolu_01%s","name":"Edit","input":{"file_path":"/a/b.py","old":"%s"}}' % (
             self._id().encode(),
-            self._text(20, 900, self._code),
+            self._text(20, 300, self._code),
         )
 
     def _tool_result(self, state: "_State", *, is_sidechain: bool = False) -> bytes:
-        size = min(400_000, int(self._draw.lognormvariate(5.3, 1.5)))
+        size = min(400_000, int(self._draw.lognormvariate(4.0, 1.5)))
         text = self._text(size, size, self._code)
         return self._line(
             state,
             b'"type":"user","message":{"role":"user","content":[{"tool_use_id":"toolu_01x","type":"tool_result",'
             b'"content":"%s"}]},"toolUseResult":{"stdout":"%s","usage":{"input_tokens":3,"output_tokens":7}}'
-            % (text, text[: size // 4] if not text[: size // 4].endswith(b"\\") else b""),
+            % (text, self._text(1, max(1, size // 4), self._code)),
             is_sidechain,
         )
 
     def _note(self, state: "_State", kind: bytes, size: int) -> bytes:
-        return self._line(state, b'"attachment":{"type":"skills","content":"%s"},"type":"%s"' % (self._text(1, size), kind))
+        return self._line(
+            state, b'"attachment":{"type":"skills","content":"%s"},"type":"%s"' % (self._text(1, size), kind)
+        )
 
     def _broken(self, state: "_State") -> bytes:
         whole = self._assistant(state, MODELS[0][0], f"msg_01{self._id()}", "", self._text(9, 90), Tokens(7, 7), "null")
@@ -289,8 +294,7 @@ class _Writer:
         start = self._draw.randrange(len(source) - size)
         piece = source[start : start + size].decode(errors="ignore").encode()
         # An escape that was cut apart at either end would break the line.
-        piece = piece[piece.find(b" ") + 1 :].rsplit(b" ", 1)[0] if b" " in piece else b""
-        return piece
+        return piece[piece.find(b" ") + 1 : piece.rfind(b" ")] if piece.count(b" ") > 1 else b""
 
     def _uuid(self) -> str:
         text = f"{self._draw.getrandbits(128):032x}"

@@ -103,9 +103,20 @@ async def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
 
 def group_is_gone(settings: Settings, run_id: str) -> bool:
     """Whether nothing that a run started in its process group still runs."""
-    pid = int((settings.runs_dir / run_id / "pid").read_text())
+    group = int((settings.runs_dir / run_id / "pid").read_text())
     try:
-        os.killpg(pid, 0)
+        os.killpg(group, 0)
     except ProcessLookupError:
         return True
-    return False
+    # What has ended counts until its parent has asked how; where /proc tells, that need not be waited for.
+    stats = [_stat(path) for path in Path("/proc").glob("[0-9]*/stat")]
+    return bool(stats) and not any(group == one and state not in "ZX" for state, one in stats)
+
+
+def _stat(path: Path) -> tuple[str, int]:
+    """State and group of a process on Linux."""
+    try:
+        state, _, group, *_ = path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return "X", 0
+    return state, int(group)

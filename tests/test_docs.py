@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from pool_mcp import settings
-from pool_mcp.budget import Action
+from pool_mcp.pacing import Action
 from pool_mcp.errors import BY_KIND
 from pool_mcp.tools import TOOLS, Tool, input_schema, output_schema
 

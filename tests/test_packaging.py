@@ -31,9 +31,13 @@ def read_toml(name: str) -> dict[str, Any]:
     return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
 
 
+def read_json(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / name).read_text(encoding="utf-8"))
+    return content
+
+
 def read_manifest() -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))
-    return manifest
+    return read_json("manifest.json")
 
 
 def files_in_git() -> list[str]:
@@ -64,9 +68,21 @@ def test_every_file_that_names_the_version_names_the_same() -> None:
     assert {
         "pyproject.toml": read_toml("pyproject.toml")["project"]["version"],
         "manifest.json": read_manifest()["version"],
+        "server.json": read_json("server.json")["version"],
+        "server.json, its package": read_json("server.json")["packages"][0]["version"],
         "uv.lock": locked["pool-mcp"],
         "CHANGELOG.md": newest_release and newest_release.group(1),
-    } == dict.fromkeys(("pyproject.toml", "manifest.json", "uv.lock", "CHANGELOG.md"), pool_mcp.__version__)
+    } == dict.fromkeys(
+        (
+            "pyproject.toml",
+            "manifest.json",
+            "server.json",
+            "server.json, its package",
+            "uv.lock",
+            "CHANGELOG.md",
+        ),
+        pool_mcp.__version__,
+    )
 
 
 def test_the_bundle_asks_for_the_python_that_the_package_asks_for() -> None:
@@ -88,6 +104,19 @@ def test_every_setting_of_the_bundle_is_optional_and_reaches_the_server() -> Non
         f"${{user_config.{name}}}": (setting["required"], setting["default"])
         for name, setting in manifest["user_config"].items()
     } == {value: (False, "") for value in passed_on if value.startswith("${")}
+
+
+def test_the_registrys_entry_keeps_its_schemas_limits_and_names_what_the_bundle_can_set() -> None:
+    entry = read_json("server.json")
+    (package,) = entry["packages"]
+    assert entry["$schema"].endswith("/2025-12-11/server.schema.json")
+    assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", entry["name"])
+    assert max(len(entry["title"]), len(entry["description"])) <= 100
+    assert (package["registryType"], package["transport"]) == ("pypi", {"type": "stdio"})
+    assert package["identifier"] == read_toml("pyproject.toml")["project"]["name"]
+    named = {one["name"]: one["isRequired"] for one in package["environmentVariables"]}
+    passed_on = read_manifest()["server"]["mcp_config"]["env"]
+    assert named == dict.fromkeys((name for name in passed_on if name.startswith("POOL_MCP_")), False)
 
 
 @pytest.mark.anyio

@@ -113,3 +113,10 @@ def test_every_price_is_the_librarys_own(model: str, tokens: Tokens) -> None:
 def test_the_price_tables_are_not_loaded_before_they_are_needed() -> None:
     code = "import sys, pool_mcp.pricing; sys.exit('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fast_mode_costs_its_own_rates_and_inference_kept_in_the_us_a_tenth_more_but_for_searches() -> None:
+    tokens = Tokens(input=ONE_MILLION, output=ONE_MILLION, web_search_requests=10)
+    assert price_nanousd("claude-opus-4-8", tokens, NOVEMBER_MS) == 30_100_000_000
+    assert price_nanousd("claude-fable-5-2", tokens, NOVEMBER_MS, fast=True) == 96_100_000_000
+    assert price_nanousd("claude-opus-4-8", tokens, NOVEMBER_MS, us_only=True) == 33_100_000_000

@@ -1,6 +1,24 @@
-"""``python -m pool_mcp`` and a bundle's entry point: the same as the command ``pool-mcp``."""
+"""``pool-mcp``, ``python -m pool_mcp`` and a bundle's entry point.
 
-from pool_mcp.cli import main
+The status line is written several times a minute and must not wait for the rest of the command line to be loaded.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Write the status line, or run the command line."""
+    if sys.argv[1:] == ["statusline"]:
+        import os
+        import time
+
+        from pool_mcp import statusline
+
+        statusline.main(os.environ, time.time_ns() // 1_000_000)
+    from pool_mcp import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

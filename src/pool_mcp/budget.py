@@ -1,11 +1,12 @@
-"""What is left: balances, the size of a reservation, the health score, and advice; pure, given ``now_ms``."""
+"""What is left: balances, the size of a reservation, the health score, a subscription's standing; pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pool_mcp.model import HOUR_MS, NANO, CallerBudget, Cooldown, Subscription, WindowReading
-from pool_mcp.windows import FIVE_HOUR, Block, percent_now, rfc3339
+from pool_mcp.model import NANO, CallerBudget, Cooldown, Subscription, WindowReading
+from pool_mcp.rates import Gauge, Rate, gauge, prior
+from pool_mcp.windows import FIVE_HOUR, Block, percent_now
 
 DEFAULT_ESTIMATE_NANOUSD = NANO // 4
 """What an ask may cost while nothing is known of its like."""
@@ -17,7 +18,7 @@ EXTENSION = 1.5
 """What a run holds, as a multiple of what it has been seen to spend: its past and half as much again."""
 
 NEEDS_A_PERSON = ("auth", "billing")
-"""Causes that only a person can mend. Such a subscription is tried again now and then, which costs nothing."""
+"""Causes that only a person can mend."""
 
 APPROACHING_PERCENT = 80.0
 LIMITED_PERCENT = 95.0
@@ -38,7 +39,10 @@ class Status(StrEnum):
 class Balance:
     """All that is known of one subscription at one instant; money in nano-dollars.
 
-    ``week_frees_at_ms`` is when enough of the rolling week's spend will have passed out of it, where it is full.
+    ``week_frees_at_ms`` is when enough of the rolling week's spend will have passed out of it, where it is full. By
+    official window there are the newest reading, what the ledger has spent since (``spent_since``) and before it
+    (``spent_before``), and the rate between dollars and percent. Subscriptions of one ``organisation`` are one quota,
+    so these count all of them, and ``reserved_beside`` is what the others hold of it.
     """
 
     subscription: Subscription
@@ -52,6 +56,12 @@ class Balance:
     cooldown: Cooldown | None = None
     last_used_ms: int | None = None
     week_frees_at_ms: int | None = None
+    day_spent: int = 0
+    spent_since: Mapping[str, int] = field(default_factory=dict)
+    spent_before: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    organisation: str | None = None
+    reserved_beside: int = 0
 
     @property
     def block_left(self) -> int:
@@ -72,6 +82,21 @@ class Balance:
     def week_percent(self) -> float:
         """Spent of the week's budget; over 100 when overdrawn."""
         return 100 * self.week_spent / self.subscription.weekly_budget_nanousd
+
+    def gauges(self, now_ms: int) -> dict[str, Gauge]:
+        """How full each official window is now, by name; a window that nothing was said of is no limit."""
+        found = (
+            gauge(
+                reading,
+                self.rates.get(name) or prior(self.subscription, name),
+                now_ms,
+                spent_since=self.spent_since.get(name, 0),
+                spent_before=self.spent_before.get(name, 0),
+                reserved=self.reserved + self.reserved_beside,
+            )
+            for name, reading in sorted(self.readings.items())
+        )
+        return {one.window: one for one in found if one is not None}
 
     def official_percent(self, window: str, now_ms: int) -> float | None:
         """What Anthropic last said of a window, or None where it said nothing."""
@@ -94,6 +119,7 @@ class CallerBalance:
     day_spent: int = 0
     week_spent: int = 0
     reserved: int = 0
+    hour_spent: int = 0
 
     @property
     def left(self) -> int | None:
@@ -155,6 +181,11 @@ class Standing:
     available_at_ms: int | None = None
 
 
+def is_out(cooldown: Cooldown, now_ms: int) -> bool:
+    """Whether a cooldown is in force: until its time, or until a person acts. After that it waits for proof."""
+    return cooldown.cause in NEEDS_A_PERSON or cooldown.until_ms is None or cooldown.until_ms > now_ms
+
+
 def standing(balance: Balance, now_ms: int) -> Standing:
     """What a subscription is good for at the moment, told for a person."""
     subscription, cooldown = balance.subscription, balance.cooldown
@@ -162,7 +193,7 @@ def standing(balance: Balance, now_ms: int) -> Standing:
         return Standing(Status.DISABLED, "switched off in pool.toml")
     if cooldown is not None and cooldown.cause in NEEDS_A_PERSON:
         return Standing(Status.NEEDS_LOGIN, cooldown.detail, cooldown.until_ms)
-    if cooldown is not None:
+    if cooldown is not None and is_out(cooldown, now_ms):
         return Standing(Status.COOLDOWN, cooldown.detail, cooldown.until_ms)
     percent, what, frees_at_ms = _fullest(balance, now_ms)
     if percent >= LIMITED_PERCENT:
@@ -183,71 +214,5 @@ def _fullest(balance: Balance, now_ms: int) -> tuple[float, str, int | None]:
         ),
         (balance.week_percent, "the weekly budget", balance.week_frees_at_ms),
     ]
-    for reading in balance.readings.values():
-        percent = percent_now(reading, now_ms)
-        if percent is not None:
-            found.append((percent, f"the {reading.window} window", reading.resets_at_ms))
+    found += [(one.percent, f"the {name} window", one.resets_at_ms) for name, one in balance.gauges(now_ms).items()]
     return max(found, key=lambda one: one[0])
-
-
-def exhausts_at_ms(balance: Balance, now_ms: int) -> int | None:
-    """When the budget will be used up at the last hour's rate, or None while nothing is being spent."""
-    if balance.hour_spent <= 0:
-        return None
-    return now_ms + balance.left * HOUR_MS // balance.hour_spent
-
-
-class Action(StrEnum):
-    """What an agent should do next."""
-
-    PROCEED = "proceed"
-    SLOW_DOWN = "slow_down"
-    WAIT = "wait"
-    STOP = "stop"
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """What an agent should do next, and why; ``max_nanousd_per_hour`` for ``slow_down`` only."""
-
-    action: Action
-    reason: str
-    headroom_nanousd: int
-    retry_at_ms: int | None = None
-    max_nanousd_per_hour: int | None = None
-
-
-def advise(balances: Sequence[Balance], caller: CallerBalance | None, now_ms: int) -> Advice:
-    """Advice for whoever may use these subscriptions, within the caller's own budget where it has one."""
-    standings = [(balance, standing(balance, now_ms)) for balance in balances]
-    usable = [b for b, s in standings if s.status in (Status.AVAILABLE, Status.APPROACHING) and b.left > 0]
-    headroom = sum(balance.left for balance in usable)
-    if caller is not None and caller.left is not None:
-        headroom = min(headroom, caller.left)
-        if caller.left == 0:
-            return Advice(Action.STOP, f"The budget of {caller.caller} is used up.", 0)
-    if not usable:
-        times = [s.available_at_ms for _, s in standings if s.available_at_ms is not None]
-        if not times:
-            return Advice(Action.STOP, "No subscription can be used until a person acts; see status_reason.", 0)
-        return Advice(
-            Action.WAIT,
-            f"Every subscription is used up or cooling; the next is free at {rfc3339(min(times))}.",
-            0,
-            min(times),
-        )
-    burn = sum(balance.hour_spent for balance in usable)
-    ends_at_ms = min(balance.block.ends_at_ms for balance in usable)
-    hours_left = max(1, ends_at_ms - now_ms) / HOUR_MS
-    pace = round(headroom / max(hours_left, 1))
-    if all(s.status is Status.APPROACHING for b, s in standings if b in usable) or burn > pace:
-        return Advice(
-            Action.SLOW_DOWN,
-            f"At ${burn / NANO:.2f} an hour the room of ${headroom / NANO:.2f} would not last until "
-            f"{rfc3339(ends_at_ms)}."
-            if burn > pace
-            else "Every subscription that is left is over 80% used.",
-            headroom,
-            max_nanousd_per_hour=pace,
-        )
-    return Advice(Action.PROCEED, f"There is room for ${headroom / NANO:.2f}.", headroom)

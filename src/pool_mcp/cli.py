@@ -16,16 +16,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from pool_mcp import __version__, places
+from pool_mcp import __version__, cli_daily, cli_setup, places
 from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from pool_mcp.charts import Chart
     from pool_mcp.pool import Pool
+    from pool_mcp.reports import By
     from pool_mcp.results import AskResult
 
 T = TypeVar("T")
+
+BY = ("hour", "day", "week", "month", "block", "model", "subscription", "caller", "session", "source")
+"""What a report can be by; written out, so that ``--help`` does not load what makes one."""
 
 EXIT_CODES = {
     "invalid_request": 2,
@@ -62,6 +67,8 @@ def commands(context: click.Context) -> None:
 
     Without a command, serves MCP on stdin and stdout: that is what a host starts.
     """
+    context.obj = _now_ms
+    context.meta[cli_daily.RUN] = _run
     if context.invoked_subcommand is None:
         context.invoke(serve)
 
@@ -139,24 +146,6 @@ _FOR_EVER_S = 7 * 86_400.0
 
 
 @commands.command()
-@click.argument("subscription", required=False)
-@click.option("--caller", help="Show this caller's own budget, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole state as JSON.")
-def status(subscription: str | None, caller: str | None, as_json: bool) -> None:
-    """Show what is spent and left, of all subscriptions or of one."""
-    state = _run(lambda pool: pool.status(subscription, caller), as_json=as_json)
-    if as_json:
-        _print_json(state)
-        return
-    from pool_mcp import render
-
-    out = render.console()
-    out.print(render.status_table(state))
-    for line in render.status_lines(state):
-        out.print(line)
-
-
-@commands.command()
 @click.option("--estimated-cost", "estimated_cost_usd", type=float, metavar="USD", help="What the ask may cost.")
 @click.option("--model", help="The model it is for.")
 @click.option("--session", "session_id", metavar="ID", help="The session it goes on with.")
@@ -174,6 +163,142 @@ def pick(estimated_cost_usd: float | None, model: str | None, session_id: str | 
             click.echo("By hand: " + " ".join(f"{name}={value}" for name, value in choice.env.items()) + " claude")
     if choice.subscription is None:
         sys.exit(EXIT_CODES["limit"])
+
+
+@commands.command()
+def statusline() -> None:
+    """Be Claude Code's status line: its JSON on stdin, one line out, readings kept.
+
+    In Claude Code's settings.json: {"statusLine": {"type": "command", "command": "pool-mcp statusline"}}
+    """
+    from pool_mcp import statusline as line
+
+    line.main(os.environ, _now_ms())
+
+
+@commands.command("import")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def import_(as_json: bool) -> None:
+    """Book what was spent outside the pool, as Claude Code's own transcripts have it.
+
+    Servers do this by themselves every few minutes. Each API call is booked once, however often it is imported.
+    """
+    from pool_mcp import render
+
+    with render.import_progress() as told:
+        found = _run(lambda pool: pool.import_outside(told), as_json=as_json)
+    if as_json:
+        _print_json(found)
+    else:
+        render.console().print(render.import_table(found))
+
+
+@commands.command()
+@click.option("--by", type=click.Choice(BY), default="day", show_default=True, help="One row for each.")
+@click.option("--since", metavar="WHEN", help="Date, RFC 3339, 24h, 7d, 4w, today, yesterday; default: all.")
+@click.option("--until", metavar="WHEN", help="The same; a date is included.")
+@click.option("--subscription", metavar="ID", help="This subscription only.")
+@click.option("--caller", help="This caller only.")
+@click.option("--limit", type=click.IntRange(min=1), default=400, show_default=True, help="At most so many rows.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print rows and total as CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, as the tool gives it.")
+@click.option(
+    "--chart",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="Draw it: into FILE (.svg or .png), or here where none is named.",
+)
+def report(
+    by: "By",
+    since: str | None,
+    until: str | None,
+    subscription: str | None,
+    caller: str | None,
+    limit: int,
+    as_csv: bool,
+    as_json: bool,
+    chart: str | None,
+) -> None:
+    """Report what was spent, by time or by name; days in your time zone."""
+    from pool_mcp import render
+    from pool_mcp.reports import Only
+
+    only = Only(subscription, caller)
+    if chart is not None:
+        picture = _run(lambda pool: pool.chart(by, since, until, only), as_json=as_json)
+        if chart == "-":
+            render.console().print(render.chart(picture))
+        else:
+            _write_picture(Path(chart), picture)
+        return
+    found = _run(lambda pool: pool.report(by, since, until, only, limit), as_json=as_json)
+    if as_json:
+        _print_json(found)
+    elif as_csv:
+        click.echo(render.report_csv(found), nl=False)
+    else:
+        out = render.console()
+        out.print(render.report_table(found))
+        for line in render.report_lines(found):
+            out.print(line)
+
+
+@commands.command()
+@click.option("--since", metavar="WHEN", help="From this UTC day on; default: the last 30 days.")
+@click.option("--until", metavar="WHEN", help="Up to this UTC day.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was read as JSON.")
+def sync(since: str | None, until: str | None, as_json: bool) -> None:
+    """Read the organisation's reports now (servers do it every hour); needs an Admin key."""
+    done = _run(lambda pool: pool.organisation.sync(since, until), as_json=as_json)
+    if as_json:
+        _print_json(done)
+        return
+    from pool_mcp import render
+
+    for line in render.sync_lines(done):
+        render.console().print(line)
+
+
+@commands.command()
+@click.option("--since", metavar="WHEN", help="From this UTC day on; default: the last 7 days.")
+@click.option("--until", metavar="WHEN", help="Up to this UTC day.")
+@click.option("--adjust", is_flag=True, help="Book the difference.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, as the tool gives it.")
+def reconcile(since: str | None, until: str | None, adjust: bool, as_json: bool) -> None:
+    """Hold the API-key subscriptions' ledger against the organisation's reports; exit code 1 on a warning."""
+    found = _run(lambda pool: pool.organisation.reconcile(since, until, adjust=adjust), as_json=as_json)
+    if as_json:
+        _print_json(found)
+    else:
+        from pool_mcp import render
+
+        out = render.console()
+        out.print(render.reconcile_table(found))
+        for line in render.reconcile_lines(found):
+            out.print(line)
+    if found.warnings and not adjust:
+        sys.exit(1)
+
+
+def _write_picture(path: Path, picture: "Chart") -> None:
+    from pool_mcp.errors import InvalidRequest
+
+    if path.suffix.lower() == ".svg":
+        from pool_mcp.charts import svg
+
+        content = svg(picture).encode()
+    elif path.suffix.lower() == ".png":
+        from pool_mcp.png import png
+
+        content = png(picture)
+    else:
+        raise InvalidRequest(f"{path} is neither .svg nor .png; name the chart's file so.")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {error.strerror}.") from None
+    click.echo(f"{path}: {len(content)} bytes", err=True)
 
 
 @commands.command()
@@ -229,6 +354,10 @@ def backup(file: Path) -> None:
     finally:
         source.close()
     click.echo(f"{file}: {file.stat().st_size} bytes")
+
+
+for _command in (*cli_daily.COMMANDS, *cli_setup.COMMANDS):
+    commands.add_command(_command)
 
 
 # Wiring

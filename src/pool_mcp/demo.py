@@ -27,7 +27,7 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from pool_mcp import __version__, render
+from pool_mcp import __version__, daily, render
 from pool_mcp.claude.find import bundled_cli, find_cli
 from pool_mcp.errors import BY_KIND, CliFailed, CliMissing, InvalidRequest, LedgerError, PoolError, RunCancelled
 from pool_mcp.model import DAY_MS, HOUR_MS, NANO
@@ -206,10 +206,7 @@ async def _show_what_is_left(screen: "_Screen", host: "_Host") -> None:
     screen.say("Then usage_status tells where everything stands:")
     screen.gap()
     status = await host.status()
-    screen.show(render.status_table(status))
-    screen.gap()
-    for line in render.status_lines(status):
-        screen.show(line)
+    screen.show(daily.StatusView(status))
 
 
 async def _run_into_a_limit(screen: "_Screen", host: "_Host", standin: "Standin") -> None:

@@ -7,6 +7,8 @@ holds one on its own output file, through the standard output it was given.
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pool_mcp.private import make_directory
@@ -68,3 +70,19 @@ def sweep(directory: Path) -> None:
             pass
         finally:
             os.close(fd)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock for the block, where no other process does: then True. The file stays."""
+    make_directory(path.parent)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)

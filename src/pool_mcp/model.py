@@ -88,6 +88,7 @@ class Subscription:
     priority: int
     max_in_flight: int
     enabled: bool
+    api_key_id: str | None = None
 
     @property
     def is_api_key(self) -> bool:
@@ -183,12 +184,17 @@ class WindowReading:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """Why a subscription is out of the choice, and until when (None: until a person acts)."""
+    """Why a subscription is out of the choice, and until when (None: until a person acts).
+
+    After that time it waits for proof: until a run has answered, one at a time is let through (``is_probed``: one is
+    in flight).
+    """
 
     cause: str
     since_ms: int
     until_ms: int | None
     detail: str
+    is_probed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +237,7 @@ class Settlement:
     """How a run ended and what it cost: all that is booked at its end.
 
     ``retry_at_ms`` is when a limit lifts; ``cooldown`` puts the subscription out of the choice with the same commit.
+    ``message_keys`` stand for the API calls that the run's stream shows, by which its calls are told in transcripts.
     """
 
     run_id: str
@@ -242,6 +249,7 @@ class Settlement:
     cli_version: str | None = None
     retry_at_ms: int | None = None
     cooldown: Cooldown | None = None
+    message_keys: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

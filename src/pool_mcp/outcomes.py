@@ -1,7 +1,10 @@
 """What a run's outcome means: the state it ends in, the words for a person, the cooldown of its subscription; pure."""
 
+from dataclasses import replace
+from zlib import crc32
+
 from pool_mcp.claude.wire import Verdict
-from pool_mcp.model import MINUTE_MS, NANO, Cooldown, Outcome, Run, RunState, Subscription
+from pool_mcp.model import MINUTE_MS, NANO, SECOND_MS, Cooldown, Outcome, Run, RunState, Subscription
 from pool_mcp.windows import is_plausible, rfc3339
 
 FAILOVER = (Outcome.LIMIT, Outcome.AUTH, Outcome.BILLING)
@@ -10,10 +13,13 @@ FAILOVER = (Outcome.LIMIT, Outcome.AUTH, Outcome.BILLING)
 CUT = (Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.BUDGET)
 """Ends on somebody's word; what was answered until then is handed over with the failure."""
 
-BURST_COOLDOWN_MS = MINUTE_MS
-LOGIN_COOLDOWN_MS = 10 * MINUTE_MS
-"""A missing login is tried again this often; trying costs nothing."""
-BILLING_COOLDOWN_MS = 30 * MINUTE_MS
+FIRST_MS = {"burst": MINUTE_MS, "overloaded": 20 * SECOND_MS}
+"""The first cooldown after what passes by itself; each further one in a row is twice as long, up to ``LONGEST_MS``."""
+
+LONGEST_MS = 15 * MINUTE_MS
+
+SPREAD_MS = 20 * SECOND_MS
+"""Subscriptions come back this far apart at most after a reset, so that not all are tried in the same second."""
 
 
 def state_of(outcome: Outcome, *, has_result: bool, has_spent: bool) -> RunState:
@@ -34,24 +40,45 @@ def cooldown_of(
             limit = verdict.limit if verdict else None
             if limit and limit.resets_at_ms is not None and limit.resets_at_ms > now_ms and is_plausible(limit):
                 detail = f"its {limit.window} window is used up until {rfc3339(limit.resets_at_ms)}"
-                return Cooldown(limit.window, now_ms, limit.resets_at_ms, detail)
+                spread_ms = crc32(f"{subscription.id} {limit.resets_at_ms}".encode()) % SPREAD_MS
+                return Cooldown(limit.window, now_ms, limit.resets_at_ms + spread_ms, detail)
             detail = "Anthropic asked for fewer requests (429)"
-            return Cooldown("burst", now_ms, now_ms + BURST_COOLDOWN_MS, detail)
+            return Cooldown("burst", now_ms, now_ms + FIRST_MS["burst"], detail)
+        case Outcome.OVERLOADED:
+            detail = "Anthropic's service is overloaded; no subscription is at fault"
+            return Cooldown("overloaded", now_ms, now_ms + FIRST_MS["overloaded"], detail)
         case Outcome.AUTH:
-            detail = f"not signed in: {how_to_sign_in(subscription)}"
-            return Cooldown("auth", now_ms, now_ms + LOGIN_COOLDOWN_MS, detail)
+            return Cooldown("auth", now_ms, None, f"not signed in: {how_to_sign_in(subscription)}")
         case Outcome.BILLING:
-            detail = f"{message or 'Anthropic refuses to bill the account'}: see the account's billing page"
-            return Cooldown("billing", now_ms, now_ms + BILLING_COOLDOWN_MS, detail)
+            said = (message or "Anthropic refuses to bill the account").rstrip(".")
+            detail = f"{said}: see the account's billing page, then ask once with subscription={subscription.id!r}"
+            return Cooldown("billing", now_ms, None, detail)
     return None
 
 
+def lengthened(cooldown: Cooldown, before: Cooldown | None, begun_at_ms: int) -> Cooldown:
+    """A cooldown of what passes by itself, with regard to the one ``before`` it that no answer has lifted.
+
+    A run that began before that one adds nothing to it. A run that tried out whether it was over doubles it.
+    """
+    if cooldown.cause not in FIRST_MS or before is None or before.until_ms is None:
+        return cooldown
+    if begun_at_ms < before.since_ms:
+        return replace(cooldown, until_ms=before.until_ms)
+    if cooldown.since_ms - before.until_ms > LONGEST_MS:
+        return cooldown
+    length_ms = min(LONGEST_MS, 2 * (before.until_ms - before.since_ms))
+    return replace(cooldown, until_ms=cooldown.since_ms + length_ms)
+
+
 def how_to_sign_in(subscription: Subscription) -> str:
-    """What a person does to sign a subscription in again."""
+    """What a person does to sign a subscription in again. A new login is noticed, a new variable has to be tried."""
+    named = f"subscription={subscription.id!r}"
     if subscription.api_key_env:
-        return f"put a valid key into the variable {subscription.api_key_env}"
+        return f"put a valid key into the variable {subscription.api_key_env}, then ask once with {named}"
     if subscription.oauth_token_env:
-        return f"put a new token of `claude setup-token` into the variable {subscription.oauth_token_env}"
+        variable = subscription.oauth_token_env
+        return f"put a new token of `claude setup-token` into the variable {variable}, then ask once with {named}"
     where = f"CLAUDE_CONFIG_DIR={subscription.config_dir} " if subscription.config_dir else ""
     return f"run `{where}claude auth login`"
 

@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -17,10 +18,10 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from pool_mcp import budget, locks, results, selection, windows
+from pool_mcp import budget, charts, locks, pacing, places, results, selection, windows
 from pool_mcp.checks import check_ask
 from pool_mcp.claude import process as cli
-from pool_mcp.claude import wire
+from pool_mcp.claude import transcripts, wire
 from pool_mcp.claude.executor import Control, Executor
 from pool_mcp.errors import (
     BY_KIND,
@@ -32,15 +33,17 @@ from pool_mcp.errors import (
     PoolError,
     UnknownSession,
 )
-from pool_mcp.ledger.books import Books, Reserved
+from pool_mcp.figures import MAX_ROWS, Figures
+from pool_mcp.history import History, Which
+from pool_mcp.importing import BRISK, QUIET, Imported, Importer, Source
+from pool_mcp.ledger.books import WHOLE_POOL, Books
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import (
     DAY_MS,
-    HOUR_MS,
+    MINUTE_MS,
     NANO,
     SECOND_MS,
     Ask,
-    CallerBudget,
     Cost,
     Outcome,
     Run,
@@ -49,8 +52,11 @@ from pool_mcp.model import (
     Subscription,
     WindowReading,
 )
-from pool_mcp.outcomes import CUT, FAILOVER
+from pool_mcp.organisation import Organisation
+from pool_mcp.outcomes import CUT, FAILOVER, lengthened
+from pool_mcp.reports import By, Only
 from pool_mcp.settings import Settings
+from pool_mcp.state import State
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +73,16 @@ POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 STOP_S = 0.3
 """How long a stopping server waits for its inline runs to report what they cost."""
+IMPORT_AFTER_S = 5.0
+"""How often an open pool asks whether it is its turn to import; the first time keeps clear of the start."""
+IMPORT_EVERY_MS = 5 * MINUTE_MS
+"""How often what was spent outside is imported, by one of all processes."""
+IMPORT_REST_S = 0.05
+"""How long a quiet import rests after each few milliseconds of work."""
 LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left."""
+SYNC_LOOK_S = 20.0
+"""How often a server looks whether the organisation's reports are due; so commands, which are shorter, never do."""
 SETTLE_S = 2.0
 """How long an adopter waits for runs whose CLI has ended; reading one takes milliseconds."""
 CANCEL_S = 7.0
@@ -89,20 +103,30 @@ class _Live:
 
 
 class _Supervision:
-    """The pool as the supervisor of one run, with its disk work done in threads."""
+    """The pool as the supervisor of one run, with its disk work done in threads.
+
+    A ledger that cannot be reached for a while does not end a run that is being paid for: what it holds stays held.
+    """
 
     def __init__(self, pool: "Pool", run: Run) -> None:
         self._pool = pool
         self._run = run
 
     async def keep(self, readings: list[WindowReading]) -> None:
-        await anyio.to_thread.run_sync(self._pool.record_readings, self._run, readings)
+        await self._try(None, self._pool.record_readings, self._run, readings)
 
     async def is_cancelled(self) -> bool:
-        return await anyio.to_thread.run_sync(self._pool.is_cancelled, self._run)
+        return await self._try(False, self._pool.is_cancelled, self._run)
 
     async def can_afford(self, seen_nanousd: int) -> bool:
-        return await anyio.to_thread.run_sync(self._pool.extend, self._run, seen_nanousd)
+        return await self._try(True, self._pool.extend, self._run, seen_nanousd)
+
+    async def _try(self, otherwise: T, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await anyio.to_thread.run_sync(function, *arguments)
+        except LedgerError as error:
+            log.warning("run %s: goes on without the ledger: %s", self._run.run_id, error)
+            return otherwise
 
 
 class Pool:
@@ -122,9 +146,17 @@ class Pool:
         self._clock = clock
         self._new_id = new_id
         self._executor = Executor(settings, env, clock)
+        self._history = History(settings, ledger, clock)
+        self._state = State(settings)
+        self._organisation = Organisation(settings, ledger, env, clock)
+        self._figures = Figures(settings, ledger, clock, places.time_zone(env))
         self._lock: locks.OwnerLock | None = None
         self._live: dict[str, _Live] = {}
+        self._dropped: set[str] = set()
+        """Runs of ours that nobody follows any more."""
+        self._listeners: list[Callable[[Sequence[pacing.Alert]], None]] = []
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._stopping = threading.Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Pool"]:
@@ -140,6 +172,9 @@ class Pool:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._look_after_earlier_runs)
+                if self._organisation.has_key:
+                    tasks.start_soon(self._keep_synced)
+                tasks.start_soon(self._import_now_and_then)
                 try:
                     yield self
                 except Exception as error:
@@ -155,12 +190,18 @@ class Pool:
 
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
+        self._stopping.set()
         inline = [live for live in self._live.values() if not live.run.background]
         for live in inline:
             live.control.stop = live.control.stop or Outcome.CANCELLED
         with anyio.move_on_after(STOP_S):
             for live in inline:
                 await live.done.wait()
+        # Whoever adopts what has not ended by now will go on stopping it.
+        with anyio.move_on_after(STOP_S / 3):
+            for live in inline:
+                if not live.done.is_set():
+                    await anyio.to_thread.run_sync(self._request_cancel, live.run.run_id, abandon_on_cancel=True)
 
     @property
     def _owner_id(self) -> str:
@@ -211,11 +252,19 @@ class Pool:
                     return known, False
                 books.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), now_ms)
             pinned = self._pin(books, ask, outside)
-            caller = self._caller(books, ask.caller, now_ms)
+            caller = self._state.caller(books, ask.caller, now_ms)
             estimates = self._estimates(books, ask.max_cost_nanousd, ask.model)
             _check_caller(caller, min(estimates.values()), now_ms)
-            balances = self._balances(books, now_ms)
-            request = selection.Request(estimates, ask.model, pinned, ask.subscription is not None, tried)
+            balances = self._state.balances(books, now_ms)
+            request = selection.Request(
+                estimates,
+                ask.model,
+                pinned,
+                by_name=ask.subscription is not None,
+                tried=tried,
+                patience=self._state.patience(books, now_ms),
+                may_probe=not tried,
+            )
             choice = selection.choose(request, balances, now_ms, self._settings.strategy)
             if choice.subscription is None:
                 raise _refusal(choice)
@@ -296,8 +345,9 @@ class Pool:
                 live.run = following
                 self._live[following.run_id] = live
                 await self._execute(live)
-        except Exception:  # the top of this task: the run stays reserved, and whoever adopts it will book it
-            log.exception("run %s: cannot be followed any further", live.run.run_id)
+        except Exception:  # the top of this task: the run stays reserved until it is adopted, here or elsewhere
+            log.exception("run %s: could not be followed to its end", live.run.run_id)
+            self._dropped.add(live.run.run_id)
         finally:
             live.done.set()
             for run_id in [key for key, value in self._live.items() if value is live]:
@@ -345,7 +395,10 @@ class Pool:
 
     def _book(self, settlement: Settlement) -> None:
         with self._ledger.write() as books:
+            settlement = self._with_patience(books, settlement)
             booked = books.settle(settlement, self._owner_id)
+            alerts = self._state.tell_alerts(books, self._clock())
+        self._tell(alerts)
         log.info(
             "run %s: %s (%s) for $%.6f%s",
             settlement.run_id,
@@ -354,6 +407,23 @@ class Pool:
             settlement.cost.nanousd / NANO,
             " at least" if settlement.cost.is_estimate else "",
         )
+
+    def _with_patience(self, books: Books, settlement: Settlement) -> Settlement:
+        """The settlement with its cooldown lengthened by those before it, where it is of what passes by itself."""
+        run = books.run(settlement.run_id)
+        if settlement.cooldown is None or run is None:
+            return settlement
+        whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else run.subscription
+        before = books.latest_cooldown(whose, settlement.cooldown.cause)
+        cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
+        return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)
+
+    def _tell(self, alerts: Sequence[pacing.Alert]) -> None:
+        """Tell alerts that no process has told yet: to the log, and to whoever listens."""
+        for alert in alerts:
+            log.warning("alert (%s): %s", alert.kind, alert.message)
+        for listener in self._listeners if alerts else ():
+            listener(alerts)
 
     async def _next_attempt(self, live: _Live) -> Run | None:
         """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
@@ -370,8 +440,14 @@ class Pool:
         except PoolError as error:
             log.info("run %s: %s, and no other subscription: %s", run.run_id, run.outcome, error)
             return None  # the attempt's own outcome is the answer
-        log.info("run %s: %s under %s, now %s", run.run_id, run.outcome, run.subscription, following.subscription)
+        await self._in_thread(self._record_failover, run, following)
         return following
+
+    def _record_failover(self, run: Run, following: Run) -> None:
+        alert = pacing.failover(run.run_id, run.subscription, following.subscription, str(run.outcome), self._clock())
+        with self._ledger.write() as books:
+            books.tell(alert, self._clock())
+        self._tell([alert])
 
     # Answering it
 
@@ -391,6 +467,38 @@ class Pool:
         if cancel:
             await self._cancel(run_id)
         return await self._wait(run_id, wait_s, progress, offset)
+
+    async def runs(self, which: Which, limit: int = 20) -> results.RunsResult:
+        """What runs now, in whatever process, and the latest of what has ended."""
+        await self._adopt()
+        return await self._in_thread(self._history.runs, which, limit)
+
+    async def show(self, begun: str, *, with_answer: bool = False) -> results.AskDetails:
+        """One ask with its attempts, by the id of it or of any of its runs, or by the beginning of one.
+
+        Raises:
+            InvalidRequest: the id means no ask, or several.
+        """
+        await self._adopt()
+        run_id = await self._in_thread(self._history.find, begun)
+        details = await self._in_thread(self._history.ask, run_id)
+        if not with_answer:
+            return details
+        stream = await self._in_thread(self._executor.read, run_id)
+        verdict = wire.judge(stream)
+        text, structured = (verdict.text, verdict.structured) if verdict else (stream.said, None)
+        return details.model_copy(update={"text": text, "structured": structured})
+
+    async def cancel(self, begun: str) -> results.AskDetails:
+        """Stop an ask's current run, whichever process has it, and tell what it cost; one that has ended stays as is.
+
+        Raises:
+            InvalidRequest: the id means no ask, or several.
+        """
+        await self._adopt()
+        run_id = await self._in_thread(self._history.find, begun)
+        await self._cancel(run_id)
+        return await self._in_thread(self._history.ask, run_id)
 
     async def _cancel(self, run_id: str) -> None:
         """Stop an ask's current run and wait, for a bounded time, until it is booked."""
@@ -461,7 +569,7 @@ class Pool:
         """The error a failed ask ends in, with the subscriptions that could serve another try."""
         with self._ledger.read() as books:
             now_ms = self._clock()
-            balances = self._balances(books, now_ms)
+            balances = self._state.balances(books, now_ms)
         usable = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
         others = tuple(
             b.subscription.id
@@ -495,6 +603,7 @@ class Pool:
         """Take charge of every run whose server is gone: settle what has ended, follow what has not."""
         ended = []
         for run in await self._in_thread(self._take_orphans):
+            self._dropped.discard(run.run_id)
             log.info("run %s: adopted", run.run_id)
             live = _Live(run)
             self._serve(live)
@@ -509,12 +618,12 @@ class Pool:
             unfinished = books.unfinished()
         owners = {run.owner_id for run in unfinished} - {self._owner_id}
         gone = {owner for owner in owners if not locks.is_alive(self._settings.owners_dir, owner)}
-        orphans = [run for run in unfinished if run.owner_id in gone]
+        orphans = [run for run in unfinished if run.owner_id in gone or run.run_id in self._dropped]
         if not orphans:
             return []
         with self._ledger.write() as books:
             return [
-                replace(run, owner_id=self._owner_id)
+                replace(run, owner_id=self._owner_id, background=True)
                 for run in orphans
                 if books.take_over(run.run_id, run.owner_id, self._owner_id)
             ]
@@ -528,6 +637,49 @@ class Pool:
             if run is not None and run.ended_at_ms is not None and run.ended_at_ms < before_ms:
                 shutil.rmtree(directory, ignore_errors=True)
 
+    # What was spent outside the pool
+
+    async def import_outside(self, told: Callable[[Imported], None] = lambda _: None) -> results.ImportResult:
+        """Read what was spent outside the pool from the transcripts of every subscription into the ledger.
+
+        ``told`` hears, in another thread, of every batch.
+        """
+        await self._adopt()
+
+        def go_on(done: Imported) -> bool:
+            told(done)
+            return not self._stopping.is_set()
+
+        done = await anyio.to_thread.run_sync(self._importer().run, BRISK, go_on, abandon_on_cancel=True)
+        return results.ImportResult(running_elsewhere=True) if done is None else _import_result(done)
+
+    async def _import_now_and_then(self) -> None:
+        """For as long as the pool is open: import a little at a time, in whichever process's turn it is."""
+        while True:
+            await anyio.sleep(IMPORT_AFTER_S)
+            try:
+                if await self._in_thread(self._is_my_turn, "import", IMPORT_EVERY_MS):
+                    done = await self._in_thread(self._importer().run, QUIET, self._rest)
+                    if done is not None and done.new_calls:
+                        log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
+            except (PoolError, OSError) as error:
+                log.warning("could not import what was spent outside: %s", error)
+
+    def _importer(self) -> Importer:
+        sources = [
+            Source(one.id, transcripts.config_dir_or_default(one.config_dir, self._env))
+            for one in self._settings.subscriptions
+        ]
+        return Importer(self._ledger, sources, lambda run: self._executor.read(run.run_id).calls)
+
+    def _rest(self, _: Imported) -> bool:
+        return not self._stopping.wait(IMPORT_REST_S)
+
+    def _is_my_turn(self, name: str, every_ms: int) -> bool:
+        with self._ledger.write() as books:
+            now_ms = self._clock()
+            return books.take_lease(name, now_ms, now_ms + every_ms)
+
     # The pool's state
 
     async def status(self, subscription: str | None = None, caller: str | None = None) -> results.StatusResult:
@@ -540,15 +692,18 @@ class Pool:
     def _status(self, only: str | None, caller_id: str | None) -> results.StatusResult:
         with self._ledger.read() as books:
             now_ms = self._clock()
-            balances = [b for b in self._balances(books, now_ms) if only in (None, b.subscription.id)]
+            balances = [b for b in self._state.balances(books, now_ms) if only in (None, b.subscription.id)]
             today = sum(books.spent_nanousd(b.subscription.id, windows.day_start_ms(now_ms)) for b in balances)
-            caller = None if caller_id is None else self._caller(books, caller_id, now_ms)
+            caller = None if caller_id is None else self._state.caller(books, caller_id, now_ms)
+            patience = self._state.patience(books, now_ms)
+            told = [one for one in books.alerts(now_ms) if only in (None, one[1].subscription)]
         return results.StatusResult(
             generated_at=windows.rfc3339(now_ms),
-            advice=results.advice_result(budget.advise(balances, caller, now_ms)),
+            advice=results.advice_result(pacing.advise(balances, caller, now_ms, patience)),
             pool=results.totals_result(balances, today),
             subscriptions=[results.subscription_result(b, now_ms) for b in balances],
             caller=None if caller is None else results.caller_result(caller),
+            alerts=results.alert_results(told),
         )
 
     async def pick(
@@ -572,13 +727,21 @@ class Pool:
             pinned = self._pin(books, Ask("", "", session_id=session_id), outside)
             estimates = self._estimates(books, cap, model)
             choice = selection.choose(
-                selection.Request(estimates, model, pinned),
-                self._balances(books, now_ms),
+                selection.Request(estimates, model, pinned, patience=self._state.patience(books, now_ms)),
+                self._state.balances(books, now_ms),
                 now_ms,
                 self._settings.strategy,
             )
-        env = {} if choice.subscription is None else _by_hand(self._settings.subscription(choice.subscription))
+        env = {} if choice.subscription is None else self.by_hand(choice.subscription)
         return results.pick_result(choice, env)
+
+    def by_hand(self, subscription: str) -> dict[str, str]:
+        """What to export to use a subscription with the CLI by hand; ``$NAME`` stands for a variable, never its value.
+
+        Raises:
+            InvalidRequest: there is no such subscription.
+        """
+        return _by_hand(self._settings.subscription(subscription), self._settings.claude.base_url)
 
     def _estimates(self, books: Books, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
         """What an ask may cost under each subscription."""
@@ -592,52 +755,47 @@ class Pool:
         await self._adopt()
         return await self._in_thread(self._check)
 
+    async def report(
+        self,
+        by: By,
+        since: str | None = None,
+        until: str | None = None,
+        only: Only | None = None,
+        limit: int = MAX_ROWS,
+    ) -> results.ReportResult:
+        """Spend by one dimension, in the person's time zone."""
+        return await self._in_thread(lambda: self._figures.report(by, since, until, only or Only(), limit=limit))
+
+    async def chart(
+        self, by: By, since: str | None = None, until: str | None = None, only: Only | None = None
+    ) -> charts.Chart:
+        """The picture that goes with a report."""
+        return await self._in_thread(lambda: self._figures.chart(by, since, until, only or Only()))
+
+    @property
+    def organisation(self) -> Organisation:
+        """The organisation's reports, and the ledger held against them."""
+        return self._organisation
+
+    async def _keep_synced(self) -> None:
+        """For as long as the pool is open: read the organisation's reports every hour, one server for all."""
+        while True:
+            await anyio.sleep(SYNC_LOOK_S)
+            try:
+                await self._organisation.sync_if_due()
+            except (PoolError, OSError) as error:
+                log.warning("could not read the organisation's reports: %s", error)
+
     def _check(self) -> results.CheckResult:
         found = self._ledger.audit()
         with self._ledger.read() as books:
             return results.check_result(found, books.unfinished())
 
-    def _balances(self, books: Books, now_ms: int) -> list[budget.Balance]:
-        reserved, readings = books.reserved(), books.latest_readings()
-        cooldowns, last_used = books.cooldowns(now_ms), books.last_used_ms()
-        balances = []
-        week_start_ms = windows.week_start_ms(now_ms)
-        for subscription in self._settings.subscriptions:
-            own = readings.get(subscription.id, {})
-            block = windows.block_at(now_ms, own.get(windows.FIVE_HOUR))
-            held = reserved.get(subscription.id, Reserved())
-            week_spent = books.spent_nanousd(subscription.id, week_start_ms)
-            over = week_spent + held.nanousd - round(subscription.weekly_budget_nanousd * 0.95)
-            balances.append(
-                budget.Balance(
-                    subscription=subscription,
-                    block=block,
-                    block_spent=books.spent_nanousd(subscription.id, block.starts_at_ms),
-                    week_spent=week_spent,
-                    hour_spent=books.spent_nanousd(subscription.id, now_ms - HOUR_MS),
-                    reserved=held.nanousd,
-                    in_flight=held.in_flight,
-                    readings=own,
-                    cooldown=cooldowns.get(subscription.id),
-                    last_used_ms=last_used.get(subscription.id),
-                    week_frees_at_ms=books.week_frees_at_ms(subscription.id, week_start_ms, over) if over > 0 else None,
-                )
-            )
-        return balances
-
-    def _caller(self, books: Books, caller: str, now_ms: int) -> budget.CallerBalance:
-        return budget.CallerBalance(
-            caller,
-            self._settings.callers.get(caller, CallerBudget()),
-            day_spent=books.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
-            week_spent=books.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
-            reserved=books.caller_reserved_nanousd(caller),
-        )
-
-    def _advice(self, caller: str) -> budget.Advice:
+    def _advice(self, caller: str) -> pacing.Advice:
         with self._ledger.read() as books:
             now_ms = self._clock()
-            return budget.advise(self._balances(books, now_ms), self._caller(books, caller, now_ms), now_ms)
+            balances, patience = self._state.balances(books, now_ms), self._state.patience(books, now_ms)
+            return pacing.advise(balances, self._state.caller(books, caller, now_ms), now_ms, patience)
 
     # What a followed run asks for on its way
 
@@ -645,6 +803,8 @@ class Pool:
         """Keep what Anthropic reported with a run."""
         with self._ledger.write() as books:
             books.record_readings(run.subscription, readings)
+            alerts = self._state.tell_alerts(books, self._clock())
+        self._tell(alerts)
 
     def is_cancelled(self, run: Run) -> bool:
         """Whether somebody, in whatever process, wants the run stopped."""
@@ -663,8 +823,8 @@ class Pool:
             if needed <= 0:
                 return True
             now_ms = self._clock()
-            balances = [b for b in self._balances(books, now_ms) if b.subscription.id == run.subscription]
-            caller = self._caller(books, run.caller, now_ms)
+            balances = [b for b in self._state.balances(books, now_ms) if b.subscription.id == run.subscription]
+            caller = self._state.caller(books, run.caller, now_ms)
             limits = [balance.left for balance in balances]
             if caller.left is not None:
                 limits.append(caller.left)
@@ -673,6 +833,10 @@ class Pool:
             books.hold(run.run_id, held + needed)
         log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
         return True
+
+    def listen(self, listener: Callable[[Sequence[pacing.Alert]], None]) -> None:
+        """Have alerts told to a listener too, in whatever thread."""
+        self._listeners.append(listener)
 
     # Small things that the above is made of
 
@@ -718,10 +882,14 @@ def _check_caller(caller: budget.CallerBalance, estimate: int, now_ms: int) -> N
         )
 
 
+_REFUSALS = ("overloaded", "limit", "budget", "auth", "billing", "invalid_request")
+"""Of several reasons why nobody can serve, the one that is told first."""
+
+
 def _refusal(choice: selection.Choice) -> PoolError:
     """No subscription can serve: the error that says why, and when that will have changed."""
     kinds = [c.blocked_by for c in choice.candidates if c.blocked_by not in (None, "pinned")]
-    kind = next((k for k in ("limit", "budget", "auth", "billing", "invalid_request") if k in kinds), "limit")
+    kind = next((k for k in _REFUSALS if k in kinds), "limit")
     relevant = [c for c in choice.candidates if c.blocked_by == kind]
     times = [c.available_at_ms for c in choice.candidates if c.available_at_ms is not None]
     retry_at_ms = min(times) if times else None
@@ -749,9 +917,8 @@ def _fingerprint(ask: Ask) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _by_hand(subscription: Subscription) -> dict[str, str]:
-    """What to export to use a subscription with the CLI by hand; ``$NAME`` stands for a variable, never its value."""
-    env = {}
+def _by_hand(subscription: Subscription, base_url: str) -> dict[str, str]:
+    env = {"ANTHROPIC_BASE_URL": base_url} if base_url else {}
     if subscription.config_dir is not None:
         env["CLAUDE_CONFIG_DIR"] = str(subscription.config_dir)
     if subscription.api_key_env is not None:
@@ -759,3 +926,20 @@ def _by_hand(subscription: Subscription) -> dict[str, str]:
     if subscription.oauth_token_env is not None:
         env["CLAUDE_CODE_OAUTH_TOKEN"] = f"${subscription.oauth_token_env}"
     return env
+
+
+def _import_result(done: Imported) -> results.ImportResult:
+    return results.ImportResult(
+        files=done.files,
+        files_read=done.files_read,
+        files_waiting=done.files_waiting,
+        files_unreadable=done.files_unreadable,
+        bytes_read=done.bytes_read,
+        malformed_lines=done.malformed_lines,
+        new_calls=done.new_calls,
+        known_calls=done.known_calls,
+        run_calls=done.run_calls,
+        corrected_calls=done.corrected_calls,
+        unpriced_calls=done.unpriced_calls,
+        cost_usd=results.usd(done.cost_nanousd),
+    )

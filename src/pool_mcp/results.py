@@ -3,14 +3,17 @@
 Inside, money is integer nano-dollars and time is integer milliseconds; the functions here are where that ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pool_mcp import budget, selection
+from pool_mcp import budget, pacing, reconcile, selection
 from pool_mcp.errors import PoolError
-from pool_mcp.model import NANO, Audit, Cost, Run, Tokens
+from pool_mcp.model import NANO, Audit, Cooldown, Cost, Run, Tokens, WindowReading
+from pool_mcp.rates import Gauge
+from pool_mcp.reports import ALWAYS, Span, Sums
 from pool_mcp.windows import percent_now, rfc3339, week_start_ms
 
 
@@ -26,6 +29,7 @@ class AdviceResult(_Result):
     retry_at: str | None = None
     headroom_usd: float
     max_usd_per_hour: float | None = None
+    exhausts_at: str | None = Field(default=None, description="When the room ends if spending goes on as it does.")
 
 
 class TokensResult(_Result):
@@ -88,12 +92,34 @@ class WeekResult(_Result):
 
 
 class OfficialWindowResult(_Result):
-    """What Anthropic last reported of a window."""
+    """What Anthropic last reported of a window, and how full it is now by the ledger."""
 
     percent: float | None
     resets_at: str | None
     observed_at: str
     status: str
+    percent_now: float | None = Field(default=None, description="percent and the ledger's own spend since then.")
+    outside_percent: float | None = Field(default=None, description="The part that was used outside this pool.")
+    usd_per_percent: float | None = None
+    confidence: float | None = Field(default=None, description="0-1: how far usd_per_percent is learned.")
+
+
+class CooldownResult(_Result):
+    """Why a subscription is out of the choice."""
+
+    cause: str
+    since: str
+    until: str | None = Field(description="null: until a person acts.")
+    detail: str
+
+
+class AlertResult(_Result):
+    """Something that was told once."""
+
+    at: str
+    kind: str
+    subscription: str
+    message: str
 
 
 class HealthResult(_Result):
@@ -124,6 +150,9 @@ class SubscriptionResult(_Result):
     burn_usd_per_hour: float
     exhausts_at: str | None
     last_used_at: str | None
+    headroom_usd: float = 0.0
+    organisation: str | None = None
+    cooldown: CooldownResult | None = None
 
 
 class PoolTotals(_Result):
@@ -157,6 +186,7 @@ class StatusResult(_Result):
     pool: PoolTotals
     subscriptions: list[SubscriptionResult]
     caller: CallerResult | None = None
+    alerts: list[AlertResult] = []
 
 
 class CandidateResult(_Result):
@@ -177,6 +207,75 @@ class PickResult(_Result):
     reason: str
     candidates: list[CandidateResult]
     next_available_at: str | None
+
+
+class RunResult(_Result):
+    """One run of the CLI: where, for whom, how it ended, what it cost."""
+
+    run_id: str
+    ask_id: str
+    subscription: str
+    caller: str
+    model: str | None = Field(description="The one that answered, else the one that was asked for.")
+    state: str
+    outcome: str | None
+    message: str | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    duration_ms: int
+    cost_usd: float | None
+    cost_is_estimate: bool
+    reserved_usd: float = Field(description="What it may still cost; 0 once it has ended.")
+
+
+class RunsResult(_Result):
+    """What runs now, and what has ended; newest first."""
+
+    generated_at: str
+    running: list[RunResult]
+    ended: list[RunResult]
+
+
+class ModelResult(_Result):
+    """What one model did in a run."""
+
+    model: str
+    tokens: TokensResult
+    cost_usd: float | None
+
+
+class RunDetails(RunResult):
+    """All that is known of a run but what was said."""
+
+    resumed: bool
+    background: bool
+    cancel_requested: bool
+    deadline_at: str
+    retry_at: str | None
+    cli_version: str | None
+    tokens: TokensResult
+    models: list[ModelResult]
+    files: str | None = Field(description="Null once they have been removed.")
+    files_kept_until: str | None
+
+
+class AskDetails(_Result):
+    """One ask with its attempts, first to last."""
+
+    generated_at: str
+    ask_id: str
+    caller: str
+    session_id: str
+    state: str
+    outcome: str | None
+    asked_at: str
+    duration_ms: int
+    cost_usd: float = Field(description="Of all attempts that have ended.")
+    cost_is_estimate: bool
+    attempts: list[RunDetails]
+    text: str | None = Field(default=None, description="The answer, or what there is of it, where it was asked for.")
+    structured: Any = None
 
 
 class ErrorResult(_Result):
@@ -216,6 +315,149 @@ class CheckResult(_Result):
     spent_usd: float
     problems: list[ProblemResult]
     unsettled: list[UnsettledResult]
+
+
+class ImportResult(_Result):
+    """What an import of the CLI's transcripts found."""
+
+    running_elsewhere: bool = Field(default=False, description="Another process is importing; nothing was done here.")
+    files: int = Field(default=0, description="Transcripts there are.")
+    files_read: int = Field(default=0, description="Of these, those that were new or had changed.")
+    files_waiting: int = Field(default=0, description="Of these, those left for later: a run is in flight on them.")
+    files_unreadable: int = 0
+    bytes_read: int = 0
+    malformed_lines: int = 0
+    new_calls: int = Field(default=0, description="API calls made outside the pool, now booked.")
+    known_calls: int = Field(default=0, description="API calls that had been booked or stood there twice.")
+    run_calls: int = Field(default=0, description="API calls of the pool's own runs, whose entries have them.")
+    corrected_calls: int = Field(default=0, description="Known API calls of which more was found.")
+    unpriced_calls: int = Field(default=0, description="New calls whose price is unknown; not in cost_usd.")
+    cost_usd: float = Field(default=0, description="List price of the new calls.")
+
+
+class ReportTotal(_Result):
+    """What entries add up to."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cache_creation_tokens: int
+    cache_read_tokens: int
+    cost_usd: float = Field(description="List price; without unpriced_calls.")
+    unpriced_calls: int = Field(description="Calls whose price is unknown: the cost is at least cost_usd.")
+
+
+class ReportRow(ReportTotal):
+    """One row of a report."""
+
+    key: str
+
+
+class ReportResult(_Result):
+    """Spend by one dimension; ``total`` is of everything in the span, also of rows that are left out."""
+
+    by: str
+    since: str | None
+    until: str | None
+    time_zone: str
+    rows: list[ReportRow]
+    rows_left_out: int = Field(description="Older, or cheaper, rows that are in the total only.")
+    total: ReportTotal
+
+
+class FindingResult(_Result):
+    """One thing that was looked at, and the command that mends it."""
+
+    check: str
+    status: Literal["ok", "note", "broken"]
+    text: str
+    fix: str | None = None
+
+
+class DoctorResult(_Result):
+    """The health of an installation; ``ok`` is false where something is broken."""
+
+    ok: bool
+    findings: list[FindingResult]
+
+
+class SyncedReport(_Result):
+    """One of the organisation's reports: what was read of it, or why it was not."""
+
+    report: str
+    since: str
+    until: str
+    rows: int
+    refreshed_at: str | None = Field(description="Until when Anthropic says that its data go.")
+    problem: str | None
+
+
+class SyncResult(_Result):
+    """What was read of the organisation's reports."""
+
+    synced_at: str
+    reports: list[SyncedReport]
+
+
+class MatchResult(_Result):
+    """Which key is which subscription."""
+
+    subscription: str
+    api_key_id: str
+
+
+class DifferenceResult(_Result):
+    """The ledger and the organisation on one UTC day, or hour, subscription and model."""
+
+    at: str
+    subscription: str
+    api_key_id: str
+    model: str
+    ledger_usd: float | None
+    official_usd: float | None
+    difference_usd: float | None = Field(description="Official less ledger; null: a price is unknown.")
+    ledger_tokens: TokensResult
+    official_tokens: TokensResult
+
+
+class BilledResult(_Result):
+    """What the whole organisation was billed for a UTC day."""
+
+    day: str
+    billed_usd: float
+
+
+class AdjustedResult(_Result):
+    """What was booked."""
+
+    entries: int
+    cost_usd: float
+
+
+class ReconcileResult(_Result):
+    """The ledger against the organisation's figures."""
+
+    since: str
+    until: str
+    final_until: str = Field(description="Later hours are not final yet and not compared.")
+    source: str
+    official_is_estimate: bool = Field(description="Tokens are the organisation's, the price is the list's.")
+    synced_at: str
+    refreshed_at: str | None
+    matched: list[MatchResult]
+    not_compared: list[str]
+    warnings: list[str]
+    ledger_usd: float
+    official_usd: float
+    difference_usd: float
+    days: list[DifferenceResult]
+    hours: list[DifferenceResult] = Field(description="Those that differ.")
+    rows_left_out: int
+    billed: list[BilledResult]
+    adjusted: AdjustedResult | None
+
+
+MAX_DIFFERENCES = 60
 
 
 def usd(nanousd: int) -> float:
@@ -264,7 +506,101 @@ def check_result(found: Audit, unsettled: Sequence[Run]) -> CheckResult:
     )
 
 
-def advice_result(advice: budget.Advice) -> AdviceResult:
+def report_result(
+    by: str, span: Span, time_zone: str, rows: Iterable[tuple[str, Sums]], left_out: int, total: Sums
+) -> ReportResult:
+    """A report for the wire."""
+    return ReportResult(
+        by=by,
+        since=None if span.since_ms == ALWAYS.since_ms else rfc3339(span.since_ms),
+        until=None if span.until_ms == ALWAYS.until_ms else rfc3339(span.until_ms),
+        time_zone=time_zone,
+        rows=[ReportRow(key=key, **_sums(sums)) for key, sums in rows],
+        rows_left_out=left_out,
+        total=ReportTotal(**_sums(total)),
+    )
+
+
+def _sums(sums: Sums) -> dict[str, Any]:
+    said = asdict(sums)
+    return {"cost_usd": usd(said.pop("cost_nanousd")), **said}
+
+
+def now(at_ms: int) -> str:
+    """An instant that is there, as RFC 3339."""
+    return rfc3339(at_ms)
+
+
+def synced_report(report: str, span: Span, refreshed_at_ms: int | None, rows: int, problem: str | None) -> SyncedReport:
+    """One report's sync for the wire."""
+    return SyncedReport(
+        report=report,
+        since=rfc3339(span.since_ms),
+        until=rfc3339(span.until_ms),
+        rows=rows,
+        refreshed_at=instant(refreshed_at_ms),
+        problem=problem,
+    )
+
+
+def reconcile_result(
+    found: reconcile.Reconciliation,
+    matches: reconcile.Matches,
+    span: Span,
+    final: Span,
+    source: str,
+    synced_at_ms: int,
+    refreshed_at_ms: int | None,
+    billed: Iterable[reconcile.Figure],
+    adjusted: Sequence[reconcile.Adjustment] | None,
+) -> ReconcileResult:
+    """A reconciliation for the wire, as it was found: before what was adjusted."""
+    off = [hour for hour in found.hours if hour.nanousd is None or abs(hour.nanousd) >= reconcile.BOOK_NANOUSD]
+    known = [hour for hour in found.hours if hour.nanousd is not None]
+    by_day: dict[int, int] = {}
+    for figure in billed:
+        by_day[figure.starts_at_ms] = by_day.get(figure.starts_at_ms, 0) + (figure.cost_nanousd or 0)
+    left_out = max(0, len(found.days) - MAX_DIFFERENCES) + max(0, len(off) - MAX_DIFFERENCES)
+    return ReconcileResult(
+        since=rfc3339(span.since_ms),
+        until=rfc3339(span.until_ms),
+        final_until=rfc3339(final.until_ms),
+        source=source,
+        official_is_estimate=source != reconcile.ANALYTICS,
+        synced_at=rfc3339(synced_at_ms),
+        refreshed_at=instant(refreshed_at_ms),
+        matched=[MatchResult(subscription=one, api_key_id=key) for key, one in matches.subscription_of.items()],
+        not_compared=list(matches.not_compared),
+        warnings=list(found.warnings[:MAX_DIFFERENCES]),
+        ledger_usd=usd(sum(hour.ledger.nanousd or 0 for hour in known)),
+        official_usd=usd(sum(hour.official.nanousd or 0 for hour in known)),
+        difference_usd=usd(sum(hour.nanousd or 0 for hour in known)),
+        days=[difference_result(day) for day in found.days[-MAX_DIFFERENCES:]],
+        hours=[difference_result(hour) for hour in off[-MAX_DIFFERENCES:]],
+        rows_left_out=left_out,
+        billed=[BilledResult(day=rfc3339(day)[:10], billed_usd=usd(cost)) for day, cost in sorted(by_day.items())],
+        adjusted=None
+        if adjusted is None
+        else AdjustedResult(entries=len(adjusted), cost_usd=usd(sum(one.cost.nanousd for one in adjusted))),
+    )
+
+
+def difference_result(one: reconcile.Difference) -> DifferenceResult:
+    """One difference for the wire."""
+    return DifferenceResult(
+        at=rfc3339(one.starts_at_ms),
+        subscription=one.subscription,
+        api_key_id=one.key_id,
+        model=one.model,
+        ledger_usd=_maybe_usd(one.ledger.nanousd),
+        official_usd=_maybe_usd(one.official.nanousd),
+        difference_usd=_maybe_usd(one.nanousd),
+        ledger_tokens=tokens_result(one.ledger.tokens),
+        official_tokens=tokens_result(one.official.tokens),
+    )
+
+
+def advice_result(advice: pacing.Advice) -> AdviceResult:
     """Advice for the wire."""
     return AdviceResult(
         action=advice.action.value,
@@ -272,6 +608,39 @@ def advice_result(advice: budget.Advice) -> AdviceResult:
         retry_at=instant(advice.retry_at_ms),
         headroom_usd=usd(advice.headroom_nanousd),
         max_usd_per_hour=_maybe_usd(advice.max_nanousd_per_hour),
+        exhausts_at=instant(advice.exhausts_at_ms),
+    )
+
+
+def alert_results(alerts: Sequence[tuple[int, pacing.Alert]]) -> list[AlertResult]:
+    """Alerts for the wire, each with when it was told."""
+    return [
+        AlertResult(at=rfc3339(at_ms), kind=one.kind, subscription=one.subscription, message=one.message)
+        for at_ms, one in alerts
+    ]
+
+
+def _official_result(reading: WindowReading, gauge: Gauge | None, now_ms: int) -> OfficialWindowResult:
+    return OfficialWindowResult(
+        percent=percent_now(reading, now_ms),
+        resets_at=instant(reading.resets_at_ms),
+        observed_at=rfc3339(reading.observed_at_ms),
+        status=reading.status,
+        percent_now=None if gauge is None else round(gauge.percent, 2),
+        outside_percent=None if gauge is None else round(gauge.outside_percent, 2),
+        usd_per_percent=None if gauge is None else round(usd(round(gauge.rate.nanousd_per_percent)), 6),
+        confidence=None if gauge is None else round(gauge.rate.confidence, 2),
+    )
+
+
+def _cooldown_result(cooldown: Cooldown | None, now_ms: int) -> CooldownResult | None:
+    if cooldown is None or not budget.is_out(cooldown, now_ms):
+        return None
+    return CooldownResult(
+        cause=cooldown.cause,
+        since=rfc3339(cooldown.since_ms),
+        until=instant(cooldown.until_ms),
+        detail=cooldown.detail,
     )
 
 
@@ -296,7 +665,7 @@ def attempt_result(run: Run) -> AttemptResult:
     )
 
 
-def ask_result(attempts: Sequence[Run], advice: budget.Advice, now_ms: int) -> AskResult:
+def ask_result(attempts: Sequence[Run], advice: pacing.Advice, now_ms: int) -> AskResult:
     """An ask for the wire by its attempts, first to last; the text is for the caller to add."""
     run = attempts[-1]
     cost = run.cost or Cost(is_estimate=True)
@@ -317,11 +686,82 @@ def ask_result(attempts: Sequence[Run], advice: budget.Advice, now_ms: int) -> A
     )
 
 
+def _main_model(run: Run) -> str | None:
+    """The model that wrote most of the answer, else the one that was asked for."""
+    models = run.cost.models if run.cost else {}
+    return max(models, key=lambda model: models[model].tokens.output, default=run.model)
+
+
+def _run_fields(run: Run, now_ms: int) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "ask_id": run.ask_id,
+        "subscription": run.subscription,
+        "caller": run.caller,
+        "model": _main_model(run),
+        "state": run.state.value,
+        "outcome": run.outcome.value if run.outcome else None,
+        "message": run.message,
+        "created_at": rfc3339(run.created_at_ms),
+        "started_at": instant(run.started_at_ms),
+        "ended_at": instant(run.ended_at_ms),
+        "duration_ms": max(0, (run.ended_at_ms or now_ms) - run.created_at_ms),
+        "cost_usd": _maybe_usd(run.cost.nanousd if run.cost else None),
+        "cost_is_estimate": run.cost is not None and run.cost.is_estimate,
+        "reserved_usd": 0.0 if run.finished else usd(run.reserved_nanousd),
+    }
+
+
+def run_result(run: Run, now_ms: int) -> RunResult:
+    """One run for the wire."""
+    return RunResult(**_run_fields(run, now_ms))
+
+
+def ask_details(attempts: Sequence[tuple[Run, str | None, int | None]], now_ms: int) -> AskDetails:
+    """An ask for the wire, by its attempts, first to last, each with where its files are and until when."""
+    first, last = attempts[0][0], attempts[-1][0]
+    costs = [run.cost for run, _, _ in attempts if run.cost]
+    return AskDetails(
+        generated_at=rfc3339(now_ms),
+        ask_id=last.ask_id,
+        caller=last.caller,
+        session_id=last.session_id,
+        state=last.state.value,
+        outcome=last.outcome.value if last.outcome else None,
+        asked_at=rfc3339(first.created_at_ms),
+        duration_ms=max(0, (last.ended_at_ms or now_ms) - first.created_at_ms),
+        cost_usd=usd(sum(cost.nanousd for cost in costs)),
+        cost_is_estimate=any(cost.is_estimate for cost in costs),
+        attempts=[_run_details(*attempt, now_ms) for attempt in attempts],
+    )
+
+
+def _run_details(run: Run, files: str | None, kept_until_ms: int | None, now_ms: int) -> RunDetails:
+    models = run.cost.models if run.cost else {}
+    return RunDetails(
+        **_run_fields(run, now_ms),
+        resumed=run.resumed,
+        background=run.background,
+        cancel_requested=run.cancel_requested,
+        deadline_at=rfc3339(run.deadline_ms),
+        retry_at=instant(run.retry_at_ms),
+        cli_version=run.cli_version,
+        tokens=tokens_result(run.cost.tokens if run.cost else Tokens()),
+        models=[
+            ModelResult(model=model, tokens=tokens_result(part.tokens), cost_usd=_maybe_usd(part.cost_nanousd))
+            for model, part in models.items()
+        ],
+        files=files,
+        files_kept_until=instant(kept_until_ms),
+    )
+
+
 def subscription_result(balance: budget.Balance, now_ms: int) -> SubscriptionResult:
     """One subscription's state for the wire."""
     stands = budget.standing(balance, now_ms)
     health = budget.health(balance, now_ms)
     subscription, block = balance.subscription, balance.block
+    gauges = balance.gauges(now_ms)
     return SubscriptionResult(
         id=subscription.id,
         plan=subscription.plan,
@@ -352,19 +792,17 @@ def subscription_result(balance: budget.Balance, now_ms: int) -> SubscriptionRes
             percent=round(balance.week_percent, 2),
         ),
         official={
-            name: OfficialWindowResult(
-                percent=percent_now(reading, now_ms),
-                resets_at=instant(reading.resets_at_ms),
-                observed_at=rfc3339(reading.observed_at_ms),
-                status=reading.status,
-            )
+            name: _official_result(reading, gauges.get(name), now_ms)
             for name, reading in sorted(balance.readings.items())
         },
         in_flight=balance.in_flight,
         reserved_usd=usd(balance.reserved),
         burn_usd_per_hour=usd(balance.hour_spent),
-        exhausts_at=instant(budget.exhausts_at_ms(balance, now_ms)),
+        exhausts_at=instant(pacing.exhausts_at_ms(balance, now_ms)),
         last_used_at=instant(balance.last_used_ms),
+        headroom_usd=usd(pacing.headroom_nanousd(balance, now_ms)),
+        organisation=balance.organisation,
+        cooldown=_cooldown_result(balance.cooldown, now_ms),
     )
 
 

@@ -3,6 +3,7 @@
 Failures become ``isError`` results in one place, :func:`_call`: one line that says what to do, and the same as data.
 """
 
+import base64
 import contextlib
 import json
 import logging
@@ -26,6 +27,7 @@ from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    ImageContent,
     ListResourcesResult,
     ListResourceTemplatesResult,
     ListToolsResult,
@@ -46,7 +48,16 @@ from pool_mcp.errors import InvalidRequest, PoolError
 from pool_mcp.front import Front
 from pool_mcp.model import Ask, nanousd
 from pool_mcp.pool import Pool
-from pool_mcp.results import AskResult, ErrorResult, PickResult, StatusResult, error_result
+from pool_mcp.reports import Only
+from pool_mcp.results import (
+    AskResult,
+    ErrorResult,
+    PickResult,
+    ReconcileResult,
+    ReportResult,
+    StatusResult,
+    error_result,
+)
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +191,9 @@ async def _call(pool: Pool | PoolError, params: CallToolRequestParams, context: 
         tool = tools.TOOLS.get(params.name)
         if tool is None:
             raise InvalidRequest(f"No tool {params.name!r}; there are {', '.join(tools.TOOLS)}.")
-        result = await _run(_opened(pool), tool.parse(params.arguments), context)
+        arguments = tool.parse(params.arguments)
+        result = await _run(_opened(pool), arguments, context)
+        pictures = await _pictures(_opened(pool), arguments)
     except PoolError as error:
         log.info("%s: %s: %s", params.name, error.kind, type(error).__name__)
         return _failed(error_result(error))
@@ -189,7 +202,7 @@ async def _call(pool: Pool | PoolError, params: CallToolRequestParams, context: 
         message = "pool-mcp failed unexpectedly; see its log (stderr), and ask again."
         return _failed(ErrorResult(kind="internal", message=message))
     return CallToolResult(
-        content=[TextContent(type="text", text=_summary(result))],
+        content=[TextContent(type="text", text=_summary(result)), *pictures],
         structured_content=_data(result),
     )
 
@@ -205,7 +218,23 @@ async def _run(pool: Pool, arguments: tools.Arguments, context: Context) -> Base
             return await pool.status(subscription, caller)
         case tools.PickSubscriptionArguments(estimated_cost_usd=cost, model=model, session_id=session_id):
             return await pool.pick(cost, model, session_id)
+        case tools.UsageReportArguments(by=by, since=since, until=until):
+            return await pool.report(by, since, until, Only(arguments.subscription, arguments.caller))
+        case tools.ReconcileUsageArguments(since=since, until=until, adjust=adjust):
+            return await pool.organisation.reconcile(since, until, adjust=adjust)
     raise AssertionError(f"{type(arguments).__name__} belongs to no tool")
+
+
+async def _pictures(pool: Pool, arguments: tools.Arguments) -> list[ImageContent]:
+    """The chart that was asked for, as PNG: hosts hand it to models, which take no SVG."""
+    if not (isinstance(arguments, tools.UsageReportArguments) and arguments.chart):
+        return []
+    from pool_mcp.png import png  # Pillow takes a while to load
+
+    only = Only(arguments.subscription, arguments.caller)
+    chart = await pool.chart(arguments.by, arguments.since, arguments.until, only)
+    image = await anyio.to_thread.run_sync(png, chart)
+    return [ImageContent(type="image", data=base64.b64encode(image).decode(), mime_type="image/png")]
 
 
 def _opened(pool: Pool | PoolError) -> Pool:
@@ -264,6 +293,14 @@ def _summary(result: BaseModel) -> str:
             return f"Answered under {result.subscription} for {cost}; the answer is in structuredContent.text.{more}"
         case StatusResult():
             return f"{result.advice.action}: {result.advice.reason}"
+        case ReconcileResult(warnings=warnings, adjusted=adjusted):
+            booked = f" Booked {adjusted.entries} adjustments, ${adjusted.cost_usd:.2f}." if adjusted else ""
+            found = warnings[0] if warnings else "The ledger and the organisation agree to within $1 a day."
+            more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+            return f"{found}{more}{booked}"
+        case ReportResult(total=total, rows=rows):
+            unknown = f", and {total.unpriced_calls} calls of unknown price" if total.unpriced_calls else ""
+            return f"${total.cost_usd:.4f} for {total.calls} calls{unknown}; {len(rows)} rows by {result.by}."
         case PickResult(subscription=None):
             return f"None can serve now: {result.reason}"
         case PickResult():

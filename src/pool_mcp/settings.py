@@ -5,7 +5,6 @@ is started, and are kept nowhere.
 """
 
 import difflib
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ class SubscriptionSettings(_Section):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     config_dir: Annotated[str, Field(min_length=1)] | None = None
     api_key_env: EnvName | None = None
+    api_key_id: Annotated[str, Field(pattern=r"^apikey_[A-Za-z0-9]{1,64}$")] | None = None
     oauth_token_env: EnvName | None = None
     plan: str = ""
     weekly_budget_usd: Usd | None = None
@@ -133,15 +133,15 @@ class Settings:
         )
 
 
-def load(env: Mapping[str, str]) -> Settings:
-    """Settings from ``pool.toml`` where there is one, else the defaults.
+def load(env: Mapping[str, str], text: str | None = None) -> Settings:
+    """Settings from ``pool.toml`` where there is one, else the defaults; or from what that file would say.
 
     Raises:
         SettingsError: the file or a variable is wrong; the message names file, key and what is allowed.
     """
     config_dir, state_dir = places.directories(env)
     config_file = config_dir / "pool.toml"
-    content = _with_environment(_read_toml(config_file), env)
+    content = _with_environment(_read_toml(config_file) if text is None else tomllib.loads(text), env)
     try:
         parsed = _File.model_validate(content)
     except ValidationError as error:
@@ -205,6 +205,7 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
                 id=one.id,
                 config_dir=config_dir,
                 api_key_env=one.api_key_env,
+                api_key_id=one.api_key_id,
                 oauth_token_env=one.oauth_token_env,
                 plan=one.plan,
                 weekly_budget_nanousd=round((one.weekly_budget_usd or parsed.weekly_budget_usd) * NANO),
@@ -218,20 +219,14 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
 
 
 def _config_dir(config_file: Path, state_dir: Path, one: SubscriptionSettings) -> Path | None:
-    """A key or token without a directory gets one of its own, so that its sessions do not mix with a login's."""
-    if one.config_dir is not None:
-        return _absolute(one.config_dir, config_file.parent, f"{config_file}: subscriptions: config_dir of {one.id!r}")
-    if one.api_key_env or one.oauth_token_env:
-        return state_dir / "config" / one.id
-    return None
-
-
-def _absolute(path: str, base: Path, name: str) -> Path:
-    """A path as a person writes it: ``~`` is a home, and what is relative is so to ``base``."""
+    has_credential = bool(one.api_key_env or one.oauth_token_env)
     try:
-        return Path(os.path.abspath(base / Path(path).expanduser()))  # noqa: PTH100  (keeps symlinks)
+        return places.config_dir(one.config_dir, one.id, config_file.parent, state_dir, has_credential=has_credential)
     except RuntimeError:
-        raise SettingsError(f"{name}: there is no home directory for {path!r}; write the whole path") from None
+        raise SettingsError(
+            f"{config_file}: subscriptions: config_dir of {one.id!r}: there is no home directory for "
+            f"{one.config_dir!r}; write the whole path"
+        ) from None
 
 
 def _nano(usd: float | None) -> int | None:

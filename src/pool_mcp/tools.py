@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pool_mcp.errors import InvalidRequest
-from pool_mcp.results import AskResult, PickResult, StatusResult
+from pool_mcp.reports import By
+from pool_mcp.results import AskResult, PickResult, ReconcileResult, ReportResult, StatusResult
 
 INSTRUCTIONS = (
     "Ask Claude under whichever of the user's own subscriptions has the most room. Look before long work: "
@@ -74,6 +75,25 @@ class PickSubscriptionArguments(Arguments):
     estimated_cost_usd: float | None = None
     model: str | None = None
     session_id: str | None = None
+
+
+class UsageReportArguments(Arguments):
+    """Arguments of ``usage_report``."""
+
+    by: By
+    since: str | None = Field(None, description="Date, RFC 3339, 24h, 7d, 4w, today, yesterday; default: all.")
+    until: str | None = Field(None, description="The same; a date is included.")
+    subscription: str | None = None
+    caller: str | None = None
+    chart: bool = Field(False, description="Add a picture (PNG).")
+
+
+class ReconcileUsageArguments(Arguments):
+    """Arguments of ``reconcile_usage``."""
+
+    since: str | None = Field(None, description="As in usage_report, in UTC; default 7d.")
+    until: str | None = None
+    adjust: bool = Field(False, description="Book the difference.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +180,28 @@ TOOLS = {
             read_only=True,
             idempotent=True,
             open_world=False,
+        ),
+        Tool(
+            "usage_report",
+            "Report spend",
+            "What was spent, by one dimension, from the ledger; days in the user's time zone. Rows are bounded, the "
+            "total is of everything.",
+            UsageReportArguments,
+            ReportResult,
+            read_only=True,
+            idempotent=True,
+            open_world=False,
+        ),
+        Tool(
+            "reconcile_usage",
+            "Reconcile with the organisation",
+            "Hold the ledger's API-key subscriptions against the organisation's own reports (needs an Admin key), by "
+            "hour and day; warnings say where they are more than $1 apart.",
+            ReconcileUsageArguments,
+            ReconcileResult,
+            read_only=False,
+            idempotent=True,
+            open_world=True,
         ),
     )
 }

@@ -15,6 +15,9 @@ SEVEN_DAY = "seven_day"
 LENGTH_MS = {FIVE_HOUR: BLOCK_MS}
 """How long each official window lasts; every other known one lasts a week."""
 
+FULL_PERCENT = 99.5
+"""An official window this full is used up: an ask would be cut."""
+
 MAX_PERCENT = 110.0
 """Anthropic reports a little over 100 at times; anything above this is not a percentage."""
 
@@ -77,6 +80,31 @@ def is_plausible(reading: WindowReading) -> bool:
 def has_reset(reading: WindowReading, now_ms: int) -> bool:
     """Whether the window that was read has ended, so that it is empty until something is heard again."""
     return reading.resets_at_ms is not None and reading.resets_at_ms <= now_ms
+
+
+def length_ms(window: str) -> int:
+    """How long an official window lasts."""
+    return LENGTH_MS.get(window, WEEK_MS)
+
+
+def resets_next_ms(reading: WindowReading, now_ms: int) -> int | None:
+    """The next reset. A week's follow one another; after a five-hour window nothing runs until the next use."""
+    if reading.resets_at_ms is None or not has_reset(reading, now_ms):
+        return reading.resets_at_ms
+    length = length_ms(reading.window)
+    if length != WEEK_MS:
+        return None
+    return reading.resets_at_ms + ((now_ms - reading.resets_at_ms) // length + 1) * length
+
+
+def counts_from_ms(reading: WindowReading, now_ms: int) -> int:
+    """From when on spend is not in the reading: when it was observed, or where the window that now runs began."""
+    if not has_reset(reading, now_ms):
+        return reading.observed_at_ms
+    following = resets_next_ms(reading, now_ms)
+    if following is not None:
+        return following - length_ms(reading.window)
+    return max(reading.resets_at_ms or 0, now_ms - length_ms(reading.window))
 
 
 def percent_now(reading: WindowReading, now_ms: int) -> float | None:

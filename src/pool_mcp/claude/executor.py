@@ -202,6 +202,7 @@ class Executor:
             cli_version=stream.cli_version,
             retry_at_ms=cooldown.until_ms if cooldown else None,
             cooldown=cooldown,
+            message_keys=tuple(map(transcripts.message_key, stream.calls)),
         )
 
     def _cost(self, run: Run, stream: wire.RunStream, at_ms: int) -> Cost:

@@ -15,10 +15,12 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 
 from pool_mcp import locks
+from pool_mcp.errors import InvalidRequest
 from pool_mcp.private import make_directory
 
 READ_BYTES = 1024 * 1024
@@ -73,6 +75,27 @@ def environment(
     if base_url:
         child["ANTHROPIC_BASE_URL"] = base_url
     return child
+
+
+def become(command: Sequence[str], env: Mapping[str, str], given: Mapping[str, str]) -> NoReturn:
+    """Let a command take this process's place, with what a subscription gives it and no other login.
+
+    ``$NAME`` in ``given`` stands for that variable's value in ``env``.
+
+    Raises:
+        InvalidRequest: such a variable is not set.
+        OSError: the command cannot be started.
+    """
+    child = {name: value for name, value in env.items() if not name.startswith(("ANTHROPIC_", "CLAUDE"))}
+    for name, value in given.items():
+        variable = value.removeprefix("$")
+        if value != variable and not env.get(variable):
+            raise InvalidRequest(f"The variable {variable} is not set here; export it and run this again.")
+        child[name] = value if value == variable else env[variable]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and a command would inherit that
+    os.execvpe(command[0], list(command), child)  # noqa: S606  (no shell is the point)
 
 
 def depth(env: Mapping[str, str]) -> int:

@@ -1,11 +1,27 @@
-"""Reads what the CLI itself keeps of a session, under ``<config dir>/projects/<slug>/<session id>.jsonl``."""
+"""Reads what the CLI itself keeps of a session, under ``<config dir>/projects/<slug>/<session id>.jsonl``.
+
+A subagent's transcript stands in ``<session id>/subagents/`` beside its session's. An API call fills a line for each
+block of its answer; the lines repeat its ids, and the last tells all its tokens (those before it may tell fewer). A
+fork's transcript begins with a copy of its parent's lines under the fork's own session id; ids and timestamps stay.
+"""
 
 import json
 import mmap
+import os
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
+
+from pool_mcp.claude import wire
+from pool_mcp.model import Tokens
+
+BLOCK_BYTES = 4 << 20
+"""How much of a transcript is read at a time."""
 
 _COST_STATE = b'"cost-state"'
 
@@ -72,3 +88,323 @@ def _at_ms(event: dict[str, Any]) -> int:
         return int(datetime.fromisoformat(str(event.get("timestamp"))).timestamp() * 1000)
     except ValueError:
         return 0
+
+
+# Every API call of every transcript
+
+
+class SeenCall(NamedTuple):
+    """One API call as a transcript shows it.
+
+    ``key`` stands for its message id and request id. ``fast`` and ``us_only`` raise its price.
+    """
+
+    key: int
+    message_id: str
+    at_ms: int
+    model: str
+    tokens: Tokens
+    fast: bool
+    us_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A transcript's file: where it is, what the system says of it, and whose calls it holds."""
+
+    path: str
+    session_id: str
+    is_subagent: bool
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a transcript has been read, and a digest of what stands just before, by which to know it again."""
+
+    offset: int = 0
+    digest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What a stretch of a transcript says; reading goes on at ``mark``."""
+
+    calls: list[SeenCall]
+    malformed: int
+    mark: Mark
+    read_bytes: int
+
+
+def call_key(message_id: str, request_id: str) -> int:
+    """A number that stands for an API call. Of ten million, two share one with a chance of one in 180,000."""
+    digest = blake2b(f"{message_id}\0{request_id}".encode(errors="replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1  # what SQLite's integers can hold without a sign
+
+
+def message_key(message_id: str) -> int:
+    """A number that stands for a message id alone, which is all that a run's stream tells."""
+    return call_key(message_id, "")
+
+
+def walk(config_dir: Path) -> Iterator[Place]:
+    """Every transcript within a config dir, subagents' too; those that vanish meanwhile are passed over."""
+    for slug in _listed(str(config_dir / "projects")):
+        if slug.is_dir():
+            for entry in _listed(slug.path):
+                if entry.name.endswith(".jsonl"):
+                    yield from _place(entry, entry.name[:-6], is_subagent=False)
+                elif entry.is_dir():
+                    yield from _below(entry.path, entry.name)
+
+
+def _below(folder: str, session_id: str) -> Iterator[Place]:
+    for entry in _listed(folder):
+        if entry.name.endswith(".jsonl"):
+            yield from _place(entry, session_id, is_subagent=True)
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path, session_id)
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _place(entry: os.DirEntry[str], session_id: str, *, is_subagent: bool) -> Iterator[Place]:
+    try:
+        said = entry.stat()
+    except OSError:
+        return
+    yield Place(entry.path, session_id, is_subagent, said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns)
+
+
+def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterator[Portion]:
+    """What has been added to a transcript since ``mark``, in portions of about a block; all where it was rewritten.
+
+    A last line that is not ended yet is left for the next time. Of a call's lines within a portion the last counts; a
+    call whose lines lie in two portions is told twice, with the smaller count first.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb", buffering=0) as file:
+        offset = mark.offset if mark == _mark(file, mark.offset) else 0
+        file.seek(offset)
+        rest, dropped = b"", 0
+        while data := file.read(block_bytes):
+            end = data.rfind(b"\n") + 1
+            if not end:
+                if dropped or len(rest) + len(data) > wire.MAX_LINE_BYTES:
+                    rest, dropped = b"", dropped + len(rest) + len(data)
+                else:
+                    rest += data
+                continue
+            block, rest = rest + data[:end], data[end:]
+            offset, length, dropped = offset + dropped + len(block), dropped + len(block), 0
+            calls, malformed = _calls_in(block)
+            yield Portion(calls, malformed, _mark(file, offset), length)
+
+
+_MARK_BYTES = 2048
+
+
+def _mark(file: BinaryIO, offset: int) -> Mark:
+    """The digest of the end of what was read: other bytes there mean that the file was rewritten."""
+    start = max(0, offset - _MARK_BYTES)
+    before = os.pread(file.fileno(), offset - start, start)
+    if len(before) < offset - start:
+        return Mark()
+    return Mark(offset, int.from_bytes(blake2b(before, digest_size=8).digest(), "big") >> 1 if before else 0)
+
+
+_ASSISTANT = b'"type":"assistant"'
+_FRESH = re.compile(
+    rb'\{"parentUuid":(?:null|"[^"\\]*"),(?:"logicalParentUuid":(?:null|"[^"\\]*"),)?"isSidechain":(?:true|false),'
+    rb'(?:"agentId":"[^"\\]*",)?"message":\{'
+    rb'(?:"model":"([^"\\]+)","id":"([^"\\]+)","type":"message","role":"assistant",'
+    rb'|"id":"([^"\\]+)","type":"message","role":"assistant","model":"([^"\\]+)",)"content":\['
+)
+"""How the CLI begins an answer's line. Any other beginning is read as JSON from end to end."""
+_BEGINNING = b'{"parentUuid":'
+_REQUEST_ID = b'"requestId":"'
+_USAGE = b'"stop_sequence":null,"usage":{'
+_decode = json.JSONDecoder().raw_decode
+
+
+def _calls_in(block: bytes) -> tuple[list[SeenCall], int]:
+    """The API calls of whole lines, each once, and how many lines are broken."""
+    calls: dict[int, SeenCall] = {}
+    malformed = _cut_lines(block)
+    last_lines: dict[tuple[bytes, bytes], tuple[int, int, re.Match[bytes]]] = {}
+    others: list[bytes] = []
+    at = block.find(_ASSISTANT)
+    while at >= 0:
+        start = block.rfind(b"\n", 0, at) + 1
+        end = block.find(b"\n", at)
+        begun = _FRESH.match(block, start, end)
+        if begun is None or block.rfind(_BEGINNING, start, end) != start:
+            others.append(block[start:end])
+        else:
+            request_at = block.rfind(_REQUEST_ID, at - 500, end) + len(_REQUEST_ID)
+            request_id = (
+                block[request_at : block.find(b'"', request_at)] if request_at > start + len(_REQUEST_ID) else b""
+            )
+            last_lines[begun[2] or begun[3], request_id] = (start, end, begun)
+        at = block.find(_ASSISTANT, end)
+    for start, end, begun in last_lines.values():
+        call = _from_usual(block, start, end, begun)
+        if call is None:
+            others.append(block[start:end])
+        else:
+            _keep_fuller(calls, call)
+    for line in others:
+        try:
+            found = _from_any(line)
+        except ValueError:
+            malformed += line.rstrip().endswith(b"}")
+            begins = line.rfind(_BEGINNING)
+            try:  # a line that was cut short may have another one appended
+                found = _from_any(line[begins:]) if begins > 0 else None
+            except ValueError:
+                continue
+        if found is not None:
+            _keep_fuller(calls, found)
+    return list(calls.values()), malformed
+
+
+def _cut_lines(block: bytes) -> int:
+    """How many lines do not end their object; to look into every line would take ten times as long."""
+    if block.count(b"}\n") == block.count(b"\n"):
+        return 0
+    lines = (line.rstrip() for line in block.split(b"\n"))
+    return sum(line != b"" and not line.endswith(b"}") for line in lines)
+
+
+def _keep_fuller(calls: dict[int, SeenCall], call: SeenCall) -> None:
+    known = calls.get(call.key)
+    if known is None or call.tokens.output >= known.tokens.output:
+        calls[call.key] = call
+
+
+def _from_usual(block: bytes, start: int, end: int, begun: re.Match[bytes]) -> SeenCall | None:
+    """A line in the CLI's usual order of fields, of which only the end is read as JSON; None where it surprises."""
+    at = block.rfind(_USAGE, start, end)
+    if at < 0:
+        return None
+    try:
+        # What follows the content closes the message, and then the line, only if this usage is the message's own.
+        text = '{"message":{' + block[at + len(_USAGE) - len(b'"usage":{') : end].decode()
+        event, length = _decode(text)
+        if length != len(text) or event.get("type") != "assistant":
+            return None
+        model, message_id = (begun[1], begun[2]) if begun[1] else (begun[4], begun[3])
+        return _seen(message_id.decode(), model.decode(), event["message"]["usage"], event)
+    except ValueError:
+        return None
+
+
+def _from_any(line: bytes) -> SeenCall | None:
+    """A line in whatever order; None where it is no answer.
+
+    Raises:
+        ValueError: it is no JSON object, or an answer without a time.
+    """
+    event = _event(line)
+    if not event:
+        raise ValueError("not an object")
+    message = event.get("message")
+    if event.get("type") != "assistant" or not isinstance(message, dict):
+        return None
+    message_id, model = message.get("id"), message.get("model")
+    return _seen(
+        message_id if isinstance(message_id, str) else "",
+        model if isinstance(model, str) and model else wire.UNATTRIBUTED,
+        message.get("usage"),
+        event,
+    )
+
+
+def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> SeenCall | None:
+    """The call of an answer's line; None where it is none that costs anything (the CLI's own error messages).
+
+    Raises:
+        ValueError: it has no time.
+    """
+    if model == "<synthetic>" or not isinstance(usage, dict):
+        return None
+    tokens = _tokens(usage)
+    if tokens == _NOTHING:
+        return None
+    at_ms = _instant_ms(event.get("timestamp"))
+    request_id = event.get("requestId")
+    if not message_id:
+        message_id = str(event.get("uuid"))  # a line of its own, as far as can be told
+    if not model.isascii():
+        model = model.encode(errors="replace").decode()  # half a surrogate pair does not fit the ledger
+    return SeenCall(
+        call_key(message_id, request_id if isinstance(request_id, str) else ""),
+        message_id,
+        at_ms,
+        wire.plain_model(model),
+        tokens,
+        usage.get("speed") == "fast",
+        usage.get("inference_geo") == "us",
+    )
+
+
+_NOTHING = Tokens()
+
+
+def _tokens(usage: dict[str, Any]) -> Tokens:
+    """The tokens of a usage object as the API sends it; :func:`wire.tokens_of`, at five times the time, for others."""
+    try:
+        split = usage["cache_creation"]
+        said = (
+            usage["input_tokens"],
+            usage["output_tokens"],
+            split["ephemeral_5m_input_tokens"],
+            split["ephemeral_1h_input_tokens"],
+            usage["cache_read_input_tokens"],
+            usage["server_tool_use"]["web_search_requests"],
+        )
+        if (
+            set(map(type, said)) == _INTEGERS
+            and min(said) >= 0
+            and max(said) <= wire.MAX_TOKENS
+            and said[2] + said[3] == usage["cache_creation_input_tokens"]
+        ):
+            return Tokens(*said)
+    except (KeyError, TypeError):
+        pass
+    return wire.tokens_of(usage)
+
+
+_INTEGERS = {int}
+
+
+def _instant_ms(timestamp: object) -> int:
+    """The CLI's form of an instant, or any other of ISO 8601."""
+    if not isinstance(timestamp, str):
+        raise ValueError("no timestamp")
+    seconds, milliseconds = timestamp[17:19], timestamp[20:23]
+    if len(timestamp) == 24 and timestamp[23] == "Z" and (seconds + milliseconds).isdecimal():
+        return _any_instant_ms(timestamp[:16] + "Z") + int(seconds) * 1000 + int(milliseconds)
+    return _any_instant_ms(timestamp)
+
+
+@lru_cache(maxsize=4096)
+def _any_instant_ms(timestamp: str) -> int:
+    try:
+        at_ms = int(datetime.fromisoformat(timestamp).timestamp() * 1000)
+    except (OverflowError, OSError) as error:
+        raise ValueError(timestamp) from error
+    if not 0 <= at_ms < wire.LAST_SECOND * 1000:
+        raise ValueError(timestamp)
+    return at_ms

@@ -152,6 +152,8 @@ class RunStream:
     malformed: int = 0
     unseen: int = 0
     """Finished calls that only a transcript showed."""
+    unfinished_agents: set[str] = field(default_factory=set)
+    """Subagents that were started and have not come to their own end; what they were being told does not show."""
     _open_call: dict[str | None, str] = field(default_factory=dict)
 
     @property
@@ -202,6 +204,10 @@ class RunStream:
                 self.model = _text(event.get("model")) or self.model
             case "status" if event.get("status") == "requesting":
                 self.requests += 1
+            case "task_started" if event.get("task_type") == "local_agent":
+                self.unfinished_agents.add(_text(event.get("task_id")) or "")
+            case "task_notification" if event.get("status") != "stopped":
+                self.unfinished_agents.discard(_text(event.get("task_id")) or "")
             case "api_retry":
                 self.retries += 1
                 self.error_status = _integer(event.get("error_status"))
@@ -427,7 +433,8 @@ def is_whole(stream: RunStream) -> bool:
 
 
 def _has_cut_call(stream: RunStream) -> bool:
-    return _is_unheard(stream) or any(not call.is_complete for call in stream.calls.values())
+    is_any_open = bool(stream.unfinished_agents) or any(not call.is_complete for call in stream.calls.values())
+    return is_any_open or _is_unheard(stream)
 
 
 def _is_unheard(stream: RunStream) -> bool:
@@ -606,6 +613,11 @@ def _percent(value: Any) -> float | None:
 def _epoch_ms(value: Any) -> int | None:
     number = _number(value)
     return None if number is None or not 0 < number < LAST_SECOND else int(number * 1000)
+
+
+def tokens_of(usage: dict[str, Any]) -> Tokens:
+    """The tokens of one API call by its ``usage`` object."""
+    return _usage(usage)
 
 
 def _usage(said: dict[str, Any], known: Tokens | None = None) -> Tokens:

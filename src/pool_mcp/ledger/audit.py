@@ -13,7 +13,8 @@ _CHECKS = (
             SELECT subscription, hour_ms, caller, model, source, calls, unpriced_calls, input_tokens, output_tokens,
                 cache_creation_tokens, cache_read_tokens, cost_nanousd, estimated_nanousd FROM hours
             UNION ALL
-            SELECT subscription, at_ms - at_ms % 3600000, caller, model, source, -1, -(m.cost_nanousd IS NULL),
+            SELECT subscription, at_ms - at_ms % 3600000, caller, model, source, -(kind <> 'adjustment'),
+                -(m.cost_nanousd IS NULL),
                 -input_tokens, -output_tokens, -(cache_creation_5m_tokens + cache_creation_1h_tokens),
                 -cache_read_tokens, -coalesce(m.cost_nanousd, 0),
                 -iif(is_estimate, coalesce(m.cost_nanousd, 0), 0)
@@ -22,6 +23,21 @@ _CHECKS = (
         HAVING sum(calls) <> 0 OR sum(unpriced_calls) <> 0 OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0
             OR sum(cache_creation_tokens) <> 0 OR sum(cache_read_tokens) <> 0 OR sum(cost_nanousd) <> 0
             OR sum(estimated_nanousd) <> 0
+        """,
+    ),
+    (
+        "subscription_hours",
+        "the sums of a subscription's hour differ from its hours",
+        """
+        SELECT subscription || ' ' || hour_ms FROM (
+            SELECT subscription, hour_ms, calls, unpriced_calls, input_tokens, output_tokens,
+                cache_creation_tokens, cache_read_tokens, cost_nanousd FROM subscription_hours
+            UNION ALL
+            SELECT subscription, hour_ms, -calls, -unpriced_calls, -input_tokens, -output_tokens,
+                -cache_creation_tokens, -cache_read_tokens, -cost_nanousd FROM hours
+        ) GROUP BY subscription, hour_ms
+        HAVING sum(calls) <> 0 OR sum(unpriced_calls) <> 0 OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0
+            OR sum(cache_creation_tokens) <> 0 OR sum(cache_read_tokens) <> 0 OR sum(cost_nanousd) <> 0
         """,
     ),
     (

@@ -9,6 +9,10 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pool_mcp.ledger.glance import spent_nanousd
+from pool_mcp.ledger.imports import Imports
+from pool_mcp.ledger.organisation import Organisation
+from pool_mcp.ledger.reports import Reports
 from pool_mcp.model import (
     HOUR_MS,
     WEEK_MS,
@@ -22,9 +26,20 @@ from pool_mcp.model import (
     Tokens,
     WindowReading,
 )
+from pool_mcp.pacing import Alert
+from pool_mcp.rates import Step
 from pool_mcp.windows import grid_block, is_plausible
 
 _UNFINISHED = "state IN ('reserved', 'running')"
+
+WHOLE_POOL = "*"
+"""Whose cooldown it is when Anthropic is overloaded; no subscription can have that id."""
+
+ROOM_PERCENT = 95.0
+"""A reading below this proves that a window which was used up has room again."""
+
+MOST_STEPS = 300
+"""How many of a window's readings are looked at to learn its rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +55,36 @@ class Books:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
+        self.reports = Reports(conn)
+        self.organisation = Organisation(conn)
+        self.imports = Imports(conn)
 
     # Balances
 
     def spent_nanousd(self, subscription: str, since_ms: int) -> int:
         """What a subscription has spent since an instant."""
-        return self._spent("subscription", subscription, since_ms)
+        return spent_nanousd(self._conn, "subscription", subscription, since_ms)
+
+    def family_spent_nanousd(self, subscription: str, since_ms: int, family: str) -> int:
+        """What a subscription has spent on one family of models (``opus``) since an instant."""
+        (total,) = self._conn.execute(
+            """
+            SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)
+            WHERE subscription = ? AND at_ms >= ? AND model LIKE ?
+            """,
+            (subscription, since_ms, f"%{family}%"),
+        ).fetchone()
+        return int(total)
 
     def caller_spent_nanousd(self, caller: str, since_ms: int) -> int:
         """What a caller has spent since an instant, under any subscription."""
-        return self._spent("caller", caller, since_ms)
-
-    def _spent(self, column: str, value: str, since_ms: int) -> int:
-        first_whole_hour = -(-since_ms // HOUR_MS) * HOUR_MS
-        # Two sums and not one join: each is a range scan of one covering index.
-        (total,) = self._conn.execute(
-            f"""
-            SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM hours WHERE {column} = ? AND hour_ms >= ?)
-                 + (SELECT coalesce(sum(cost_nanousd), 0) FROM entries
-                    WHERE {column} = ? AND at_ms >= ? AND at_ms < ?)
-            """,  # noqa: S608  (column is one of two literals above)
-            (value, first_whole_hour, value, since_ms, first_whole_hour),
-        ).fetchone()
-        return int(total)
+        return spent_nanousd(self._conn, "caller", caller, since_ms)
 
     def week_frees_at_ms(self, subscription: str, since_ms: int, amount_nanousd: int) -> int | None:
         """When the rolling week will have let go of an amount, by the hours in which it was spent."""
         freed = 0
         for hour_ms, cost in self._conn.execute(
-            "SELECT hour_ms, sum(cost_nanousd) FROM hours WHERE subscription = ? AND hour_ms > ? GROUP BY 1 ORDER BY 1",
+            "SELECT hour_ms, cost_nanousd FROM subscription_hours WHERE subscription = ? AND hour_ms > ? ORDER BY 1",
             (subscription, since_ms - HOUR_MS),
         ):
             freed += cost
@@ -93,7 +109,17 @@ class Books:
 
     def last_used_ms(self) -> dict[str, int]:
         """When each subscription was last given a run."""
-        return dict(self._conn.execute("SELECT subscription, max(created_at_ms) FROM runs GROUP BY 1"))
+        # One step of the index per subscription, however many runs each has had.
+        rows = self._conn.execute(
+            """
+            WITH RECURSIVE found (id) AS (
+                SELECT min(subscription) FROM runs
+                UNION ALL
+                SELECT (SELECT min(subscription) FROM runs WHERE subscription > id) FROM found WHERE id IS NOT NULL
+            ) SELECT id, (SELECT max(created_at_ms) FROM runs WHERE subscription = id) FROM found WHERE id IS NOT NULL
+            """
+        )
+        return dict(rows.fetchall())
 
     def recent_costs_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> list[int]:
         """Costs of the latest answered runs of one subscription and asked-for model, newest first."""
@@ -201,10 +227,12 @@ class Books:
                 """,
                 (session_id, subscription, settlement.ended_at_ms, settlement.ended_at_ms),
             )
-            # An answer proves that whatever was wrong before the run began is over.
-            self._lift_cooldowns(subscription, settlement.run_id, created_at_ms, settlement.ended_at_ms)
+            # An answer proves that whatever was wrong before the run began is over, here and with Anthropic.
+            for proven in (subscription, WHOLE_POOL):
+                self._lift_cooldowns(proven, settlement.run_id, created_at_ms, settlement.ended_at_ms)
         if settlement.cooldown is not None:
-            self.start_cooldown(subscription, settlement.cooldown, settlement.run_id)
+            whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else subscription
+            self.start_cooldown(whose, settlement.cooldown, settlement.run_id)
         return True
 
     def _book(self, settlement: Settlement, subscription: str, session_id: str, caller: str) -> None:
@@ -227,8 +255,46 @@ class Books:
             ),
         ).lastrowid
         assert entry_id is not None
+        self.imports.keep_calls_of_run(entry_id, settlement.message_keys)
         for model, part in cost.models.items():
             self._add_model(entry_id, at_ms, subscription, caller, model, part, is_estimate=cost.is_estimate)
+
+    def adjust(self, subscription: str, at_ms: int, cost: Cost, note: str) -> None:
+        """Book a difference, of money and tokens by model, as an adjustment; ``note`` is its evidence.
+
+        Amounts may be negative. It counts as no call, and its caller and source are ``reconciliation``.
+        """
+        caller = source = "reconciliation"
+        entry_id = self._conn.execute(
+            """
+            INSERT INTO entries (kind, at_ms, block_start_ms, subscription, caller, source, cost_nanousd, is_estimate,
+                note)
+            VALUES ('adjustment', ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            (
+                at_ms,
+                grid_block(at_ms).starts_at_ms,
+                subscription,
+                caller,
+                source,
+                cost.nanousd,
+                cost.is_estimate,
+                note,
+            ),
+        ).lastrowid
+        assert entry_id is not None
+        for model, part in cost.models.items():
+            self._add_model(
+                entry_id,
+                at_ms,
+                subscription,
+                caller,
+                model,
+                part,
+                is_estimate=cost.is_estimate,
+                source=source,
+                calls=0,
+            )
 
     def _add_model(
         self,
@@ -240,6 +306,8 @@ class Books:
         part: ModelCost,
         *,
         is_estimate: bool,
+        source: str = "pool",
+        calls: int = 1,
     ) -> None:
         tokens = part.tokens
         cost = part.cost_nanousd or 0
@@ -259,9 +327,9 @@ class Books:
         )
         self._conn.execute(
             """
-            INSERT INTO hours VALUES (?, ?, ?, ?, 'pool', 1, ?, ?, ?, ?, ?, ?, ?)
+            INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT DO UPDATE SET
-                calls = calls + 1,
+                calls = calls + excluded.calls,
                 unpriced_calls = unpriced_calls + excluded.unpriced_calls,
                 input_tokens = input_tokens + excluded.input_tokens,
                 output_tokens = output_tokens + excluded.output_tokens,
@@ -275,6 +343,8 @@ class Books:
                 at_ms - at_ms % HOUR_MS,
                 caller,
                 model,
+                source,
+                calls,
                 part.cost_nanousd is None,
                 tokens.input,
                 tokens.output,
@@ -297,6 +367,33 @@ class Books:
     def unfinished(self) -> list[Run]:
         """Every run that is not settled."""
         return self._runs(f"WHERE {_UNFINISHED} ORDER BY created_at_ms", ())
+
+    def ended_runs(self, subscription: str | None, caller: str | None, state: str | None, limit: int) -> list[Run]:
+        """The latest settled, interrupted or failed runs, newest first; None is any."""
+        return self._runs(
+            f"""
+            WHERE NOT ({_UNFINISHED}) AND runs.subscription = coalesce(?, runs.subscription)
+                AND runs.caller = coalesce(?, runs.caller) AND state = coalesce(?, state)
+            ORDER BY runs.rowid DESC LIMIT ?
+            """,
+            (subscription, caller, state, limit),
+        )
+
+    def runs_beginning(self, begun: str, limit: int) -> list[str]:
+        """The latest run of each ask whose id, or one of whose runs' ids, begins so; a few at most."""
+        past = begun + "\U0010ffff"
+        rows = self._conn.execute(
+            """
+            SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY created_at_ms DESC, rowid DESC LIMIT 1)
+            FROM (
+                SELECT ask_id FROM runs WHERE run_id >= ?1 AND run_id < ?2
+                UNION SELECT ask_id FROM runs WHERE ask_id >= ?1 AND ask_id < ?2
+                LIMIT ?3
+            ) AS found
+            """,
+            (begun, past, limit),
+        )
+        return [run_id for (run_id,) in rows]
 
     def _runs(self, where: str, parameters: tuple[object, ...]) -> list[Run]:
         cursor = self._conn.execute(
@@ -340,10 +437,13 @@ class Books:
         return {row[0]: ModelCost(Tokens(*row[1:7]), row[7]) for row in rows}
 
     def take_over(self, run_id: str, from_owner_id: str, to_owner_id: str) -> bool:
-        """Adopt a run whose owner is gone; False where another process was faster."""
+        """Adopt a run whose owner is gone; False where another process was faster.
+
+        Nobody waits for it in the adopting process, so it is not stopped together with that.
+        """
         return (
             self._conn.execute(
-                f"UPDATE runs SET owner_id = ? WHERE run_id = ? AND owner_id = ? AND {_UNFINISHED}",  # noqa: S608
+                f"UPDATE runs SET owner_id = ?, background = 1 WHERE run_id = ? AND owner_id = ? AND {_UNFINISHED}",  # noqa: S608
                 (to_owner_id, run_id, from_owner_id),
             ).rowcount
             == 1
@@ -420,6 +520,47 @@ class Books:
                     """,
                     values,
                 )
+            if (
+                changed
+                and reading.status != "rejected"
+                and reading.percent is not None
+                and reading.percent < ROOM_PERCENT
+            ):
+                self._lift_window(subscription, reading)
+
+    def _lift_window(self, subscription: str, reading: WindowReading) -> None:
+        """A reading that shows room proves that a window's limit is over, however early."""
+        self._conn.execute(
+            """
+            UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = 'a reading'
+            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL AND since_ms < ?
+            """,
+            (reading.observed_at_ms, subscription, reading.window, reading.observed_at_ms),
+        )
+
+    def steps(self, subscription: str, window: str, family: str | None, since_ms: int) -> list[Step]:
+        """A window's readings since an instant, oldest first, each with what was spent since the one before it."""
+        of_all = "SELECT coalesce(sum(cost_nanousd), 0) FROM entries WHERE true"
+        of_family = (
+            "SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)"
+            " WHERE model LIKE :family"
+        )
+        spent = of_all if family is None else of_family
+        rows = self._conn.execute(
+            f"""
+            SELECT window, percent, resets_at_ms, status, observed_at_ms,
+                ({spent} AND subscription = :subscription AND at_ms > before_ms AND at_ms <= observed_at_ms)
+            FROM (
+                SELECT *, lag(observed_at_ms) OVER (ORDER BY observed_at_ms) AS before_ms FROM (
+                    SELECT * FROM official_readings
+                    WHERE subscription = :subscription AND window = :window AND observed_at_ms >= :since_ms
+                    ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
+                )
+            ) ORDER BY observed_at_ms
+            """,  # noqa: S608  (spent is one of two literals above)
+            {"subscription": subscription, "window": window, "family": f"%{family}%", "since_ms": since_ms},
+        )
+        return [Step(WindowReading(*row[:5]), int(row[5])) for row in rows]
 
     def latest_readings(self) -> dict[str, dict[str, WindowReading]]:
         """The newest reading of every official window, by subscription and window."""
@@ -450,16 +591,91 @@ class Books:
             (now_ms, by, subscription, begun_before_ms),
         )
 
-    def cooldowns(self, now_ms: int) -> dict[str, Cooldown]:
-        """Those in force, by subscription; of several the one that ends last."""
+    def cooldowns(self) -> dict[str, Cooldown]:
+        """Those that no proof has lifted, by subscription (``WHOLE_POOL``: all); of several the one that ends last."""
         result: dict[str, Cooldown] = {}
-        for subscription, *rest in self._conn.execute(
+        for subscription, cause, since_ms, until_ms, detail, is_probed in self._conn.execute(
+            f"""
+            SELECT subscription, cause, since_ms, until_ms, detail, EXISTS (
+                SELECT 1 FROM runs WHERE {_UNFINISHED} AND created_at_ms >= since_ms
+                AND cooldowns.subscription IN (runs.subscription, '{WHOLE_POOL}')
+            )
+            FROM cooldowns WHERE lifted_at_ms IS NULL
+            ORDER BY until_ms IS NULL, until_ms, since_ms
+            """  # noqa: S608
+        ):
+            result[subscription] = Cooldown(cause, since_ms, until_ms, detail, bool(is_probed))
+        return result
+
+    def lift(self, subscription: str, cause: str, by: str, now_ms: int) -> bool:
+        """End a subscription's cooldowns of one cause; whether there were any."""
+        return (
+            self._conn.execute(
+                """
+                UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = ?
+                WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL
+                """,
+                (now_ms, by, subscription, cause),
+            ).rowcount
+            > 0
+        )
+
+    # Logins, alerts, leases
+
+    def record_login(self, subscription: str, organisation: str, *, signed_in: bool, now_ms: int) -> bool:
+        """Keep what the CLI says of a subscription's login; whether somebody has signed in since it was last asked."""
+        before = self._conn.execute("SELECT signed_in FROM logins WHERE subscription = ?", (subscription,)).fetchone()
+        self._conn.execute(
+            "INSERT OR REPLACE INTO logins VALUES (?, ?, ?, ?)",
+            (subscription, organisation or None, signed_in, now_ms),
+        )
+        return signed_in and before is not None and not before[0]
+
+    def organisations(self) -> dict[str, str]:
+        """The organisation of each subscription, where the CLI has told it."""
+        return dict(self._conn.execute("SELECT subscription, organisation FROM logins WHERE organisation IS NOT NULL"))
+
+    def tell(self, alert: Alert, now_ms: int) -> bool:
+        """Put an alert on record; False where it was told already, by whatever process."""
+        return (
+            self._conn.execute(
+                "INSERT OR IGNORE INTO alerts VALUES (?, ?, ?, ?, ?, ?)",
+                (alert.key, alert.kind, alert.subscription, alert.message, now_ms, alert.until_ms),
+            ).rowcount
+            == 1
+        )
+
+    def latest_cooldown(self, subscription: str, cause: str) -> Cooldown | None:
+        """The newest cooldown of one cause that no proof has lifted."""
+        row = self._conn.execute(
             """
-            SELECT subscription, cause, since_ms, until_ms, detail FROM cooldowns
-            WHERE lifted_at_ms IS NULL AND (until_ms IS NULL OR until_ms > ?)
-            ORDER BY until_ms IS NULL, until_ms
+            SELECT cause, since_ms, until_ms, detail FROM cooldowns
+            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL ORDER BY since_ms DESC LIMIT 1
+            """,
+            (subscription, cause),
+        ).fetchone()
+        return Cooldown(*row) if row else None
+
+    def alerts(self, now_ms: int) -> list[tuple[int, Alert]]:
+        """Alerts that still hold, newest first, each with when it was told."""
+        rows = self._conn.execute(
+            """
+            SELECT at_ms, key, kind, subscription, message, until_ms FROM alerts
+            WHERE until_ms > ? ORDER BY at_ms DESC, key LIMIT 50
             """,
             (now_ms,),
-        ):
-            result[subscription] = Cooldown(*rest)
-        return result
+        )
+        return [(row[0], Alert(*row[1:])) for row in rows]
+
+    def take_lease(self, name: str, now_ms: int, until_ms: int) -> bool:
+        """Become the only process to do something until then; False where another one has done it."""
+        return (
+            self._conn.execute(
+                """
+                INSERT INTO leases VALUES (?, ?)
+                ON CONFLICT DO UPDATE SET until_ms = excluded.until_ms WHERE leases.until_ms <= ?
+                """,
+                (name, until_ms, now_ms),
+            ).rowcount
+            == 1
+        )

@@ -6,6 +6,7 @@ fails with "database is locked" the moment it wants to write, whatever the time-
 serves one caller at a time.
 """
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -39,6 +40,7 @@ class Ledger:
         self._lock = threading.Lock()
         with _explained(path):
             _make_private_file(path)
+            self._identity = _identity(path)
             self._conn = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
             try:
                 self._prepare()
@@ -97,6 +99,12 @@ class Ledger:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Books]:
         with self._lock, _explained(self.path):
+            # What is written into a file that has been moved away or replaced, nobody else sees.
+            if _identity(self.path) != self._identity:
+                raise LedgerError(
+                    f"The ledger {self.path} was moved or replaced while it was in use; put it back, or restart every "
+                    "server that uses it"
+                )
             self._conn.execute(begin)
             try:
                 yield self._books
@@ -107,8 +115,7 @@ class Ledger:
                 raise
 
     def _prepare(self) -> None:
-        if self._conn.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            self._conn.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         # FULL: a reservation and a settlement are on the disk before what follows them is done.
         self._conn.execute("PRAGMA synchronous = FULL")
         self._conn.execute("PRAGMA foreign_keys = ON")
@@ -127,11 +134,43 @@ class Ledger:
                 f"{self.path} was written by a newer pool-mcp (it has the step {newer[0]}); upgrade this one"
             )
 
+    def _write_ahead(self) -> None:
+        while self._conn.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            try:
+                self._conn.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                # SQLite waits for nobody here: of several that open a new ledger at once, all but one fail. So wait,
+                # for the time-out at most, until whoever is at it has finished.
+                self._conn.execute("BEGIN EXCLUSIVE")
+                self._conn.execute("ROLLBACK")
+
 
 def _make_private_file(path: Path) -> None:
-    """SQLite gives its side files the mode of the main one, so making that private makes all of them so."""
+    """SQLite gives its side files the mode of the main one, so making that private makes all of them so.
+
+    A file that is there is not opened here: to close it would drop every lock that this process holds on it through
+    another connection, and a third process could then take away the log that is being written.
+    """
     make_directory(path.parent)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise LedgerError(f"The ledger {path}: {_ADVICE[sqlite3.SQLITE_READONLY]}") from None
+        if path.stat().st_mode & 0o077:
+            with contextlib.suppress(PermissionError):
+                path.chmod(0o600)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has that name now."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _ADVICE = {

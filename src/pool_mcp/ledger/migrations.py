@@ -150,6 +150,183 @@ def m001_first(db: Any) -> None:
         db.execute(statement)
 
 
+_SUBSCRIPTION_HOURS = """
+CREATE TABLE subscription_hours (       -- sums of hours; kept by triggers, so that whatever books an hour books this
+    subscription TEXT NOT NULL,
+    hour_ms INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    unpriced_calls INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_creation_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cost_nanousd INTEGER NOT NULL,
+    PRIMARY KEY (subscription, hour_ms)
+) STRICT, WITHOUT ROWID;
+INSERT INTO subscription_hours
+SELECT subscription, hour_ms, sum(calls), sum(unpriced_calls), sum(input_tokens), sum(output_tokens),
+    sum(cache_creation_tokens), sum(cache_read_tokens), sum(cost_nanousd)
+FROM hours GROUP BY subscription, hour_ms;
+CREATE TRIGGER hours_are_summed_when_added AFTER INSERT ON hours
+BEGIN
+    INSERT INTO subscription_hours VALUES (NEW.subscription, NEW.hour_ms, NEW.calls, NEW.unpriced_calls,
+        NEW.input_tokens, NEW.output_tokens, NEW.cache_creation_tokens, NEW.cache_read_tokens, NEW.cost_nanousd)
+    ON CONFLICT DO UPDATE SET
+        calls = calls + excluded.calls,
+        unpriced_calls = unpriced_calls + excluded.unpriced_calls,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cost_nanousd = cost_nanousd + excluded.cost_nanousd;
+END;
+CREATE TRIGGER hours_are_summed_when_changed AFTER UPDATE ON hours
+BEGIN
+    UPDATE subscription_hours SET
+        calls = calls + NEW.calls - OLD.calls,
+        unpriced_calls = unpriced_calls + NEW.unpriced_calls - OLD.unpriced_calls,
+        input_tokens = input_tokens + NEW.input_tokens - OLD.input_tokens,
+        output_tokens = output_tokens + NEW.output_tokens - OLD.output_tokens,
+        cache_creation_tokens = cache_creation_tokens + NEW.cache_creation_tokens - OLD.cache_creation_tokens,
+        cache_read_tokens = cache_read_tokens + NEW.cache_read_tokens - OLD.cache_read_tokens,
+        cost_nanousd = cost_nanousd + NEW.cost_nanousd - OLD.cost_nanousd
+    WHERE subscription = NEW.subscription AND hour_ms = NEW.hour_ms;
+END;
+CREATE TRIGGER hours_are_summed_when_removed AFTER DELETE ON hours
+BEGIN
+    UPDATE subscription_hours SET
+        calls = calls - OLD.calls,
+        unpriced_calls = unpriced_calls - OLD.unpriced_calls,
+        input_tokens = input_tokens - OLD.input_tokens,
+        output_tokens = output_tokens - OLD.output_tokens,
+        cache_creation_tokens = cache_creation_tokens - OLD.cache_creation_tokens,
+        cache_read_tokens = cache_read_tokens - OLD.cache_read_tokens,
+        cost_nanousd = cost_nanousd - OLD.cost_nanousd
+    WHERE subscription = OLD.subscription AND hour_ms = OLD.hour_ms;
+END;
+"""
+
+
+@migrations()
+def m_subscription_hours(db: Any) -> None:
+    """Sums by subscription and hour: a week is 168 rows however many models, callers and sources it has."""
+    for statement in _statements(_SUBSCRIPTION_HOURS):
+        db.execute(statement)
+
+
+_CHOOSING = """
+CREATE TABLE logins (                   -- what `claude auth status` last said
+    subscription TEXT PRIMARY KEY,
+    organisation TEXT,                  -- subscriptions of one organisation share one quota
+    signed_in INTEGER NOT NULL,
+    checked_at_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE alerts (                   -- each is told once, by whichever process comes first
+    key TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    subscription TEXT NOT NULL,
+    message TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE leases (                   -- what only one process at a time does
+    name TEXT PRIMARY KEY,
+    until_ms INTEGER NOT NULL
+) STRICT;
+"""
+
+
+@migrations()
+def m_choosing(db: Any) -> None:
+    """Logins, alerts and leases."""
+    for statement in _statements(_CHOOSING):
+        db.execute(statement)
+
+
+_IMPORTS = """
+CREATE TABLE transcript_files (         -- what has been read of the CLI's transcripts
+    path TEXT PRIMARY KEY,
+    device INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    size INTEGER NOT NULL,              -- when it was last looked at
+    modified_ns INTEGER NOT NULL,
+    offset INTEGER NOT NULL,            -- where reading goes on
+    digest INTEGER NOT NULL             -- of the bytes before, by which a rewritten file is told
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE transcript_calls (         -- every call that a transcript has shown; outlives transcript and entry
+    call_key INTEGER PRIMARY KEY,       -- of its message id and request id
+    entry_id INTEGER NOT NULL,          -- the entry that it is in: its own, or a run's
+    output_tokens INTEGER NOT NULL      -- as far as they are booked
+) STRICT;
+
+CREATE TABLE run_calls (                -- every call that a run's own stream has shown
+    message_key INTEGER PRIMARY KEY,
+    entry_id INTEGER NOT NULL           -- the run's
+) STRICT;
+CREATE INDEX run_calls_by_entry ON run_calls (entry_id);
+CREATE INDEX runs_by_session ON runs (session_id);
+
+CREATE TABLE run_transcripts (          -- what transcripts show of runs whose entries are estimates
+    entry_id INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_creation_5m_tokens INTEGER NOT NULL,
+    cache_creation_1h_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    web_search_requests INTEGER NOT NULL,
+    cost_nanousd INTEGER NOT NULL,
+    PRIMARY KEY (entry_id, model)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@migrations()
+def m_imports(db: Any) -> None:
+    """What has been read of transcripts, and which calls are in which entry."""
+    for statement in _statements(_IMPORTS):
+        db.execute(statement)
+
+
+_ORGANISATION = """
+CREATE TABLE organisation_figures (     -- what the organisation's reports say; never spend of the ledger's
+    report TEXT NOT NULL,
+    starts_at_ms INTEGER NOT NULL,
+    ends_at_ms INTEGER NOT NULL,
+    key_id TEXT NOT NULL,               -- '' where it is not by key
+    model TEXT NOT NULL,                -- '' where it is not by model
+    detail TEXT NOT NULL,               -- what else tells a row from its neighbours, as JSON
+    requests INTEGER,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_creation_5m_tokens INTEGER NOT NULL,
+    cache_creation_1h_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    web_search_requests INTEGER NOT NULL,
+    cost_nanousd INTEGER,               -- billed; NULL where the report does not say
+    list_nanousd INTEGER,               -- at list price; NULL where the report does not say
+    PRIMARY KEY (report, starts_at_ms, ends_at_ms, key_id, model, detail)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE organisation_syncs (       -- which spans of which report were read, and when
+    report TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL,
+    synced_at_ms INTEGER NOT NULL,
+    refreshed_at_ms INTEGER             -- until when Anthropic said that its data went
+) STRICT;
+"""
+
+
+@migrations()
+def m_organisation(db: Any) -> None:
+    """The organisation's figures."""
+    for statement in _statements(_ORGANISATION):
+        db.execute(statement)
+
+
 def _statements(script: str) -> list[str]:
     """Split a script; ``executescript`` would commit the transaction that the migration runs in."""
     import sqlite3

@@ -1,0 +1,279 @@
+"""The policies that the simulation compares: the project's own choice, and what other account pools do."""
+
+import random
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pool_mcp import budget, rates, selection, windows
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
+from pool_mcp.windows import FIVE_HOUR, SEVEN_DAY
+from simulator import Account, Job, Run
+
+NO_BUDGET = 10**6 * NANO
+MAX_IN_FLIGHT = 15
+LEARN_MS = 30 * MINUTE_MS
+
+
+@dataclass(slots=True)
+class _Books:
+    """What a ledger has of one subscription."""
+
+    subscription: Subscription
+    readings: dict[str, WindowReading] = field(default_factory=dict)
+    times: list[int] = field(default_factory=list)
+    sums: list[int] = field(default_factory=list)
+    held: dict[int, Run] = field(default_factory=dict)
+    steps: dict[str, list[rates.Step]] = field(default_factory=dict)
+    learned: dict[str, rates.Rate] = field(default_factory=dict)
+    learned_at_ms: int = 0
+    cooldown: Cooldown | None = None
+    last_used_ms: int | None = None
+    costs: dict[str, list[int]] = field(default_factory=dict)
+
+    def book(self, at_ms: int, amount: int) -> None:
+        self.times.append(at_ms)
+        self.sums.append((self.sums[-1] if self.sums else 0) + amount)
+
+    def spent_since(self, since_ms: int) -> int:
+        at = bisect_right(self.times, since_ms - 1)
+        return (self.sums[-1] - (self.sums[at - 1] if at else 0)) if self.sums else 0
+
+    def record(self, readings: Mapping[str, WindowReading]) -> None:
+        for window, reading in readings.items():
+            before = self.readings.get(window)
+            since_ms = before.observed_at_ms if before else 0
+            own = self.spent_since(since_ms + 1) - self.spent_since(reading.observed_at_ms + 1)
+            self.steps.setdefault(window, []).append(rates.Step(reading, own))
+            self.readings[window] = reading
+
+    def learn(self, now_ms: int) -> None:
+        if now_ms - self.learned_at_ms < LEARN_MS:
+            return
+        self.learned_at_ms = now_ms
+        for window, steps in self.steps.items():
+            self.steps[window] = steps = steps[-300:]
+            self.learned[window] = rates.learn(steps, rates.prior(self.subscription, window))
+
+
+def _subscription(account: Account) -> Subscription:
+    return Subscription(account.name, None, None, None, account.plan, NO_BUDGET, NO_BUDGET, 0, MAX_IN_FLIGHT, enabled=True)
+
+
+class Ours:
+    """The project's own selection, fed as the pool feeds it: one ledger for all servers, reservations that grow."""
+
+    def __init__(self, accounts: tuple[Account, ...], strategy: Literal["headroom", "health"] = "headroom") -> None:
+        self.name = "pool-mcp" if strategy == "headroom" else f"pool-mcp, {strategy}"
+        self._strategy: Literal["headroom", "health"] = strategy
+        self._books = {one.name: _Books(_subscription(one)) for one in accounts}
+        self._sessions: dict[int, str] = {}
+
+    def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:  # noqa: ARG002
+        balances = [self._balance(one, now_ms) for one in self._books.values()]
+        estimates = {
+            name: budget.estimate_nanousd(None, one.costs.get(job.kind, [])[-50:]) for name, one in self._books.items()
+        }
+        own = self._sessions.get(job.session) if job.session is not None else None
+        for only in (own, None) if own is not None else (None,):
+            request = selection.Request(estimates, only=only, tried=tried)
+            chosen = selection.choose(request, balances, now_ms, self._strategy).subscription
+            if chosen is not None:
+                return chosen
+        return None
+
+    def _balance(self, books: _Books, now_ms: int) -> budget.Balance:
+        books.learn(now_ms)
+        cooldown = books.cooldown
+        if cooldown is not None:
+            is_probed = any(run.started_at_ms >= cooldown.since_ms for run in books.held.values())
+            cooldown = Cooldown(cooldown.cause, cooldown.since_ms, cooldown.until_ms, cooldown.detail, is_probed)
+        readings = books.readings
+        return budget.Balance(
+            subscription=books.subscription,
+            block=windows.block_at(now_ms, readings.get(FIVE_HOUR)),
+            hour_spent=books.spent_since(now_ms - HOUR_MS) if self._strategy == "health" else 0,
+            week_spent=books.spent_since(now_ms - WEEK_MS) if self._strategy == "health" else 0,
+            reserved=sum(run.held for run in books.held.values()),
+            in_flight=len(books.held),
+            readings=readings,
+            cooldown=cooldown,
+            last_used_ms=books.last_used_ms,
+            spent_since={
+                window: books.spent_since(windows.counts_from_ms(reading, now_ms) + 1)
+                for window, reading in readings.items()
+            },
+            rates=books.learned,
+        )
+
+    def started(self, run: Run, now_ms: int) -> None:
+        books = self._books[run.account]
+        run.held = budget.estimate_nanousd(None, books.costs.get(run.job.kind, [])[-50:])
+        run.started_at_ms = now_ms
+        books.held[run.job.number] = run
+        books.last_used_ms = now_ms
+        if run.job.session is not None:
+            self._sessions[run.job.session] = run.account
+
+    def heard(self, run: Run, readings: Mapping[str, WindowReading], now_ms: int) -> None:  # noqa: ARG002
+        books = self._books[run.account]
+        run.held = max(run.held, round(run.spent * budget.EXTENSION))
+        books.record(readings)
+        cooldown = books.cooldown
+        if cooldown is not None and cooldown.cause in readings and (readings[cooldown.cause].percent or 0) < 95:
+            books.cooldown = None
+
+    def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
+        books = self._books[run.account]
+        books.held.pop(run.job.number, None)
+        books.book(now_ms, run.spent)
+        if refused is None:
+            books.costs.setdefault(run.job.kind, []).append(run.spent)
+            if books.cooldown is not None and books.cooldown.since_ms <= run.started_at_ms:
+                books.cooldown = None
+        else:
+            books.record({refused.window: refused})
+            books.cooldown = Cooldown(refused.window, now_ms, refused.resets_at_ms, "refused")
+
+
+# What others do
+
+
+class _Other:
+    """What all the others have in common: they see official percents and refusals, and hold nothing.
+
+    Whatever they remember is each server's own, but they, too, never have more than so many runs in flight. An account
+    that has refused is out until the reset that was told.
+    """
+
+    name = ""
+
+    def __init__(self, accounts: tuple[Account, ...], seed: int = 0) -> None:
+        self._names = tuple(one.name for one in accounts)
+        self._capacity = {one.name: one.seven_day_capacity for one in accounts}
+        self._readings: dict[tuple[int, str], dict[str, WindowReading]] = {}
+        self._out: dict[tuple[int, str], int] = {}
+        self._spent: dict[str, list[tuple[int, int]]] = {name: [] for name in self._names}
+        self._in_flight = dict.fromkeys(self._names, 0)
+        self._draw = random.Random(seed)  # noqa: S311
+        self._last: dict[int, str] = {}
+
+    def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:
+        able = [
+            name
+            for name in self._names
+            if name not in tried
+            and self._in_flight[name] < MAX_IN_FLIGHT
+            and self._out.get((server, name), 0) <= now_ms
+            and all(self._percent(server, name, window, now_ms) < 100 for window in (FIVE_HOUR, SEVEN_DAY))
+        ]
+        if not able:
+            return None
+        chosen = self._choose(able, now_ms, server)
+        self._last[server] = chosen
+        return chosen
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:
+        raise NotImplementedError
+
+    def _percent(self, server: int, name: str, window: str, now_ms: int) -> float:
+        reading = self._readings.get((server, name), {}).get(window)
+        return 0.0 if reading is None else windows.percent_now(reading, now_ms) or 0.0
+
+    def _reset_ms(self, server: int, name: str, window: str, now_ms: int) -> int:
+        reading = self._readings.get((server, name), {}).get(window)
+        found = None if reading is None else windows.resets_next_ms(reading, now_ms)
+        return now_ms + windows.length_ms(window) if found is None else found
+
+    def started(self, run: Run, now_ms: int) -> None:  # noqa: ARG002
+        self._in_flight[run.account] += 1
+
+    def heard(self, run: Run, readings: Mapping[str, WindowReading], now_ms: int) -> None:  # noqa: ARG002
+        self._readings.setdefault((run.server, run.account), {}).update(readings)
+
+    def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
+        self._in_flight[run.account] -= 1
+        self._spent[run.account].append((now_ms, run.spent))
+        if refused is not None:
+            self._out[run.server, run.account] = refused.resets_at_ms or now_ms + HOUR_MS
+
+
+class RoundRobin(_Other):
+    """One after the other."""
+
+    name = "round robin"
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:  # noqa: ARG002
+        last = self._names.index(self._last.get(server, self._names[-1]))
+        order = self._names[last + 1 :] + self._names[: last + 1]
+        return next(name for name in order if name in able)
+
+
+class LeastUsed(_Other):
+    """The lowest official percent, of the fuller window."""
+
+    name = "least used"
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:
+        return min(
+            able, key=lambda name: max(self._percent(server, name, one, now_ms) for one in (FIVE_HOUR, SEVEN_DAY))
+        )
+
+
+class AtRandom(_Other):
+    """Any."""
+
+    name = "random"
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:  # noqa: ARG002
+        return self._draw.choice(able)
+
+
+class DrainSoonest(_Other):
+    """The one whose weekly window resets first."""
+
+    name = "drain soonest"
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:
+        return min(able, key=lambda name: self._reset_ms(server, name, SEVEN_DAY, now_ms))
+
+
+class StickyUntilLimit(_Other):
+    """The last one, until it refuses."""
+
+    name = "sticky until limit"
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:  # noqa: ARG002
+        last = self._last.get(server)
+        return last if last in able else able[0]
+
+
+class HealthScore(_Other):
+    """The highest health score, by official five-hour percents and own weekly spend against the plan's size."""
+
+    name = "health score"
+
+    def _choose(self, able: list[str], now_ms: int, server: int) -> str:
+        return max(able, key=lambda name: self._health(server, name, now_ms))
+
+    def _health(self, server: int, name: str, now_ms: int) -> float:
+        spent = self._spent[name]
+        week = hour = 0
+        for at_ms, amount in reversed(spent):
+            if at_ms < now_ms - WEEK_MS:
+                break
+            week += amount
+            hour += amount if at_ms >= now_ms - HOUR_MS else 0
+        block = self._percent(server, name, FIVE_HOUR, now_ms)
+        return (
+            100
+            - 50 * week / self._capacity[name]
+            - 0.3 * block
+            - 5 * self._in_flight[name]
+            - 2 * max(0.0, hour / NANO - 3)
+            + (10 if block == 0 else 0)
+        )
+
+
+OTHERS = (RoundRobin, LeastUsed, AtRandom, HealthScore, DrainSoonest, StickyUntilLimit)

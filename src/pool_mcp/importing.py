@@ -1,0 +1,326 @@
+"""The story of an import: what was spent outside the pool, read from the CLI's transcripts into the ledger.
+
+Every transcript that has changed is read on from where the last import left it; each call is priced by the list of its
+day; and what is new is booked, some thousand calls to a transaction, so that other processes never wait long. Running
+an import again, after a crash or beside a run, never books a call twice: the ledger knows every call it has.
+"""
+
+import itertools
+import logging
+import marshal
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pool_mcp import locks
+from pool_mcp.claude import transcripts
+from pool_mcp.claude.transcripts import Mark, Place, SeenCall
+from pool_mcp.errors import LedgerError
+from pool_mcp.ledger.imports import FileState, Found, PricedCall, Tally
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import HOUR_MS, Run
+from pool_mcp.pricing import price_nanousd
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is read at a time, and how much is booked in one transaction, which others have to wait for."""
+
+    block_bytes: int
+    batch_bytes: int
+    batch_calls: int
+    apart_bytes: float
+    """From how much on a process of its own does the reading."""
+    batch_files: int = 1000
+
+
+BRISK = Pace(block_bytes=4 << 20, batch_bytes=64 << 20, batch_calls=4000, apart_bytes=64 << 20)
+"""A transaction takes about 60 ms."""
+QUIET = Pace(block_bytes=1 << 19, batch_bytes=1 << 19, batch_calls=500, apart_bytes=math.inf)
+"""A few milliseconds of work, after which a server can do other things, or stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A subscription and the config dir in which the CLI keeps its transcripts."""
+
+    subscription: str
+    config_dir: Path
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import has done so far."""
+
+    files: int = 0
+    files_read: int = 0
+    files_waiting: int = 0
+    files_unreadable: int = 0
+    bytes: int = 0
+    bytes_read: int = 0
+    malformed_lines: int = 0
+    new_calls: int = 0
+    known_calls: int = 0
+    run_calls: int = 0
+    corrected_calls: int = 0
+    unpriced_calls: int = 0
+    cost_nanousd: int = 0
+
+    def add(self, tally: Tally) -> None:
+        """Count what became of a batch."""
+        self.new_calls += tally.new
+        self.known_calls += tally.known
+        self.run_calls += tally.covered
+        self.corrected_calls += tally.corrected
+        self.unpriced_calls += tally.unpriced
+        self.cost_nanousd += tally.cost_nanousd
+
+
+class Importer:
+    """Imports into one ledger; several processes may have one each, of which one at a time works."""
+
+    def __init__(self, ledger: Ledger, sources: Sequence[Source], shown: Callable[[Run], Iterable[str]]) -> None:
+        """``shown`` gives the message ids that the stream of an unfinished run shows so far."""
+        self._ledger = ledger
+        self._sources = sources
+        self._shown = shown
+        self._first_run_ms: int | None = None
+
+    def run(self, pace: Pace = BRISK, go_on: Callable[[Imported], bool] = lambda _: True) -> Imported | None:
+        """Import all that is new; None where another process is importing.
+
+        After every batch ``go_on`` hears what has been done so far, may wait, and may say that the import is to end
+        here: the next one goes on from there.
+        """
+        with locks.try_lock(self._ledger.path.parent / "import.lock") as is_mine:
+            return self._import(pace, go_on) if is_mine else None
+
+    def _import(self, pace: Pace, go_on: Callable[[Imported], bool]) -> Imported:
+        with self._ledger.read() as books:
+            known = books.imports.files()
+        done = Imported()
+        changed: list[_Changed] = []
+        for source in _distinct(self._sources):
+            for place in transcripts.walk(source.config_dir):
+                done.files += 1
+                state = known.get(_text(place.path))
+                if state is None or not _is_same(state, place):
+                    mark = Mark(state.offset, state.digest) if state else Mark()
+                    changed.append(_Changed(source.subscription, place, mark))
+                    done.bytes += max(0, place.size - mark.offset)
+        batch: list[_Stretch] = []
+        calls = read_bytes = 0
+        waiting: set[str] = set()
+        with _stretches(changed, done.bytes, pace) as stretches:
+            for stretch in stretches:
+                done.files_read += stretch.is_last
+                done.files_unreadable += stretch.is_unreadable
+                done.bytes_read += stretch.read_bytes
+                done.malformed_lines += stretch.malformed
+                if changed[stretch.number].place.path in waiting:
+                    continue
+                batch.append(stretch)
+                calls += len(stretch.calls)
+                read_bytes += stretch.read_bytes
+                if calls >= pace.batch_calls or read_bytes >= pace.batch_bytes or len(batch) >= pace.batch_files:
+                    waiting |= self._book(changed, batch, done)
+                    batch, calls, read_bytes = [], 0, 0
+                    if not go_on(done):
+                        return done
+        waiting |= self._book(changed, batch, done)
+        done.files_waiting = len(waiting)
+        go_on(done)
+        return done
+
+    def _book(self, changed: Sequence["_Changed"], batch: Sequence["_Stretch"], done: Imported) -> set[str]:
+        """Book what was read; the paths of those transcripts that have to wait for a run to end."""
+        # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
+        with self._ledger.read() as books:
+            if self._first_run_ms is None:
+                self._first_run_ms = books.imports.first_run_ms()
+            unfinished = books.unfinished()
+        latest_ms = max((call[2] for stretch in batch for call in stretch.calls), default=0)
+        in_flight = {
+            transcripts.message_key(message_id)
+            for run in unfinished
+            if latest_ms >= run.created_at_ms - _CLOCK_MARGIN_MS
+            for message_id in self._shown(run)
+        }
+        runs_since_ms = None if self._first_run_ms is None else self._first_run_ms - _CLOCK_MARGIN_MS
+        found = [_found(changed[stretch.number], stretch, runs_since_ms) for stretch in batch]
+        with self._ledger.write() as books:
+            tally = books.imports.book(found, in_flight)
+        done.add(tally)
+        return tally.waiting
+
+
+_CLOCK_MARGIN_MS = HOUR_MS
+"""How far the system's clock may have been set back since a run began."""
+
+
+class _Changed(NamedTuple):
+    """A transcript that is new or has changed, and how far it has been read."""
+
+    subscription: str
+    place: Place
+    mark: Mark
+
+
+_Call = tuple[int, str, int, str, int, int, int, int, int, int, int | None]
+"""A call as it comes from the reading process: a :class:`PricedCall` with its message id in place of that one's key."""
+
+
+class _Stretch(NamedTuple):
+    """What was read of one of the changed transcripts; of each there is a last stretch, which holds no calls."""
+
+    number: int
+    calls: list[_Call]
+    malformed: int
+    read_bytes: int
+    offset: int
+    digest: int
+    is_last: bool = False
+    is_unreadable: bool = False
+
+
+def _found(changed: _Changed, stretch: _Stretch, runs_since_ms: int | None) -> Found:
+    """A stretch as the ledger takes it; calls since ``runs_since_ms`` with what tells a run's."""
+    place = changed.place
+    if stretch.is_last and not stretch.is_unreadable:
+        state = FileState(place.device, place.inode, place.size, place.modified_ns, stretch.offset, stretch.digest)
+    else:  # whoever finds this state, after a crash, is to see a file that has changed
+        state = FileState(place.device, place.inode, 0, 0, stretch.offset, stretch.digest)
+    return Found(
+        path=_text(place.path),
+        subscription=changed.subscription,
+        session_id=_text(place.session_id),
+        is_subagent=place.is_subagent,
+        calls=[
+            PricedCall(
+                call[0],
+                transcripts.message_key(call[1]) if runs_since_ms is not None and call[2] >= runs_since_ms else 0,
+                *call[2:],
+            )
+            for call in stretch.calls
+        ],
+        state=state,
+    )
+
+
+# Reading, which takes as long as booking and is done beside it where there is much
+
+
+@contextmanager
+def _stretches(changed: Sequence[_Changed], size: int, pace: Pace) -> Iterator[Iterator[_Stretch]]:
+    """All that the changed transcripts show, read in a process of its own where that is worth the start of one."""
+    if size < pace.apart_bytes:
+        yield itertools.chain.from_iterable(_read(list(enumerate(changed)), pace.block_bytes))
+        return
+    context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would break
+    ours, theirs = context.Pipe(duplex=False)
+    reader = context.Process(target=_send, args=(theirs, list(enumerate(changed)), pace.block_bytes), daemon=True)
+    reader.start()
+    theirs.close()
+    try:
+        yield _received(ours)
+    finally:
+        ours.close()  # makes it stop
+        reader.join()
+
+
+def _send(to: "Connection", changed: Sequence[tuple[int, _Changed]], block_bytes: int) -> None:
+    """Be the reading process: parcels of stretches, each sent while the one before is being booked."""
+    with suppress(BrokenPipeError, KeyboardInterrupt):  # nobody wants any more
+        parcel: list[tuple[object, ...]] = []
+        size = 0
+        for stretches in _read(changed, block_bytes):
+            for stretch in stretches:
+                parcel.append(tuple(stretch))
+                size += len(stretch.calls)
+                if size >= _PARCEL_CALLS or len(parcel) >= _PARCEL_CALLS:
+                    to.send_bytes(marshal.dumps(parcel))
+                    parcel, size = [], 0
+        to.send_bytes(marshal.dumps(parcel))
+        to.send_bytes(marshal.dumps([]))
+
+
+_PARCEL_CALLS = 2000
+
+
+def _received(reader: "Connection") -> Iterator[_Stretch]:
+    while True:
+        try:
+            parcel = marshal.loads(reader.recv_bytes())  # noqa: S302  (from our own process)
+        except EOFError:
+            raise LedgerError("The process that reads the transcripts was killed; import again.") from None
+        if not parcel:
+            return
+        yield from map(_Stretch._make, parcel)
+
+
+def _read(changed: Sequence[tuple[int, _Changed]], block_bytes: int) -> Iterator[Iterator[_Stretch]]:
+    return (_read_one(number, one, block_bytes) for number, one in changed)
+
+
+def _read_one(number: int, changed: _Changed, block_bytes: int) -> Iterator[_Stretch]:
+    mark = changed.mark
+    try:
+        for portion in transcripts.read_calls(changed.place.path, mark, block_bytes):
+            mark = portion.mark
+            calls = [_priced(call) for call in portion.calls]
+            yield _Stretch(number, calls, portion.malformed, portion.read_bytes, mark.offset, mark.digest)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", changed.place.path, error)
+        yield _Stretch(number, [], 0, 0, mark.offset, mark.digest, is_last=True, is_unreadable=True)
+    else:
+        yield _Stretch(number, [], 0, 0, mark.offset, mark.digest, is_last=True)
+
+
+def _priced(call: SeenCall) -> _Call:
+    tokens = call.tokens
+    return (
+        call.key,
+        call.message_id,
+        call.at_ms,
+        call.model,
+        tokens.input,
+        tokens.output,
+        tokens.cache_creation_5m,
+        tokens.cache_creation_1h,
+        tokens.cache_read,
+        tokens.web_search_requests,
+        price_nanousd(call.model, tokens, call.at_ms, fast=call.fast, us_only=call.us_only),
+    )
+
+
+def _is_same(state: FileState, place: Place) -> bool:
+    """Whether nothing was written since the transcript was last read."""
+    return (
+        state.modified_ns == place.modified_ns
+        and state.size == place.size
+        and state.inode == place.inode
+        and state.device == place.device
+    )
+
+
+def _text(name: str) -> str:
+    """A file's name as the ledger can keep it; names that are not UTF-8 have no other form."""
+    return name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _distinct(sources: Iterable[Source]) -> list[Source]:
+    """Without those whose config dir is another's by a different name: what it holds is the first one's."""
+    seen: dict[Path, Source] = {}
+    for source in sources:
+        seen.setdefault(source.config_dir.resolve(), source)
+    return list(seen.values())

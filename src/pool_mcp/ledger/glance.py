@@ -1,0 +1,91 @@
+"""A quick look into a ledger that is there, for what must answer at once.
+
+It loads SQLite and nothing else, makes no file, takes no migration, and waits for other processes for as long as it is
+told. Writing goes through :class:`~pool_mcp.ledger.books.Books` all the same, which takes longer to load, so that is
+done only where there is something to write.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+
+HOUR_MS = 3_600_000  # as in model.py, which takes longer to load than a look takes
+
+Seen = tuple[float | None, int | None]
+"""``(percent, resets_at_ms)`` of an official window."""
+
+
+class Glance:
+    """A look into one ledger; every method may raise ``sqlite3.Error``."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def windows(self, subscription: str) -> dict[str, Seen]:
+        """What was last reported of each official window."""
+        rows = self._conn.execute(
+            "SELECT window, percent, resets_at_ms FROM official_windows WHERE subscription = ?", (subscription,)
+        )
+        return {window: (percent, resets_at_ms) for window, percent, resets_at_ms in rows}
+
+    def spent_nanousd(self, subscription: str, since_ms: int) -> int:
+        """What a subscription has spent since an instant."""
+        return spent_nanousd(self._conn, "subscription", subscription, since_ms)
+
+    def reserved_nanousd(self, subscription: str) -> int:
+        """What a subscription's unfinished runs may still cost."""
+        (held,) = self._conn.execute(
+            "SELECT coalesce(sum(reserved_nanousd), 0) FROM runs"
+            " WHERE state IN ('reserved', 'running') AND subscription = ?",
+            (subscription,),
+        ).fetchone()
+        return int(held)
+
+    def record(self, subscription: str, windows: Mapping[str, Seen], now_ms: int) -> None:
+        """Keep readings that were made now."""
+        from pool_mcp.ledger.books import Books
+        from pool_mcp.model import WindowReading
+
+        readings = [
+            WindowReading(window, percent, resets_at_ms, "allowed", now_ms)
+            for window, (percent, resets_at_ms) in windows.items()
+        ]
+        self._conn.execute("BEGIN IMMEDIATE")
+        try:
+            Books(self._conn).record_readings(subscription, readings)
+            self._conn.execute("COMMIT")
+        except BaseException:
+            self._conn.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def glance(path: str, wait_s: float) -> Iterator[Glance | None]:
+    """Look into the ledger at an absolute path; None where there is none. What fails ends the block, and no more."""
+    try:
+        conn = sqlite3.connect(f"file:{_quoted(path)}?mode=rw", uri=True, timeout=wait_s, isolation_level=None)
+    except sqlite3.Error:
+        yield None
+        return
+    with closing(conn), suppress(sqlite3.Error):
+        yield Glance(conn)
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def spent_nanousd(conn: sqlite3.Connection, column: str, value: str, since_ms: int) -> int:
+    """What a subscription or a caller has spent since an instant: whole hours by their sums, the rest by entries."""
+    first_whole_hour = -(-since_ms // HOUR_MS) * HOUR_MS
+    # Two sums and not one join: each is a range scan of one index.
+    hours = "subscription_hours" if column == "subscription" else "hours"
+    (total,) = conn.execute(
+        f"""
+        SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM {hours} WHERE {column} = ? AND hour_ms >= ?)
+             + (SELECT coalesce(sum(cost_nanousd), 0) FROM entries
+                WHERE {column} = ? AND at_ms >= ? AND at_ms < ?)
+        """,  # noqa: S608  (column is "subscription" or "caller")
+        (value, first_whole_hour, value, since_ms, first_whole_hour),
+    ).fetchone()
+    return int(total)

@@ -1,0 +1,400 @@
+"""The ledger's side of an import: which transcripts have been read how far, and which call is in which entry.
+
+Used only inside a transaction. A call is known by its key for ever, also when its transcript or, by retention, its
+entry is gone. Which calls are a run's: those that its own stream showed, wherever they turn up; and of those in its
+session's transcripts, by their time, its subagents' (which no stream shows) and, where its stream was lost, all.
+"""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from pool_mcp.model import HOUR_MS, ModelCost, Tokens
+from pool_mcp.windows import grid_block
+
+CALLER = "outside"
+"""Who made the calls that no run made."""
+SOURCE = "transcript"
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A transcript as it was when it was last read, how far that went, and a digest of what stands just before."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    offset: int
+    digest: int
+
+
+class PricedCall(NamedTuple):
+    """An API call that a transcript shows.
+
+    ``message_key`` is 0 where no run can have made it; ``cost_nanousd`` is None where no price is known.
+    """
+
+    key: int
+    message_key: int
+    at_ms: int
+    model: str
+    input: int
+    output: int
+    cache_creation_5m: int
+    cache_creation_1h: int
+    cache_read: int
+    web_search_requests: int
+    cost_nanousd: int | None
+
+    @property
+    def cost(self) -> ModelCost:
+        """What was used, and for how much."""
+        return ModelCost(Tokens(*self[4:10]), self.cost_nanousd)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a stretch of one transcript shows, and the file's state once that is booked."""
+
+    path: str
+    subscription: str
+    session_id: str
+    is_subagent: bool
+    calls: Sequence[PricedCall]
+    state: FileState
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the calls that were found."""
+
+    new: int = 0
+    known: int = 0
+    covered: int = 0
+    corrected: int = 0
+    unpriced: int = 0
+    cost_nanousd: int = 0
+    waiting: set[str] = field(default_factory=set)
+    """Transcripts of sessions on which a run is in flight: not taken in, to be read again once it is booked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """When a run was at work on a session."""
+
+    entry_id: int
+    starts_at_ms: int
+    ends_at_ms: int
+    is_lost: bool
+    """Whether none of its calls is known by its stream."""
+
+
+class Imports:
+    """Reads and writes within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def files(self) -> dict[str, FileState]:
+        """Every transcript that has been read, by its path."""
+        rows = self._conn.execute("SELECT path, device, inode, size, modified_ns, offset, digest FROM transcript_files")
+        return {row[0]: FileState(*row[1:]) for row in rows}
+
+    def first_run_ms(self) -> int | None:
+        """When the pool's first run was placed; no earlier call can be a run's."""
+        (first,) = self._conn.execute("SELECT min(created_at_ms) FROM runs").fetchone()
+        return None if first is None else int(first)
+
+    def keep_calls_of_run(self, entry_id: int, message_keys: Iterable[int]) -> None:
+        """Note which calls a run's entry covers."""
+        self._conn.executemany(
+            "INSERT OR IGNORE INTO run_calls VALUES (?, ?)", ((key, entry_id) for key in message_keys)
+        )
+
+    def book(self, stretches: Sequence[Found], in_flight: AbstractSet[int]) -> Tally:
+        """Book every call that is neither known nor a run's; note how far the transcripts have been read.
+
+        ``in_flight`` are the message keys that the streams of unfinished runs show, read after the transcripts were.
+        """
+        tally = Tally()
+        busy = {session for (session,) in self._conn.execute(_BUSY_SESSIONS)}
+        taken = [found for found in stretches if found.session_id not in busy]
+        tally.waiting = {found.path for found in stretches if found.session_id in busy}
+        calls: dict[int, tuple[PricedCall, Found]] = {}
+        for found in taken:
+            for call in found.calls:
+                before = calls.get(call.key)
+                if before is None or call.output > before[0].output:
+                    calls[call.key] = (call, found if before is None else before[1])
+                tally.known += before is not None
+        known = self._known(calls)
+        covering = self._covering(calls, known)
+        new: list[tuple[PricedCall, Found]] = []
+        for key, (call, found) in calls.items():
+            if key in known:
+                tally.known += 1
+                entry_id, output = known[key]
+                if call.output > output:
+                    tally.corrected += self._correct(call, entry_id, output)
+            elif key in covering:
+                tally.covered += 1
+                self._cover(call, covering[key])
+            elif call.message_key in in_flight:
+                tally.covered += 1
+            else:
+                new.append((call, found))
+        self._insert(new)
+        tally.new = len(new)
+        tally.unpriced = sum(call.cost_nanousd is None for call, _ in new)
+        tally.cost_nanousd = sum(call.cost_nanousd or 0 for call, _ in new)
+        self.keep_files([(found.path, found.state) for found in taken])
+        return tally
+
+    def keep_files(self, files: Iterable[tuple[str, FileState]]) -> None:
+        """Note how far transcripts have been read."""
+        self._conn.executemany(
+            "INSERT OR REPLACE INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (path, state.device, state.inode, state.size, state.modified_ns, state.offset, state.digest)
+                for path, state in files
+            ),
+        )
+
+    def _known(self, keys: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """The entry and the booked output tokens of every call that is known."""
+        rows = self._conn.execute(
+            """
+            SELECT call_key, entry_id, output_tokens FROM json_each(?) CROSS JOIN transcript_calls ON call_key = value
+            """,
+            (json.dumps(sorted(keys)),),
+        )
+        return {key: (entry_id, output) for key, entry_id, output in rows}
+
+    def _covering(
+        self, calls: dict[int, tuple[PricedCall, Found]], known: dict[int, tuple[int, int]]
+    ) -> dict[int, int]:
+        """The run's entry for every call, of those that are not known, that a run made."""
+        asked = {key: pair for key, pair in calls.items() if pair[0].message_key and key not in known}
+        if not asked:
+            return {}
+        rows = self._conn.execute(
+            "SELECT message_key, entry_id FROM json_each(?) CROSS JOIN run_calls ON message_key = value",
+            (json.dumps(sorted({call.message_key for call, _ in asked.values()})),),
+        )
+        of_streams = dict(rows.fetchall())
+        spans = {session: self._spans(session) for session in {found.session_id for _, found in asked.values()}}
+        covering: dict[int, int] = {}
+        for key, (call, found) in asked.items():
+            entry_id = of_streams.get(call.message_key)
+            if entry_id is None:
+                for span in spans[found.session_id]:
+                    if (found.is_subagent or span.is_lost) and span.starts_at_ms <= call.at_ms <= span.ends_at_ms:
+                        entry_id = span.entry_id
+            if entry_id is not None:
+                covering[key] = entry_id
+        return covering
+
+    def _spans(self, session_id: str) -> list[_Span]:
+        rows = self._conn.execute(
+            """
+            SELECT entry_id, started_at_ms, ended_at_ms, NOT EXISTS (SELECT 1 FROM run_calls WHERE run_calls.entry_id =
+                entries.entry_id)
+            FROM runs JOIN entries USING (run_id) WHERE runs.session_id = ? AND started_at_ms IS NOT NULL
+            """,
+            (session_id,),
+        )
+        return [_Span(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
+
+    def _insert(self, new: Sequence[tuple[PricedCall, Found]]) -> None:
+        """Give every call an entry of its own."""
+        (last,) = self._conn.execute("SELECT coalesce(max(entry_id), 0) FROM entries").fetchone()
+        numbered = list(enumerate(new, start=last + 1))
+        self._conn.executemany(
+            f"""
+            INSERT INTO entries (entry_id, kind, at_ms, block_start_ms, subscription, session_id, caller, source,
+                cost_nanousd, is_estimate)
+            VALUES (?, 'call', ?, ?, ?, ?, '{CALLER}', '{SOURCE}', ?, 0)
+            """,  # noqa: S608  (constants)
+            (
+                (
+                    entry_id,
+                    call.at_ms,
+                    _block_of_hour(call.at_ms - call.at_ms % HOUR_MS),
+                    found.subscription,
+                    found.session_id,
+                    call.cost_nanousd or 0,
+                )
+                for entry_id, (call, found) in numbered
+            ),
+        )
+        self._conn.executemany(
+            "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ((entry_id, call.model, *call[4:]) for entry_id, (call, _) in numbered),
+        )
+        self._conn.executemany(
+            "INSERT INTO transcript_calls VALUES (?, ?, ?)",
+            sorted((call.key, entry_id, call.output) for entry_id, (call, _) in numbered),
+        )
+        hours: dict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0] * 7)
+        for call, found in new:
+            sums = hours[found.subscription, call.at_ms - call.at_ms % HOUR_MS, call.model]
+            sums[0] += 1
+            sums[1] += call.cost_nanousd is None
+            sums[2] += call.input
+            sums[3] += call.output
+            sums[4] += call.cache_creation_5m + call.cache_creation_1h
+            sums[5] += call.cache_read
+            sums[6] += call.cost_nanousd or 0
+        self._conn.executemany(
+            _ADD_TO_HOUR,
+            ((subscription, hour, CALLER, model, *sums, 0) for (subscription, hour, model), sums in hours.items()),
+        )
+
+    def _correct(self, call: PricedCall, entry_id: int, output: int) -> bool:
+        """A later line of a known call told more: book that, unless a run's entry has the call, which knows better."""
+        self._conn.execute("UPDATE transcript_calls SET output_tokens = ? WHERE call_key = ?", (call.output, call.key))
+        row = self._conn.execute("SELECT kind, is_estimate FROM entries WHERE entry_id = ?", (entry_id,)).fetchone()
+        if row is None:  # removed by retention
+            return False
+        kind, is_estimate = row
+        if kind == "call":
+            return self._book_rest(entry_id, call.model, call.cost, "a later line told more", is_estimate=False)
+        if is_estimate:
+            self._show(entry_id, call.model, ModelCost(Tokens(output=call.output - output), 0))
+        return False
+
+    def _cover(self, call: PricedCall, entry_id: int) -> None:
+        """Note that a run's entry has a call; where the entry is an estimate, the transcript may show more of it."""
+        self._conn.execute("INSERT INTO transcript_calls VALUES (?, ?, ?)", (call.key, entry_id, call.output))
+        (is_estimate,) = self._conn.execute(
+            "SELECT is_estimate FROM entries WHERE entry_id = ?", (entry_id,)
+        ).fetchone() or (False,)
+        if is_estimate:
+            self._show(entry_id, call.model, call.cost)
+
+    def _show(self, entry_id: int, model: str, part: ModelCost) -> None:
+        """Add to what transcripts show of a run whose entry is a floor, and book it where that is more."""
+        self._conn.execute(
+            f"""
+            INSERT INTO run_transcripts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _AMOUNTS)}
+            """,  # noqa: S608  (column names)
+            (entry_id, model, *_columns(part.tokens), part.cost_nanousd or 0),
+        )
+        *tokens, nanousd = self._conn.execute(
+            f"SELECT {', '.join(_AMOUNTS)} FROM run_transcripts WHERE entry_id = ? AND model = ?",  # noqa: S608
+            (entry_id, model),
+        ).fetchone()
+        shown = ModelCost(Tokens(*tokens), nanousd)
+        self._book_rest(entry_id, model, shown, "the transcript of the cut run shows more", is_estimate=True)
+
+    def _book_rest(self, entry_id: int, model: str, shown: ModelCost, why: str, *, is_estimate: bool) -> bool:
+        """Book what an entry, with what was added to it before, lacks of what was shown; False where it lacks none."""
+        note = f"entry {entry_id}: {why}"
+        *tokens, nanousd = self._conn.execute(
+            f"""
+            SELECT {", ".join(f"coalesce(sum(m.{name}), 0)" for name in _AMOUNTS)}
+            FROM entries JOIN entry_models m USING (entry_id)
+            WHERE model = ? AND (entry_id = ? OR note = ? AND session_id =
+                (SELECT session_id FROM entries WHERE entry_id = ?))
+            """,  # noqa: S608  (column names)
+            (model, entry_id, note, entry_id),
+        ).fetchone()
+        lacking = (shown.cost_nanousd or 0) - nanousd
+        more = shown.tokens.since(Tokens(*tokens))
+        if lacking < 0 or (lacking == 0 and (is_estimate or more == Tokens())):
+            return False
+        self._adjust(
+            entry_id,
+            model,
+            ModelCost(more, None if shown.cost_nanousd is None else lacking),
+            note,
+            is_estimate=is_estimate,
+        )
+        return True
+
+    def _adjust(self, entry_id: int, model: str, more: ModelCost, note: str, *, is_estimate: bool) -> None:
+        """Book what an entry lacks, under its own subscription, session, caller and time."""
+        at_ms, block_ms, subscription, session_id, caller = self._conn.execute(
+            "SELECT at_ms, block_start_ms, subscription, session_id, caller FROM entries WHERE entry_id = ?",
+            (entry_id,),
+        ).fetchone()
+        cost = more.cost_nanousd or 0
+        adjustment_id = self._conn.execute(
+            f"""
+            INSERT INTO entries (kind, at_ms, block_start_ms, subscription, session_id, caller, source, cost_nanousd,
+                is_estimate, note)
+            VALUES ('adjustment', ?, ?, ?, ?, ?, '{SOURCE}', ?, ?, ?)
+            """,  # noqa: S608  (a constant)
+            (at_ms, block_ms, subscription, session_id, caller, cost, is_estimate, note),
+        ).lastrowid
+        self._conn.execute(
+            "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (adjustment_id, model, *_columns(more.tokens), more.cost_nanousd),
+        )
+        tokens = more.tokens
+        self._conn.execute(
+            _ADD_TO_HOUR,
+            (
+                subscription,
+                at_ms - at_ms % HOUR_MS,
+                caller,
+                model,
+                0,
+                more.cost_nanousd is None,
+                tokens.input,
+                tokens.output,
+                tokens.cache_creation,
+                tokens.cache_read,
+                cost,
+                cost if is_estimate else 0,
+            ),
+        )
+
+
+_BUSY_SESSIONS = "SELECT session_id FROM runs WHERE state IN ('reserved', 'running')"
+
+_AMOUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_5m_tokens",
+    "cache_creation_1h_tokens",
+    "cache_read_tokens",
+    "web_search_requests",
+    "cost_nanousd",
+)
+
+_ADD_TO_HOUR = f"""
+    INSERT INTO hours VALUES (?, ?, ?, ?, '{SOURCE}', ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        calls = calls + excluded.calls,
+        unpriced_calls = unpriced_calls + excluded.unpriced_calls,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cost_nanousd = cost_nanousd + excluded.cost_nanousd,
+        estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd
+"""  # noqa: S608  (a constant)
+
+
+@lru_cache(maxsize=8192)
+def _block_of_hour(hour_ms: int) -> int:
+    return grid_block(hour_ms).starts_at_ms
+
+
+def _columns(tokens: Tokens) -> tuple[int, int, int, int, int, int]:
+    return (
+        tokens.input,
+        tokens.output,
+        tokens.cache_creation_5m,
+        tokens.cache_creation_1h,
+        tokens.cache_read,
+        tokens.web_search_requests,
+    )

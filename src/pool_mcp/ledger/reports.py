@@ -1,0 +1,182 @@
+"""Sums of the ledger for reports; used only inside a transaction.
+
+Whole hours come from the sums that are kept with every booking: ``subscription_hours`` where no caller is asked for,
+else ``hours``. What a span has before and after its whole hours comes from the entries, so every sum is exact.
+Sessions, which the sums do not know, come from the entries alone.
+"""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from pool_mcp.model import HOUR_MS, WindowReading
+from pool_mcp.reports import Only, Span, Sums, whole_hours
+
+_COLUMNS = (
+    "calls",
+    "unpriced_calls",
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_tokens",
+    "cache_read_tokens",
+    "cost_nanousd",
+)
+_PLAIN = ", ".join(_COLUMNS)
+_SUMS = ", ".join(f"coalesce(sum({column}), 0)" for column in _COLUMNS)
+# One model of one entry, in the columns of ``hours``. An adjustment is money, and no call.
+_OF_ENTRIES = """
+    entries.kind <> 'adjustment' AS calls, m.cost_nanousd IS NULL AS unpriced_calls, input_tokens, output_tokens,
+    cache_creation_5m_tokens + cache_creation_1h_tokens AS cache_creation_tokens, cache_read_tokens,
+    coalesce(m.cost_nanousd, 0) AS cost_nanousd
+"""
+NO_SESSION = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Rows by name, dearest first, and how many more there are."""
+
+    rows: tuple[tuple[str, Sums], ...]
+    left_out: int
+
+
+class Reports:
+    """Reads for reports within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def subscriptions(self) -> list[str]:
+        """Every subscription that has entries, whether or not it is still in the settings."""
+        # One step of the index per subscription, however many hours each has.
+        rows = self._conn.execute(
+            """
+            WITH RECURSIVE found (id) AS (
+                SELECT min(subscription) FROM subscription_hours
+                UNION ALL
+                SELECT (SELECT min(subscription) FROM subscription_hours WHERE subscription > id) FROM found
+                WHERE id IS NOT NULL
+            ) SELECT id FROM found WHERE id IS NOT NULL
+            """
+        )
+        return [subscription for (subscription,) in rows]
+
+    def total(self, span: Span, only: Only) -> Sums:
+        """What everything in a span adds up to."""
+        whole, ends = whole_hours(span)
+        among = self._among(only)
+        if only.caller is None:
+            row = self._conn.execute(
+                f"""
+                SELECT {_SUMS} FROM subscription_hours
+                WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ?
+                """,  # noqa: S608  (the columns above)
+                (among, whole.since_ms, whole.until_ms),
+            ).fetchone()
+        else:
+            row = self._conn.execute(
+                f"""
+                SELECT {_SUMS} FROM hours WHERE subscription IN (SELECT value FROM json_each(?))
+                    AND hour_ms >= ? AND hour_ms < ? AND caller = ?
+                """,  # noqa: S608
+                (among, whole.since_ms, whole.until_ms, only.caller),
+            ).fetchone()
+        for end in ends:
+            row = map(sum, zip(row, self._of_entries(end, only, among), strict=True))
+        return Sums(*row)
+
+    def latest_hour_ms(self, before_ms: int, only: Only) -> int | None:
+        """The last hour before an instant (which may lie within it) in which there is anything."""
+        if only.caller is None:
+            sql = """
+                SELECT max((SELECT max(hour_ms) FROM subscription_hours WHERE subscription = value AND hour_ms < ?1))
+                FROM json_each(?2)
+            """
+        else:
+            sql = """
+                SELECT max(hour_ms) FROM hours
+                WHERE caller = ?3 AND hour_ms < ?1 AND subscription IN (SELECT value FROM json_each(?2))
+            """
+        arguments = (before_ms, self._among(only), only.caller)
+        (hour_ms,) = self._conn.execute(sql, arguments[: 2 if only.caller is None else 3]).fetchone()
+        return None if hour_ms is None else int(hour_ms)
+
+    def by_name(self, column: str, span: Span, only: Only, limit: int) -> Named:
+        """By model, subscription, caller, source or session."""
+        among, by_session = self._among(only), column == "session"
+        of_hours, ends = (Span(0, 0), (span,)) if by_session else whole_hours(span)
+        key = {"session": f"coalesce(session_id, '{NO_SESSION}')", "model": "m.model"}.get(column, column)
+        parts = []
+        arguments: list[object] = []
+        if not by_session:
+            parts.append(
+                f"""
+                SELECT {column} AS key, {_PLAIN} FROM hours
+                WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ?
+                    AND caller = coalesce(?, caller)
+                """  # noqa: S608  (column is one of the names above)
+            )
+            arguments += [among, of_hours.since_ms, of_hours.until_ms, only.caller]
+        for end in ends:
+            parts.append(f"SELECT {key} AS key, {_OF_ENTRIES} {_FROM_ENTRIES}")
+            arguments += [among, end.since_ms, end.until_ms, only.caller]
+        rows = self._conn.execute(
+            f"""
+            SELECT key, {_SUMS}, count(*) OVER () FROM ({" UNION ALL ".join(parts)})
+            GROUP BY key ORDER BY sum(cost_nanousd) DESC, key LIMIT ?
+            """,  # noqa: S608
+            [*arguments, limit],
+        ).fetchall()
+        found = rows[0][-1] if rows else 0
+        return Named(tuple((row[0], Sums(*row[1:-1])) for row in rows), found - len(rows))
+
+    def hourly_spend(self, span: Span, only: Only) -> dict[int, int]:
+        """Nano-dollars by hour, for the whole hours of a span."""
+        rows = self._conn.execute(
+            """
+            SELECT hour_ms, sum(cost_nanousd) FROM subscription_hours
+            WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ? GROUP BY 1
+            """,
+            (self._among(only), span.since_ms, span.until_ms),
+        )
+        return dict(rows.fetchall())
+
+    def spend_in_steps(self, subscription: str, span: Span, step_ms: int) -> dict[int, int]:
+        """Nano-dollars by step of a short span, from the entries; a step's key is its start."""
+        rows = self._conn.execute(
+            """
+            SELECT at_ms - at_ms % ?, sum(cost_nanousd) FROM entries
+            WHERE subscription = ? AND at_ms >= ? AND at_ms < ? GROUP BY 1
+            """,
+            (step_ms, subscription, span.since_ms, span.until_ms),
+        )
+        return dict(rows.fetchall())
+
+    def readings(self, subscription: str, window: str, span: Span) -> list[WindowReading]:
+        """What Anthropic reported of a window in a span, oldest first."""
+        rows = self._conn.execute(
+            """
+            SELECT window, percent, resets_at_ms, status, observed_at_ms FROM official_readings
+            WHERE subscription = ? AND window = ? AND observed_at_ms >= ? AND observed_at_ms < ?
+            ORDER BY observed_at_ms
+            """,
+            (subscription, window, span.since_ms, span.until_ms),
+        )
+        return [WindowReading(*row) for row in rows]
+
+    def _of_entries(self, span: Span, only: Only, among: str) -> tuple[int, ...]:
+        row: tuple[int, ...] = self._conn.execute(
+            f"SELECT {_SUMS} FROM (SELECT {_OF_ENTRIES} {_FROM_ENTRIES})",  # noqa: S608
+            (among, span.since_ms, span.until_ms, only.caller),
+        ).fetchone()
+        return row
+
+    def _among(self, only: Only) -> str:
+        return json.dumps(self.subscriptions() if only.subscription is None else [only.subscription])
+
+
+_FROM_ENTRIES = """
+    FROM entries JOIN entry_models m USING (entry_id)
+    WHERE subscription IN (SELECT value FROM json_each(?)) AND at_ms >= ? AND at_ms < ? AND caller = coalesce(?, caller)
+"""
+assert HOUR_MS == 3_600_000, "the schema's hours are of this length"

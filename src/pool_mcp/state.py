@@ -1,0 +1,134 @@
+"""Puts together from the ledger what is known of every subscription and caller at one instant."""
+
+from pool_mcp import rates, windows
+from pool_mcp.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
+from pool_mcp.ledger.books import WHOLE_POOL, Books, Reserved
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
+from pool_mcp.pacing import Alert, alerts
+from pool_mcp.selection import family_of
+from pool_mcp.settings import Settings
+
+RATES_MS = MINUTE_MS
+"""How long a learned rate is used before the ledger's readings are gone through again."""
+
+HISTORY_MS = 2 * WEEK_MS
+"""From how far back rates are learned: plans change."""
+
+FULL_WEEK_SHARE = 0.95
+"""A week's budget is told to be free again once it is used less than this."""
+
+
+class State:
+    """Reads balances within a transaction of the caller's; remembers nothing but learned rates, for a minute."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rates: dict[tuple[str, str], tuple[int, rates.Rate]] = {}
+
+    def balances(self, books: Books, now_ms: int) -> list[Balance]:
+        """Every subscription's, in the order of the settings. Those of one organisation share readings and limits."""
+        reserved, last_used = books.reserved(), books.last_used_ms()
+        readings, cooldowns, organisations = books.latest_readings(), books.cooldowns(), books.organisations()
+        week_start_ms = windows.week_start_ms(now_ms)
+        balances = []
+        for subscription in self._settings.subscriptions:
+            name = subscription.id
+            organisation = None if subscription.is_api_key else organisations.get(name)
+            quota = [name] + [
+                other.id
+                for other in self._settings.subscriptions
+                if other.id != name
+                and not other.is_api_key
+                and organisation
+                and organisations.get(other.id) == organisation
+            ]
+            own = _newest([readings.get(one, {}) for one in quota])
+            block = windows.block_at(now_ms, own.get(windows.FIVE_HOUR))
+            held = reserved.get(name, Reserved())
+            week_spent = books.spent_nanousd(name, week_start_ms)
+            over = week_spent + held.nanousd - round(subscription.weekly_budget_nanousd * FULL_WEEK_SHARE)
+            since = {window: windows.counts_from_ms(one, now_ms) for window, one in own.items()}
+            spent_since = {window: _spent(books, quota, at_ms, window) for window, at_ms in since.items()}
+            balances.append(
+                Balance(
+                    subscription=subscription,
+                    block=block,
+                    block_spent=books.spent_nanousd(name, block.starts_at_ms),
+                    week_spent=week_spent,
+                    hour_spent=books.spent_nanousd(name, now_ms - HOUR_MS),
+                    day_spent=books.spent_nanousd(name, now_ms - DAY_MS),
+                    reserved=held.nanousd,
+                    in_flight=held.in_flight,
+                    readings=own,
+                    cooldown=_cooldown([cooldowns.get(one) for one in quota], now_ms),
+                    last_used_ms=last_used.get(name),
+                    week_frees_at_ms=books.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
+                    spent_since=spent_since,
+                    spent_before={
+                        window: _spent(books, quota, one.resets_at_ms - windows.length_ms(window), window)
+                        - spent_since[window]
+                        for window, one in own.items()
+                        if one.resets_at_ms is not None and one.resets_at_ms > now_ms
+                    },
+                    rates={window: self._rate(books, subscription, window, now_ms) for window in own},
+                    organisation=organisation,
+                    reserved_beside=sum(reserved.get(one, Reserved()).nanousd for one in quota[1:]),
+                )
+            )
+        return balances
+
+    def caller(self, books: Books, caller: str, now_ms: int) -> CallerBalance:
+        """A caller's own budget and what it has used of it."""
+        return CallerBalance(
+            caller,
+            self._settings.callers.get(caller, CallerBudget()),
+            day_spent=books.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
+            week_spent=books.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
+            hour_spent=books.caller_spent_nanousd(caller, now_ms - HOUR_MS),
+            reserved=books.caller_reserved_nanousd(caller),
+        )
+
+    def patience(self, books: Books, now_ms: int) -> Cooldown | None:
+        """The pool's own cooldown, while Anthropic is overloaded."""
+        cooldown = books.cooldowns().get(WHOLE_POOL)
+        return cooldown if cooldown is not None and is_out(cooldown, now_ms) else None
+
+    def tell_alerts(self, books: Books, now_ms: int) -> list[Alert]:
+        """Put on record what the pool's state calls for; those that no process has told yet."""
+        return [alert for alert in alerts(self.balances(books, now_ms), now_ms) if books.tell(alert, now_ms)]
+
+    def _rate(self, books: Books, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
+        key = (subscription.id, window)
+        learned_at_ms, rate = self._rates.get(key, (None, None))
+        if rate is None or learned_at_ms is None or not 0 <= now_ms - learned_at_ms < RATES_MS:
+            steps = books.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
+            rate = rates.learn(steps, rates.prior(subscription, window))
+            self._rates[key] = (now_ms, rate)
+        return rate
+
+
+def _newest(readings: list[dict[str, WindowReading]]) -> dict[str, WindowReading]:
+    """The newest reading of each window, whichever of one organisation's subscriptions brought it."""
+    result: dict[str, WindowReading] = {}
+    for of_one in readings:
+        for window, reading in of_one.items():
+            if window not in result or reading.observed_at_ms > result[window].observed_at_ms:
+                result[window] = reading
+    return result
+
+
+def _cooldown(cooldowns: list[Cooldown | None], now_ms: int) -> Cooldown | None:
+    """The first one's own, else a limit that another subscription of the same organisation has run into."""
+    own, *others = cooldowns
+    shared = [one for one in others if one is not None and one.cause not in NEEDS_A_PERSON and is_out(one, now_ms)]
+    if own is not None and (is_out(own, now_ms) or not shared):
+        return own
+    return max(shared, key=lambda one: one.until_ms or 0, default=own)
+
+
+def _spent(books: Books, subscriptions: list[str], since_ms: int, window: str) -> int:
+    """What subscriptions have spent since an instant of what a window counts."""
+    family = family_of(window)
+    if family is None:
+        return sum(books.spent_nanousd(one, since_ms) for one in subscriptions)
+    return sum(books.family_spent_nanousd(one, since_ms, family) for one in subscriptions)

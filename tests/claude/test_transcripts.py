@@ -1,0 +1,182 @@
+"""What transcripts are found to say, line by line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool_mcp.claude import transcripts
+from pool_mcp.claude.transcripts import Mark, SeenCall, call_key, read_calls, walk
+from pool_mcp.model import Tokens
+from written import AT_MS, TOKENS, answer, dump, usage_of
+
+
+def read(
+    path: Path, content: bytes, mark: Mark | None = None, block_bytes: int = 1 << 20
+) -> tuple[list[SeenCall], int]:
+    path.write_bytes(content)
+    portions = list(read_calls(str(path), mark or Mark(), block_bytes))
+    return [call for portion in portions for call in portion.calls], sum(portion.malformed for portion in portions)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s.jsonl"
+
+
+SEEN = SeenCall(call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", TOKENS, fast=False, us_only=False)
+
+
+def test_an_answer_is_read_with_its_ids_its_time_and_every_class_of_tokens(path: Path) -> None:
+    assert read(path, dump(answer())) == ([SEEN], 0)
+
+
+def reordered(event: dict[str, Any]) -> dict[str, Any]:
+    return dict(reversed([(k, reordered(v) if isinstance(v, dict) else v) for k, v in event.items()]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        dump(reordered(answer())),
+        json.dumps(answer(), separators=(", ", ": ")).replace('"type": "assistant"', '"type":"assistant"').encode()
+        + b"\n",
+        dump(answer(requestRef="x", origin={"kind": "model", "type": "assistant"})),
+        dump(answer(content=[{"type": "tool_use", "input": {"stop_sequence": None, "usage": usage_of(Tokens(9, 9))}}])),
+        dump(answer(content=[{"type": "text", "text": dump(answer("msg_9")).decode()}])),
+        dump(answer(), {"type": "user", "toolUseResult": {"type": "assistant", "message": answer("msg_9")["message"]}}),
+        dump({"type": "progress", "data": {"message": answer("msg_9")}}, answer()),
+        dump(answer("msg_s", model="<synthetic>", usage=usage_of(Tokens())), answer()),
+        dump(answer("msg_0", usage=usage_of(Tokens())), answer()),
+        b"\n" + dump(answer()) + b"\n\n",
+        dump(answer()).replace(b"\n", b"\r\n"),
+    ],
+    ids=[
+        "other order", "spaces", "new fields", "usage in an input", "quoted", "in a result", "in progress", "synthetic",
+        "nothing spent", "blank lines", "carriage returns",
+    ],
+)  # fmt: skip
+def test_an_answer_is_told_from_what_looks_like_one_whatever_the_order_of_its_fields(
+    path: Path, content: bytes
+) -> None:
+    assert read(path, content) == ([SEEN], 0)
+
+
+def test_of_a_call_s_lines_the_last_complete_one_counts_and_each_call_once(path: Path) -> None:
+    growing = [answer(tokens=Tokens(1634, output, 1009, 3953, 297, 2)) for output in (1, 2, 69)]
+    assert read(path, dump(growing[0], answer("msg_2", "req_2"), *growing[1:], answer("msg_2", "req_2"))) == (
+        [SEEN, SEEN._replace(key=call_key("msg_2", "req_2"), message_id="msg_2")],
+        0,
+    )
+
+
+def test_one_message_id_under_two_request_ids_is_two_calls(path: Path) -> None:
+    calls, _ = read(path, dump(answer(), answer(request_id="req_2"), answer(request_id=None)))
+    assert sorted(call.key for call in calls) == sorted(
+        call_key("msg_1", request) for request in ("req_1", "req_2", "")
+    )
+
+
+def test_fast_mode_inference_kept_in_the_us_and_the_long_context_mark_are_understood(path: Path) -> None:
+    usage = usage_of(TOKENS, speed="fast", inference_geo="us")
+    ((call,), _) = read(path, dump(answer(model="claude-opus-4-8[1m]", usage=usage)))
+    assert call == SEEN._replace(model="claude-opus-4-8", fast=True, us_only=True)
+
+
+def test_older_usage_without_the_lifetimes_of_cache_writes_counts_as_five_minutes(path: Path) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 7, "cache_creation_input_tokens": 11, "cache_read_input_tokens": 13}
+    ((call,), _) = read(path, dump(answer(usage=usage)))
+    assert call.tokens == Tokens(5, 7, cache_creation_5m=11, cache_read=13)
+
+
+@pytest.mark.parametrize(
+    ("content", "malformed"),
+    [
+        (b'{"type":"assistant","message":{"usage"\n' + dump(answer()), 1),
+        (dump(answer("msg_9"))[:300] + b"\n" + dump(answer()), 1),
+        (dump(answer("msg_9"))[:300] + dump(answer()), 1),
+        (b"\xff\x00garbage\n[1]]\n" + dump(answer()), 2),
+        (b'{"type":"assistant"}\n' + dump(answer()), 0),
+        (b'{"type":"assistant","message":[]}\n' + dump(answer()), 0),
+        (
+            dump(
+                answer("l", timestamp="yesterday"),
+                answer("m", timestamp=None),
+                answer("n", timestamp="9" * 24),
+                answer(),
+            ),
+            3,
+        ),
+        (dump(answer("m", usage={"input_tokens": -5, "output_tokens": "7"}), answer()), 0),
+        (b'{"type":"assistant"' + b"[" * 100_000 + b"}\n" + dump(answer()), 1),
+    ],
+)
+def test_lines_that_cannot_be_read_are_counted_and_what_follows_is_not_lost(
+    path: Path, content: bytes, malformed: int
+) -> None:
+    assert read(path, content) == ([SEEN], malformed)
+
+
+def test_a_last_line_that_is_not_ended_is_left_for_the_next_time(path: Path) -> None:
+    content = dump(answer(), answer("msg_2", "req_2"))
+    for cut in range(len(dump(answer())), len(content)):
+        path.write_bytes(content[:cut])
+        (portion,) = read_calls(str(path), Mark())
+        assert portion.calls == [SEEN]
+    path.write_bytes(content)
+    (rest,) = read_calls(str(path), portion.mark)
+    assert [call.message_id for call in rest.calls] == ["msg_2"]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 100, 1000, 5000])
+def test_what_is_found_does_not_depend_on_how_much_is_read_at_a_time(path: Path, block_bytes: int) -> None:
+    content = dump(*(answer(f"msg_{n}", content=[{"type": "text", "text": "é" * n * 20}]) for n in range(20)))
+    calls, malformed = read(path, content, block_bytes=block_bytes)
+    assert ([call.message_id for call in calls], malformed) == ([f"msg_{n}" for n in range(20)], 0)
+
+
+def test_reading_goes_on_where_it_ended_and_begins_anew_where_the_file_was_rewritten(path: Path) -> None:
+    def names(mark: Mark) -> Sequence[str]:
+        return [call.message_id for portion in read_calls(str(path), mark) for call in portion.calls]
+
+    path.write_bytes(dump(answer("msg_1"), answer("msg_2")))
+    *_, last = read_calls(str(path), Mark())
+    assert names(last.mark) == []
+    with path.open("ab") as file:
+        file.write(dump(answer("msg_3")))
+    assert names(last.mark) == ["msg_3"]
+    path.write_bytes(dump(answer("msg_8"), answer("msg_9"), answer("msg_10")))  # longer, and other bytes at the mark
+    assert names(last.mark) == ["msg_8", "msg_9", "msg_10"]
+    path.write_bytes(dump(answer("msg_8")))  # shorter
+    assert names(last.mark) == ["msg_8"]
+
+
+def test_an_overlong_line_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcripts.wire, "MAX_LINE_BYTES", 10_000)
+    long = dump(answer("msg_9", content=[{"type": "text", "text": "x" * 50_000}]))
+    path.write_bytes(dump(answer()) + long + dump(answer("msg_2", "req_2")))
+    portions = list(read_calls(str(path), Mark(), 4000))
+    assert [call.message_id for portion in portions for call in portion.calls] == ["msg_1", "msg_2"]
+    assert portions[-1].mark.offset == path.stat().st_size
+
+
+def test_every_transcript_of_a_config_dir_is_found_with_its_session(tmp_path: Path) -> None:
+    for name in ("a/s1.jsonl", "a/s1/subagents/agent-1.jsonl", "a/s1/subagents/more/agent-2.jsonl", "b/s2.jsonl"):
+        file = tmp_path / "projects" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    (tmp_path / "projects" / "a" / "memory").mkdir()
+    (tmp_path / "projects" / "a" / "s1" / "subagents" / "agent-1.meta.json").write_bytes(b"{}")
+    (tmp_path / "projects" / "stray.jsonl").write_bytes(b"")
+    found = sorted(
+        (place.path.removeprefix(str(tmp_path)), place.session_id, place.is_subagent) for place in walk(tmp_path)
+    )
+    assert found == [
+        ("/projects/a/s1.jsonl", "s1", False),
+        ("/projects/a/s1/subagents/agent-1.jsonl", "s1", True),
+        ("/projects/a/s1/subagents/more/agent-2.jsonl", "s1", True),
+        ("/projects/b/s2.jsonl", "s2", False),
+    ]
+    assert list(walk(tmp_path / "nowhere")) == []
