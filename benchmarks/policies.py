@@ -42,11 +42,14 @@ class _Books:
 
     def record(self, readings: Mapping[str, WindowReading]) -> None:
         for window, reading in readings.items():
-            before = self.readings.get(window)
-            since_ms = before.observed_at_ms if before else 0
-            own = self.spent_since(since_ms + 1) - self.spent_since(reading.observed_at_ms + 1)
-            self.steps.setdefault(window, []).append(rates.Step(reading, own))
             self.readings[window] = reading
+            steps = self.steps.setdefault(window, [])
+            last = steps[-1].reading if steps else None
+            if last is not None and (last.percent, last.resets_at_ms) == (reading.percent, reading.resets_at_ms):
+                continue
+            since_ms = last.observed_at_ms if last else 0
+            own = self.spent_since(since_ms + 1) - self.spent_since(reading.observed_at_ms + 1)
+            steps.append(rates.Step(reading, own))
 
     def learn(self, now_ms: int) -> None:
         if now_ms - self.learned_at_ms < LEARN_MS:

@@ -105,7 +105,7 @@ def make_windows(accounts: tuple[Account, ...], conditions: Conditions, ends_at_
             at_ms = EPOCH_MS - draw.randrange(length // MINUTE_MS) * MINUTE_MS
             early = sorted(draw.randrange(EPOCH_MS, ends_at_ms) for _ in range(conditions.early_resets))
             spans = []
-            while at_ms < ends_at_ms + DAY_MS:
+            while at_ms < ends_at_ms + 3 * DAY_MS:
                 end_ms = at_ms + length
                 if window == FIVE_HOUR:
                     end_ms = next((one for one in early if at_ms < one < end_ms), end_ms)
@@ -238,7 +238,7 @@ class Simulation:
         for name, calls in self.world.outside.items():
             for at_ms, amount in calls:
                 self._at(at_ms, _OUTSIDE, (name, amount))
-        for at_ms in range(EPOCH_MS, self.world.ends_at_ms, POLL_MS):
+        for at_ms in range(EPOCH_MS, self.world.ends_at_ms + 2 * DAY_MS, POLL_MS):
             self._at(at_ms, _POLL, None)
         for (name, window), spans in self.world.windows.items():
             for span in spans:
@@ -446,7 +446,7 @@ def _demand(world: World) -> dict[tuple[int, int], int]:
     step = HOUR_MS // 2
     for job in world.jobs:
         begin_ms = job.arrives_at_ms // step * step
-        end_ms = min(world.ends_at_ms + DAY_MS, -(-(job.deadline_ms + job.duration_ms) // step) * step)
+        end_ms = -(-(job.deadline_ms + job.duration_ms) // step) * step
         found[begin_ms, end_ms] = found.get((begin_ms, end_ms), 0) + job.cost
     return found
 

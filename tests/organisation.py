@@ -67,6 +67,12 @@ class Organisation:
         self._thread.join()
         self._socket.close()
 
+    def forget(self) -> Self:
+        """Be as at the start, for the next test."""
+        for name, value in vars(Organisation()).items():
+            setattr(self, name, value)
+        return self
+
     def paths(self) -> list[str]:
         return [request.path_params["path"] for request in self.requests]
 

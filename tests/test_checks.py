@@ -71,7 +71,7 @@ def test_what_can_be_served_passes(settings: Settings, changed: dict[str, Any]) 
 
 TOO_LONG = "The prompt has 5.0 MB; at most 4 MB can be sent: shorten it, or let Claude read files (tool_profile read)."
 NO_SESSION = "is no session id; pass one that an earlier answer gave, or none for a new one."
-NO_DIRECTORY = "is not a directory on this machine."
+NO_DIRECTORY = "is not a directory on this machine; give a whole path."
 NOT_ALLOWED = "is not allowed here (allowed: none); the operator sets claude.tool_profile in pool.toml."
 BAD_SCHEMA = "The json_schema is not a valid JSON Schema:"
 NO_OBJECT = 'The json_schema must describe an object: {"type": "object", "properties": ...}.'
@@ -122,6 +122,8 @@ BAD_TIMEOUT = "timeout_s must be more than 0 and at most 86400 (a day)."
         ({"timeout_s": 86_400.1}, BAD_TIMEOUT),
         ({"timeout_s": float("nan")}, BAD_TIMEOUT),
         ({"working_dir": "/no/such/place"}, f"working_dir '/no/such/place' {NO_DIRECTORY}"),
+        ({"working_dir": "."}, f"working_dir '.' {NO_DIRECTORY}"),
+        ({"working_dir": ""}, f"working_dir '' {NO_DIRECTORY}"),
         ({"working_dir": __file__}, f"working_dir {__file__!r} {NO_DIRECTORY}"),
         ({"working_dir": "~no-such-user/x"}, f"working_dir '~no-such-user/x' {NO_DIRECTORY}"),
         ({"working_dir": "a\0b"}, f"working_dir 'a\\x00b' {NO_DIRECTORY}"),

@@ -1,4 +1,4 @@
-"""The documents are true: tools.md is made from the tools, all settings and errors are explained, links lead somewhere."""
+"""The documents are true: made from the tools, complete in settings and errors, without dead links."""
 
 import os
 import re
@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from pool_mcp import settings
-from pool_mcp.pacing import Action
 from pool_mcp.errors import BY_KIND
+from pool_mcp.pacing import Action
 from pool_mcp.tools import TOOLS, Tool, input_schema, output_schema
 
 ROOT = Path(__file__).parent.parent
@@ -20,14 +20,12 @@ DOCS = ROOT / "docs"
 
 def tools_document() -> str:
     """``docs/tools.md`` as it must be; ``UPDATE_DOCS=1 ./dev test tests/test_docs.py`` writes it."""
-    parts = [
-        "# Tools",
+    head = (
         "Made from the program's own schemas. Money is in dollars, shares are percentages from 0 to 100, instants are "
         "RFC 3339 in UTC. A failed call is `isError` with one line of text and `structuredContent.error`: `kind`, "
-        "`message`, and where they apply `retry_at`, `subscription`, `alternatives`, `run_id`, `partial_text`.",
-        *(_section(tool) for tool in TOOLS.values()),
-    ]
-    return "\n\n".join(parts) + "\n"
+        "`message`, and where they apply `retry_at`, `subscription`, `alternatives`, `run_id`, `partial_text`."
+    )
+    return "\n\n".join(["# Tools", head, *(_section(tool) for tool in TOOLS.values())]) + "\n"
 
 
 def _section(tool: Tool) -> str:

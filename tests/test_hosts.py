@@ -195,6 +195,13 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(machine: Machine) ->
     ]
 
 
+def test_a_host_that_has_to_pass_on_a_key_is_said_to(machine: Machine) -> None:
+    machine.write_settings('[[subscriptions]]\nid = "work"\napi_key_env = "WORK_KEY"\n')
+    machine.set(WORK_KEY="sk-ant-of-nobody")
+    assert "It needs WORK_KEY in its environment" in machine.say("install", "cursor")
+    assert not [name for name, text in machine.files().items() if "sk-ant-of-nobody" in text]
+
+
 def test_somebody_elses_server_of_that_name_is_left_alone(machine: Machine) -> None:
     (machine.home / ".cursor").mkdir()
     text = '{"mcpServers": {"pool": {"command": "swimming"}}}'

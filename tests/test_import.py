@@ -122,14 +122,21 @@ def test_transcripts_that_grow_between_imports_come_to_the_same(ledger: Ledger, 
 
 def test_an_import_that_is_killed_over_and_over_loses_and_doubles_nothing(ledger: Ledger, config_dir: Path) -> None:
     manifest = generate(config_dir, 4000, seed=5)
-    code = (
-        "import sys; from pathlib import Path; from test_import import Ledger, QUIET, run_import\n"
-        "def go_on(done): print(done.new_calls, flush=True); return True\n"
-        "run_import(Ledger(Path(sys.argv[1])), Path(sys.argv[2]), QUIET, go_on)"
-    )
+    code = """
+import sys
+from pathlib import Path
+from pool_mcp.importing import QUIET, Importer, Source
+from pool_mcp.ledger.ledger import Ledger
+
+def go_on(done):
+    print(done.new_calls, flush=True)
+    return True
+
+Importer(Ledger(Path(sys.argv[1])), [Source("alice", Path(sys.argv[2]))], lambda _: ()).run(QUIET, go_on)
+"""
     for _ in range(4):
         command = [sys.executable, "-c", code, str(ledger.path), str(config_dir)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             assert child.stdout.readline()
             child.kill()
@@ -271,11 +278,9 @@ def test_a_rewritten_transcript_is_read_again(notebook: Notebook, ledger: Ledger
     assert kinds(ledger) == {"call": 8}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_transcript_that_cannot_be_opened_is_counted_and_the_others_are_read(notebook: Notebook) -> None:
-    notebook.add("secret", answer("msg_1"))
-    notebook.add("open", answer("msg_2"))
-    (notebook.folder / "secret.jsonl").chmod(0)
+    (notebook.folder / "a-folder.jsonl").mkdir()
+    notebook.add("s", answer())
     done = notebook.read()
     assert (done.files_unreadable, done.new_calls) == (1, 1)
 
@@ -467,6 +472,10 @@ class Desk:
         return ["--allowedTools=Task,Agent"]
 
 
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
 @pytest.fixture
 def desk(tmp_path: Path, standin: Standin) -> Desk:
     return Desk(tmp_path, standin)
@@ -543,7 +552,7 @@ async def test_a_killed_run_and_what_is_done_by_hand_after_it_are_each_booked_on
         with anyio.fail_after(ASK_S):
             running = await pool.ask(Ask("ping", "test", model=MODEL, working_dir=str(desk.work), background=True))
             files = desk.settings.runs_dir / running.run_id
-            await until(lambda: b"content_block_delta" in (files / "stdout.jsonl").read_bytes(), ASK_S)
+            await until(lambda: b"content_block_delta" in _bytes(files / "stdout.jsonl"), ASK_S)
             pattern = f"projects/*/{running.session_id}.jsonl"
             await until(lambda: any(b'"user"' in path.read_bytes() for path in desk.config_dir.glob(pattern)), ASK_S)
             os.kill(int((files / "pid").read_text()), signal.SIGKILL)

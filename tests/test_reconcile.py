@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -62,9 +63,10 @@ class Home:
             row = (model, 1000, 500, 0, 0, 4000, 0, round(usd * NANO))
             conn.execute(f"INSERT INTO entry_models VALUES ({entry}, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             conn.execute(
-                "INSERT INTO hours VALUES (?, ?, 'host', ?, 'pool', 1, 0, 1000, 500, 0, 4000, ?, 0) ON CONFLICT DO"
-                " UPDATE SET calls = calls + 1, input_tokens = input_tokens + 1000,"
-                " output_tokens = output_tokens + 500, cache_read_tokens = cache_read_tokens + 4000, cost_nanousd = cost_nanousd + excluded.cost_nanousd",
+                "INSERT INTO hours VALUES (?, ?, 'host', ?, 'pool', 1, 0, 1000, 500, 0, 4000, ?, 0)"
+                " ON CONFLICT DO UPDATE SET calls = calls + 1, input_tokens = input_tokens + 1000,"
+                " output_tokens = output_tokens + 500, cache_read_tokens = cache_read_tokens + 4000,"
+                " cost_nanousd = cost_nanousd + excluded.cost_nanousd",
                 (subscription, at_ms - at_ms % HOUR_MS, model, round(usd * NANO)),
             )
 
@@ -76,17 +78,22 @@ class Home:
 LONE_KEY = '[[subscriptions]]\nid = "work"\napi_key_env = "WORK_KEY"\n[[subscriptions]]\nid = "login"\n'
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[Organisation]:
     with Organisation() as organisation:
-        home = Home(tmp_path, organisation, LONE_KEY)
-        yield home
-        assert home.ledger.audit().problems == ()
-        home.ledger.close()
+        yield organisation
 
 
-def use(at_ms: int, usd: float, **more: object) -> Use:
-    return replace(Use(at_ms, round(usd * NANO)), **more)
+@pytest.fixture
+def home(tmp_path: Path, running: Organisation) -> Iterator[Home]:
+    home = Home(tmp_path, running.forget(), LONE_KEY)
+    yield home
+    assert home.ledger.audit().problems == ()
+    home.ledger.close()
+
+
+def use(at_ms: int, usd: float, **more: Any) -> Use:
+    return Use(at_ms, round(usd * NANO), **more)
 
 
 async def test_what_agrees_is_said_to_agree_and_nothing_is_booked(home: Home) -> None:
@@ -242,12 +249,12 @@ async def test_other_peoples_keys_are_named_and_never_booked(home: Home, tmp_pat
     home.organisation.uses += [use(DAY, 1.0), use(DAY, 50.0, key="apikey_of_somebody")]
     found = await home.ours.reconcile("2026-11-20", adjust=True)
     assert found.not_compared == [
-        f"work: its key's id is not known; set api_key_id in pool.toml to one of {ORG_KEY}, apikey_of_somebody"
+        f"work: its key's id is not known; set console_key_id in pool.toml to one of {ORG_KEY}, apikey_of_somebody"
     ]
     assert home.spent_usd() == 0
     (tmp_path / "pool.toml").write_text(
         f'[admin]\nbase_url = "{home.organisation.url}"\n[[subscriptions]]\nid = "work"\napi_key_env = "WORK_KEY"\n'
-        f'api_key_id = "{ORG_KEY}"\n'
+        f'console_key_id = "{ORG_KEY}"\n'
     )
     found = await home.ours.reconcile("2026-11-20", adjust=True)
     assert found.not_compared == ["apikey_of_somebody: no subscription of the pool has this key"]

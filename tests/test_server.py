@@ -55,9 +55,7 @@ async def test_an_agent_asks_and_the_ledger_holds_what_the_books_hold(
     async with host(env, tmp_path, era) as client:
         assert client.protocol_version == version
         answer = data(await client.call_tool("ask_claude", {"prompt": "Say something."}))
-        again = data(
-            await client.call_tool("ask_claude", {"prompt": "And again.", "session_id": answer["session_id"]})
-        )
+        again = data(await client.call_tool("ask_claude", {"prompt": "And again.", "session_id": answer["session_id"]}))
     assert answer["status"] == again["status"] == "completed"
     assert answer["text"].startswith("Answer 1 of the stand-in")
     assert again["subscription"] == answer["subscription"]

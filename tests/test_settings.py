@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import CallerBudget, Subscription
 from pool_mcp.places import read_env
-from pool_mcp.settings import AdminSettings, ClaudeSettings, Settings, load
+from pool_mcp.settings import AdminSettings, ClaudeSettings, Settings, SubscriptionSettings, load
 
 DEFAULT = Subscription(
     id="default",
@@ -208,11 +208,8 @@ def test_a_budget_from_the_host_that_is_none_is_refused_by_the_variables_name(tm
 # What is wrong
 
 IN_FILE = "admin, block_budget_usd, callers, claude, strategy, subscriptions, weekly_budget_usd"
-IN_CLAUDE = "base_url, inline_wait_s, keep_answers_days, path, timeout_s, tool_profile"
-IN_SUBSCRIPTION = (
-    "api_key_env, block_budget_usd, config_dir, enabled, id, max_in_flight, oauth_token_env, plan, priority, "
-    "weekly_budget_usd"
-)
+IN_CLAUDE = ", ".join(sorted(ClaudeSettings.model_fields))
+IN_SUBSCRIPTION = ", ".join(sorted(SubscriptionSettings.model_fields))
 NAME_OF_VARIABLE = "must be the name of an environment variable (letters, digits, _), never a key itself"
 
 

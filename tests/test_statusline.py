@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool_mcp import statusline, windows
+from pool_mcp.ledger import glance
 from pool_mcp.ledger.glance import Seen
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, NANO, SECOND_MS, Cost, ModelCost, Tokens, WindowReading
@@ -248,4 +249,4 @@ def test_the_command_loads_nothing_that_takes_long(env: dict[str, str]) -> None:
 
 
 def test_an_hour_is_an_hour_everywhere() -> None:
-    assert statusline.HOUR_MS == HOUR_MS
+    assert glance.HOUR_MS == HOUR_MS

@@ -46,7 +46,7 @@ def check_ask(ask: Ask, settings: Settings) -> None:
     if ask.timeout_s is not None and not 0 < ask.timeout_s <= MAX_TIMEOUT_S:
         raise InvalidRequest(f"timeout_s must be more than 0 and at most {MAX_TIMEOUT_S} (a day).")
     if ask.working_dir is not None and not _is_directory(ask.working_dir):
-        raise InvalidRequest(f"working_dir {ask.working_dir!r} is not a directory on this machine.")
+        raise InvalidRequest(f"working_dir {ask.working_dir!r} is not a directory on this machine; give a whole path.")
     _check_profile(ask.tool_profile, settings)
     if ask.session_id is not None and not _SESSION.fullmatch(ask.session_id):
         raise UnknownSession(
@@ -58,7 +58,8 @@ def check_ask(ask: Ask, settings: Settings) -> None:
 
 def _is_directory(path: str) -> bool:
     try:
-        return Path(path).expanduser().is_dir()
+        directory = Path(path).expanduser()
+        return directory.is_absolute() and directory.is_dir()  # what is relative would be so to the server
     except (OSError, RuntimeError):  # a name that is too long; the ~name of nobody
         return False
 

@@ -6,6 +6,7 @@ Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -59,6 +60,21 @@ def main() -> None:
         sys.exit(130)
 
 
+class _Usd(click.ParamType[float]):
+    """An amount of dollars: a number that is one."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if not 0 < amount < math.inf:
+            self.fail(f"{value!r} is no amount of dollars, such as 0.50", param, ctx)
+        return amount
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="pool-mcp %(version)s")
 @click.pass_context
@@ -101,7 +117,7 @@ def serve() -> None:
 @click.option("--effort", help="low, medium, high, xhigh or max.")
 @click.option("--system-prompt", help="Instead of Claude Code's own.")
 @click.option("--json-schema", "schema_file", type=click.Path(exists=True, dir_okay=False), help="File with a schema.")
-@click.option("--max-cost", "max_cost_usd", type=float, metavar="USD", help="Stop at this cost.")
+@click.option("--max-cost", "max_cost_usd", type=_Usd(), metavar="USD", help="Stop at this cost.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop after this time.")
 @click.option("--working-dir", metavar="DIR", help="Where Claude's tools work, where it has any.")
 @click.option("--tool-profile", type=click.Choice(["none", "read", "full"]), help="At most what pool.toml allows.")
@@ -114,6 +130,8 @@ def ask(prompt: str | None, max_cost_usd: float | None, schema_file: str | None,
 
     text = sys.stdin.read() if prompt in (None, "-") else prompt
     schema = None if schema_file is None else _read_schema(Path(schema_file))
+    if options["working_dir"] is not None:
+        options["working_dir"] = str(Path(options["working_dir"]).absolute())
     question = Ask(
         prompt=text or "",
         max_cost_nanousd=None if max_cost_usd is None else nanousd(max_cost_usd),
@@ -146,7 +164,7 @@ _FOR_EVER_S = 7 * 86_400.0
 
 
 @commands.command()
-@click.option("--estimated-cost", "estimated_cost_usd", type=float, metavar="USD", help="What the ask may cost.")
+@click.option("--estimated-cost", "estimated_cost_usd", type=_Usd(), metavar="USD", help="What the ask may cost.")
 @click.option("--model", help="The model it is for.")
 @click.option("--session", "session_id", metavar="ID", help="The session it goes on with.")
 @click.option("--json", "as_json", is_flag=True, help="Print choice, reasons and environment as JSON.")

@@ -173,6 +173,8 @@ def install(names: tuple[str, ...], name: str, dry_run: bool) -> None:
     changed = [_change_host(host_name, name, hosts.launch(env), dry_run) for host_name in names]
     if any(changed):
         _say(_console(), "A host that is running has to be started anew.")
+        if variables := _variables(env):
+            _say(_console(), f"It needs {', '.join(variables)} in its environment, as pool.toml says.")
 
 
 @click.command()
@@ -186,6 +188,18 @@ def uninstall(names: tuple[str, ...], name: str, dry_run: bool) -> None:
     """
     for host_name in names:
         _change_host(host_name, name, None, dry_run)
+
+
+def _variables(env: dict[str, str]) -> list[str]:
+    """The variables that hold keys or tokens; a host may pass on few of those that your shell has."""
+    from pool_mcp.errors import PoolError
+    from pool_mcp.settings import load
+
+    try:
+        subscriptions = load(env).subscriptions
+    except PoolError:
+        return []
+    return [name for one in subscriptions if (name := one.api_key_env or one.oauth_token_env)]
 
 
 def _change_host(host_name: str, entry: str, wanted: "hosts.Launch | None", dry_run: bool) -> bool:

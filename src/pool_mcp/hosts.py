@@ -208,7 +208,8 @@ def _entries(host: Host, text: str) -> dict[str, Entry]:
 
 def _is_ours(entry: Entry) -> bool:
     # Of the command its last part only: a folder may be called anything.
-    words = [Path(str(entry.get("command", ""))).name, *(entry.get("args") or [])]
+    arguments = entry.get("args")
+    words = [Path(str(entry.get("command", ""))).name, *(arguments if isinstance(arguments, list) else [])]
     return any(isinstance(word, str) and re.search(r"\bpool[-_]mcp\b", word) for word in words)
 
 
@@ -259,8 +260,9 @@ def _new_entry(host: Host, wanted: Launch) -> dict[str, object]:
 
 def _merged(present: Entry, wanted: Launch) -> dict[str, object]:
     """What has to be in an entry that is there; variables of the person's own stay."""
-    kept = present.get("env")
-    env = {name: value for name, value in (kept or {}).items() if name != "POOL_MCP_HOME"} | wanted.env
+    said = present.get("env")
+    kept = said if isinstance(said, dict) else {}
+    env = {name: value for name, value in kept.items() if name != "POOL_MCP_HOME"} | wanted.env
     return {"command": wanted.command, "args": wanted.args, **({"env": env} if env or kept else {})}
 
 

@@ -88,7 +88,7 @@ class Subscription:
     priority: int
     max_in_flight: int
     enabled: bool
-    api_key_id: str | None = None
+    console_key_id: str | None = None
 
     @property
     def is_api_key(self) -> bool:

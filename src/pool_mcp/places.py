@@ -33,6 +33,8 @@ def directories(env: Mapping[str, str]) -> tuple[Path, Path]:
             raise SettingsError(
                 f"POOL_MCP_HOME: there is no home directory for {named!r}; write the whole path"
             ) from None
+        if not home.is_absolute():
+            raise SettingsError(f"POOL_MCP_HOME: {named!r} is another place for every host; write the whole path")
         return home, home
     import platformdirs  # needed only here
 

@@ -73,7 +73,7 @@ POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 STOP_S = 0.3
 """How long a stopping server waits for its inline runs to report what they cost."""
-IMPORT_AFTER_S = 5.0
+IMPORT_AFTER_S = 30.0
 """How often an open pool asks whether it is its turn to import; the first time keeps clear of the start."""
 IMPORT_EVERY_MS = 5 * MINUTE_MS
 """How often what was spent outside is imported, by one of all processes."""
@@ -783,8 +783,10 @@ class Pool:
             await anyio.sleep(SYNC_LOOK_S)
             try:
                 await self._organisation.sync_if_due()
-            except (PoolError, OSError) as error:
+            except PoolError as error:
                 log.warning("could not read the organisation's reports: %s", error)
+            except Exception:  # the top of this task: others' figures are no reason to stop serving
+                log.exception("could not read the organisation's reports")
 
     def _check(self) -> results.CheckResult:
         found = self._ledger.audit()

@@ -20,7 +20,7 @@ what people reach before they are limited). A starting point only: Anthropic pub
 WEEK_IN_BLOCKS = 8.0
 """A week's limit in five-hour limits: the middle of what Anthropic's published hours per week come to."""
 
-STRETCH_PERCENT = 3.0
+STRETCH_PERCENT = 6.0
 """A stretch is closed when its percent has risen this far: the CLI's figures are whole percents at times."""
 
 QUANTILE = 0.35

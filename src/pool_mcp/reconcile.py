@@ -1,7 +1,7 @@
 """Holds the ledger against the organisation's figures: pure, on hours that both sides have finished with.
 
 Only API-key usage is in the organisation's reports, so only subscriptions with a key of their own are compared. A key
-is told from the others by its id (``api_key_id`` in pool.toml); without one, a lone key and a lone subscription are
+is told from the others by its id (``console_key_id`` in pool.toml); without one, a lone key and a lone subscription are
 taken for each other.
 """
 
@@ -126,13 +126,13 @@ def plain_model(model: str) -> str:
 def match_keys(subscriptions: Sequence[Subscription], seen: Iterable[str]) -> Matches:
     """Which subscription each key that the organisation reports is."""
     with_key = [s for s in subscriptions if s.is_api_key]
-    matched = {s.api_key_id: s.id for s in with_key if s.api_key_id is not None}
+    matched = {s.console_key_id: s.id for s in with_key if s.console_key_id is not None}
     keys = sorted({key for key in seen if key and key not in matched})
-    open_ones = [s.id for s in with_key if s.api_key_id is None]
+    open_ones = [s.id for s in with_key if s.console_key_id is None]
     if len(keys) == len(open_ones) == 1:
         return Matches({**matched, keys[0]: open_ones[0]})
     notes = [
-        f"{one}: its key's id is not known; set api_key_id in pool.toml"
+        f"{one}: its key's id is not known; set console_key_id in pool.toml"
         + (f" to one of {', '.join(keys)}" if keys else "")
         for one in open_ones
     ]

@@ -453,7 +453,7 @@ class ReconcileResult(_Result):
     days: list[DifferenceResult]
     hours: list[DifferenceResult] = Field(description="Those that differ.")
     rows_left_out: int
-    billed: list[BilledResult]
+    billed: list[BilledResult] = Field(description="By UTC day, all keys, after discounts; for comparison only.")
     adjusted: AdjustedResult | None
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 from mcp import MCPError
+from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -27,6 +29,7 @@ from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    Icon,
     ImageContent,
     ListResourcesResult,
     ListResourceTemplatesResult,
@@ -66,6 +69,15 @@ Context = ServerRequestContext[Any, Any]
 _STATUS_URI = "pool://status"
 _SUBSCRIPTION_URI = "pool://subscriptions/"
 _RUN_URI = "pool://runs/"
+
+_APPS = {"usage_status": "ui://pool/status", "usage_report": "ui://pool/report"}
+"""Tools whose result a host may show in a page of ours; one page shows either."""
+_APP_FILE = Path(__file__).with_name("app.html")
+
+_ICON = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><rect width="24" height="24" rx="6" fill="#b8532f"/>\
+<path d="M7 18v-5m5 5V6m5 12v-8" stroke="#fff" stroke-width="3" stroke-linecap="round"/></svg>"""
+"""Small, because the protocol's later era repeats it in every reply."""
 
 
 def serve(open_pool: Callable[[], Pool], front: Front) -> None:
@@ -148,17 +160,21 @@ def make_server(pool: Pool | PoolError) -> Server[Any]:
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await _read_resource(pool, str(params.uri))
 
-    return Server(
+    icon = f"data:image/svg+xml;base64,{base64.b64encode(_ICON.encode()).decode()}"
+    server: Server[Any] = Server(
         "pool-mcp",
         version=__version__,
         title="Claude subscription pool",
         instructions=tools.INSTRUCTIONS,
+        icons=[Icon(src=icon, mime_type="image/svg+xml", sizes=["any"])],
         on_list_tools=_list_tools,
         on_call_tool=call_tool,
         on_list_resources=_list_resources,
         on_list_resource_templates=_list_resource_templates,
         on_read_resource=read_resource,
     )
+    server.extensions[EXTENSION_ID] = {}
+    return server
 
 
 # Tools
@@ -179,6 +195,7 @@ async def _list_tools(_: Context, __: PaginatedRequestParams | None) -> ListTool
                     idempotent_hint=tool.idempotent,
                     open_world_hint=tool.open_world,
                 ),
+                _meta={"ui": {"resourceUri": _APPS[tool.name]}} if tool.name in _APPS else None,
             )
             for tool in tools.TOOLS.values()
         ]
@@ -319,7 +336,11 @@ async def _list_resources(_: Context, __: PaginatedRequestParams | None) -> List
         description="What is spent and left, as usage_status gives it.",
         mime_type="application/json",
     )
-    return ListResourcesResult(resources=[status])
+    apps = [
+        Resource(uri=uri, name=f"{tool}_app", title=f"{tools.TOOLS[tool].title}, as a page", mime_type=APP_MIME_TYPE)
+        for tool, uri in _APPS.items()
+    ]
+    return ListResourcesResult(resources=[status, *apps])
 
 
 async def _list_resource_templates(_: Context, __: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
@@ -342,6 +363,12 @@ async def _list_resource_templates(_: Context, __: PaginatedRequestParams | None
 
 
 async def _read_resource(pool_or_error: Pool | PoolError, uri: str) -> ReadResourceResult:
+    if uri in _APPS.values():
+        page = await anyio.to_thread.run_sync(lambda: _APP_FILE.read_text(encoding="utf-8"))
+        look = {"ui": {"prefersBorder": True}}
+        return ReadResourceResult(
+            contents=[TextResourceContents(uri=uri, mime_type=APP_MIME_TYPE, text=page, _meta=look)]
+        )
     try:
         pool = _opened(pool_or_error)
         if uri == _STATUS_URI:

@@ -47,7 +47,7 @@ class SubscriptionSettings(_Section):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     config_dir: Annotated[str, Field(min_length=1)] | None = None
     api_key_env: EnvName | None = None
-    api_key_id: Annotated[str, Field(pattern=r"^apikey_[A-Za-z0-9]{1,64}$")] | None = None
+    console_key_id: Annotated[str, Field(pattern=r"^apikey_[A-Za-z0-9]{1,64}$")] | None = None
     oauth_token_env: EnvName | None = None
     plan: str = ""
     weekly_budget_usd: Usd | None = None
@@ -205,7 +205,7 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
                 id=one.id,
                 config_dir=config_dir,
                 api_key_env=one.api_key_env,
-                api_key_id=one.api_key_id,
+                console_key_id=one.console_key_id,
                 oauth_token_env=one.oauth_token_env,
                 plan=one.plan,
                 weekly_budget_nanousd=round((one.weekly_budget_usd or parsed.weekly_budget_usd) * NANO),
@@ -240,7 +240,8 @@ def _explain(path: Path, error: ValidationError) -> str:
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         allowed = sorted(_section_at(location[:-1]).model_fields)
-        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        near = [name for name in (f"{location[-1]}_env",) if name in allowed]  # a key where its variable belongs
+        near = near or difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{path}: {key}: unknown key{hint}; allowed here: {', '.join(allowed)}"
     if problem["type"] in ("model_type", "dict_type", "tuple_type"):

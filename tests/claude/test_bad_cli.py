@@ -280,6 +280,7 @@ def timed_out(cost: Cost = FREE) -> Ended:
     ("body", "expected"),
     [
         pytest.param("begin()\ntime.sleep(600)", timed_out(), id="never ends"),
+        pytest.param("begin()\nos.close(1)\ntime.sleep(600)", timed_out(), id="closes its stdout"),
         pytest.param("begin()\nstart_message()\ntime.sleep(600)", timed_out(CUT), id="never ends answering"),
         pytest.param("begin()\nwhile True: say('new', text='x' * 100)", timed_out(), id="endless events"),
         pytest.param("begin()\nwhile True: print('x' * 1000)", timed_out(), id="endless garbage"),
@@ -359,7 +360,9 @@ UNKNOWN = "0c0d579b-433f-4365-928a-1cbe2a7ec9de"
         ),
         (
             {"working_dir": "/no/such/place"},
-            Refused("invalid_request", "working_dir '/no/such/place' is not a directory on this machine."),
+            Refused(
+                "invalid_request", "working_dir '/no/such/place' is not a directory on this machine; give a whole path."
+            ),
         ),
         (
             {"subscription": "bob"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pool_mcp.claude import transcripts
+from pool_mcp.claude import wire
 from pool_mcp.claude.transcripts import Mark, SeenCall, call_key, read_calls, walk
 from pool_mcp.model import Tokens
 from written import AT_MS, TOKENS, answer, dump, usage_of
@@ -154,7 +154,7 @@ def test_reading_goes_on_where_it_ended_and_begins_anew_where_the_file_was_rewri
 
 
 def test_an_overlong_line_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcripts.wire, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(wire, "MAX_LINE_BYTES", 10_000)
     long = dump(answer("msg_9", content=[{"type": "text", "text": "x" * 50_000}]))
     path.write_bytes(dump(answer()) + long + dump(answer("msg_2", "req_2")))
     portions = list(read_calls(str(path), Mark(), 4000))

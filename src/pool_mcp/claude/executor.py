@@ -32,6 +32,8 @@ from pool_mcp.settings import Settings
 
 CANCEL_POLL_S = 0.5
 """How often a followed run asks whether another process wants it stopped."""
+MAX_OUTPUT_BYTES = 1024**3
+"""More than any run prints; a CLI that goes beyond is broken, and stopped before it fills the disk."""
 LINGER_S = 5.0
 """How long a CLI may stay after it has reported its result."""
 
@@ -138,8 +140,10 @@ class Executor:
         answered = 0
         began_s = asked_s = heard_s = anyio.current_time()
         deadline_s = began_s + (run.deadline_ms - self._clock()) / SECOND_MS
+        taken_bytes = 0
         async for data in follow(process, files):
             now_s = anyio.current_time()
+            taken_bytes += len(data)
             readings = [reading for line in lines.feed(data) for reading in stream.feed(line, self._clock())]
             if readings:
                 await supervisor.keep(readings)
@@ -149,6 +153,8 @@ class Executor:
                 await anyio.lowlevel.checkpoint()
             if control.stop is None and now_s > deadline_s:
                 control.stop = Outcome.TIMEOUT
+            if control.stop is None and taken_bytes > MAX_OUTPUT_BYTES:
+                control.stop = Outcome.CLI_FAILED
             if control.stop is None and now_s - asked_s > CANCEL_POLL_S:
                 asked_s = now_s
                 if await supervisor.is_cancelled():
@@ -164,6 +170,8 @@ class Executor:
                 stop = Stop(process, now_s)
             if stop is not None:
                 stop.tick(now_s)
+                if stop.is_long_past(now_s) and not process.is_alive:
+                    break  # what it wrote is more than can be read; no result is worth waiting for
         process.kill_leftovers()
         stream.feed(lines.rest(), self._clock())
         return self._settlement(run, stream, control.stop, process.exit_code)
@@ -261,7 +269,9 @@ def _price_at(at_ms: int) -> wire.Price:
 def _complaint(files: RunFiles, exit_code: int | None, stream: wire.RunStream) -> str:
     """What a CLI that ended without a result left behind, in a line."""
     try:
-        last = files.stderr.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()[-1:]
+        with files.stderr.open("rb") as file:
+            file.seek(max(0, files.stderr.stat().st_size - 2000))
+            last = file.read().decode(errors="replace").strip().splitlines()[-1:]
     except OSError:
         last = []
     said = f": {last[0][:300]}" if last else ""

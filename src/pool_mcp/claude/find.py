@@ -21,7 +21,7 @@ def find_cli(path: str, env: Mapping[str, str]) -> Path:
         CliMissing: there is none; the message says how to install it.
     """
     if os.sep in path or path.startswith("~"):
-        named = Path(path).expanduser()
+        named = Path(os.path.expanduser(path))  # noqa: PTH111  (pathlib raises where there is no such home)
         if not _is_executable(named):
             raise CliMissing(f"The setting claude.path names {named}, which is not an executable. {HOW_TO_INSTALL}")
         return named

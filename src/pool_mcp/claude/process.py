@@ -23,7 +23,7 @@ from pool_mcp import locks
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.private import make_directory
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = 64 * 1024
 POLL_S = 0.02
 """How often a growing file is looked at; an answer is noticed half of this later on average."""
 
@@ -173,9 +173,11 @@ class CliProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the CLI's whole process group; nothing happens where it is gone."""
+        # A process id can have been used again: not our own child's before it is reaped, and not that of a CLI which
+        # still holds its lock.
         pid = self._child.pid if self._child is not None else self._pid()
-        # A process id can have been used again; the lock says that this one is still the CLI's.
-        if pid is None or not locks.is_held(self._files.stdout):
+        is_still_its = self._child.poll() is None if self._child is not None else locks.is_held(self._files.stdout)
+        if pid is None or not is_still_its:
             return
         try:
             os.killpg(pid, number)
@@ -241,10 +243,17 @@ class Stop:
     STEPS = ((0.0, signal.SIGINT), (4.0, signal.SIGTERM), (6.0, signal.SIGKILL))
     """Seconds from the first signal. A CLI that reports after SIGINT does so within about 0.1 s."""
 
+    READ_S = 4.0
+    """How long what was written before the end may take to be read."""
+
     def __init__(self, process: CliProcess, now_s: float) -> None:
         self._process = process
         self._began_s = now_s
         self._taken = 0
+
+    def is_long_past(self, now_s: float) -> bool:
+        """Whether the last of the signals was due a while ago."""
+        return now_s - self._began_s > self.STEPS[-1][0] + self.READ_S
 
     def tick(self, now_s: float) -> None:
         """Send the signals that are due."""

@@ -108,8 +108,7 @@ class SeenCall(NamedTuple):
     us_only: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A transcript's file: where it is, what the system says of it, and whose calls it holds."""
 
     path: str
@@ -150,23 +149,25 @@ def message_key(message_id: str) -> int:
     return call_key(message_id, "")
 
 
-def walk(config_dir: Path) -> Iterator[Place]:
+def walk(config_dir: Path) -> list[Place]:
     """Every transcript within a config dir, subagents' too; those that vanish meanwhile are passed over."""
+    found: list[Place] = []
     for slug in _listed(str(config_dir / "projects")):
         if slug.is_dir():
             for entry in _listed(slug.path):
                 if entry.name.endswith(".jsonl"):
-                    yield from _place(entry, entry.name[:-6], is_subagent=False)
+                    _add(found, entry, entry.name[:-6], is_subagent=False)
                 elif entry.is_dir():
-                    yield from _below(entry.path, entry.name)
+                    _add_below(found, entry.path, entry.name)
+    return found
 
 
-def _below(folder: str, session_id: str) -> Iterator[Place]:
+def _add_below(found: list[Place], folder: str, session_id: str) -> None:
     for entry in _listed(folder):
         if entry.name.endswith(".jsonl"):
-            yield from _place(entry, session_id, is_subagent=True)
+            _add(found, entry, session_id, is_subagent=True)
         elif entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path, session_id)
+            _add_below(found, entry.path, session_id)
 
 
 def _listed(folder: str) -> list[os.DirEntry[str]]:
@@ -177,12 +178,12 @@ def _listed(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _place(entry: os.DirEntry[str], session_id: str, *, is_subagent: bool) -> Iterator[Place]:
+def _add(found: list[Place], entry: os.DirEntry[str], session_id: str, *, is_subagent: bool) -> None:
     try:
         said = entry.stat()
     except OSError:
         return
-    yield Place(entry.path, session_id, is_subagent, said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns)
+    found.append(Place(entry.path, session_id, is_subagent, said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns))
 
 
 def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterator[Portion]:
@@ -375,7 +376,7 @@ def _tokens(usage: dict[str, Any]) -> Tokens:
             usage["server_tool_use"]["web_search_requests"],
         )
         if (
-            set(map(type, said)) == _INTEGERS
+            type(sum(said)) is int  # and so is each
             and min(said) >= 0
             and max(said) <= wire.MAX_TOKENS
             and said[2] + said[3] == usage["cache_creation_input_tokens"]
@@ -384,9 +385,6 @@ def _tokens(usage: dict[str, Any]) -> Tokens:
     except (KeyError, TypeError):
         pass
     return wire.tokens_of(usage)
-
-
-_INTEGERS = {int}
 
 
 def _instant_ms(timestamp: object) -> int:

@@ -170,6 +170,9 @@ class RunStream:
         """Take one line in; return what it reports of official windows."""
         if not line.strip():
             return []
+        if not line.lstrip().startswith(b"{"):  # told at a glance, however much of it there is
+            self.malformed += 1
+            return []
         try:
             text = line.decode(errors="replace")
             event = json.loads(text)

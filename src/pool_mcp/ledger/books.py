@@ -39,7 +39,7 @@ ROOM_PERCENT = 95.0
 """A reading below this proves that a window which was used up has room again."""
 
 MOST_STEPS = 300
-"""How many of a window's readings are looked at to learn its rate."""
+"""How many changes of a window's readings are looked at to learn its rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,7 +539,7 @@ class Books:
         )
 
     def steps(self, subscription: str, window: str, family: str | None, since_ms: int) -> list[Step]:
-        """A window's readings since an instant, oldest first, each with what was spent since the one before it."""
+        """A window's changes since an instant, oldest first, each with what was spent since the one before it."""
         of_all = "SELECT coalesce(sum(cost_nanousd), 0) FROM entries WHERE true"
         of_family = (
             "SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)"
@@ -552,10 +552,12 @@ class Books:
                 ({spent} AND subscription = :subscription AND at_ms > before_ms AND at_ms <= observed_at_ms)
             FROM (
                 SELECT *, lag(observed_at_ms) OVER (ORDER BY observed_at_ms) AS before_ms FROM (
-                    SELECT * FROM official_readings
+                    SELECT *, lag(percent) OVER earlier AS was_percent, lag(resets_at_ms) OVER earlier AS was_resets_at_ms
+                    FROM official_readings
                     WHERE subscription = :subscription AND window = :window AND observed_at_ms >= :since_ms
-                    ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
-                )
+                    WINDOW earlier AS (ORDER BY observed_at_ms)
+                ) WHERE percent IS NOT was_percent OR resets_at_ms IS NOT was_resets_at_ms
+                ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
             ) ORDER BY observed_at_ms
             """,  # noqa: S608  (spent is one of two literals above)
             {"subscription": subscription, "window": window, "family": f"%{family}%", "since_ms": since_ms},

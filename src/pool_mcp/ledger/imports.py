@@ -22,8 +22,7 @@ CALLER = "outside"
 SOURCE = "transcript"
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """A transcript as it was when it was last read, how far that went, and a digest of what stands just before."""
 
     device: int
@@ -104,7 +103,7 @@ class Imports:
     def files(self) -> dict[str, FileState]:
         """Every transcript that has been read, by its path."""
         rows = self._conn.execute("SELECT path, device, inode, size, modified_ns, offset, digest FROM transcript_files")
-        return {row[0]: FileState(*row[1:]) for row in rows}
+        return {row[0]: FileState._make(row[1:]) for row in rows}
 
     def first_run_ms(self) -> int | None:
         """When the pool's first run was placed; no earlier call can be a run's."""
@@ -160,10 +159,7 @@ class Imports:
         """Note how far transcripts have been read."""
         self._conn.executemany(
             "INSERT OR REPLACE INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (path, state.device, state.inode, state.size, state.modified_ns, state.offset, state.digest)
-                for path, state in files
-            ),
+            ((path, *state) for path, state in files),
         )
 
     def _known(self, keys: Iterable[int]) -> dict[int, tuple[int, int]]:

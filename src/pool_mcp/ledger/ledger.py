@@ -115,6 +115,10 @@ class Ledger:
                 raise
 
     def _prepare(self) -> None:
+        # SQLite itself notices a cut within the last page only when it reads that page.
+        (page_bytes,) = self._conn.execute("PRAGMA page_size").fetchone()
+        if self.path.stat().st_size % page_bytes:
+            raise LedgerError(f"The ledger {self.path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]} (its last page is cut)")
         self._write_ahead()
         # FULL: a reservation and a settlement are on the disk before what follows them is done.
         self._conn.execute("PRAGMA synchronous = FULL")
