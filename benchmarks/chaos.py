@@ -21,6 +21,7 @@ Exits with 1 where anything was lost, doubled, leaked, orphaned or left unanswer
 
 import argparse
 import json
+import logging
 import os
 import random
 import signal
@@ -79,20 +80,22 @@ OPERATIONS = {
 
 TIMEOUT_S = 20
 MOST_IN_BACKGROUND = 6
+REPLY_S = 90
+"""No call takes longer than this; a server that does not reply by then never will."""
 END_S = 180
 """How long everything may take to come to its end after the last operation."""
 
 UNSEEN_NANOUSD = NANO // 1000
-"""A request that was sent and never answered is booked with a floor by its prompt, though the stand-in bills nothing."""
+"""A request that was sent and never answered is booked with a floor by its prompt; the stand-in bills nothing."""
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 
 
-class Gone(Exception):  # noqa: N818
+class Gone(Exception):
     """A server ended before it replied."""
 
 
-class Withdrawn(Exception):  # noqa: N818
+class Withdrawn(Exception):
     """The request was cancelled by its host."""
 
 
@@ -115,6 +118,8 @@ class Host:
     def __init__(self, name: str, env: Mapping[str, str], log: IO[bytes]) -> None:
         self.name = name
         self.unexpected_ends = 0
+        self.without_reply = 0
+        self.protocol_errors: Counter[str] = Counter()
         self.slowest_stop_ms = 0.0
         self._env = env
         self._log = log
@@ -123,6 +128,7 @@ class Host:
         self._pending: dict[int, Request] = {}
         self._number = 0
         self._told_to_end_s: float | None = None
+        self._is_killed = False
         self._writing = anyio.Lock()
 
     @property
@@ -142,7 +148,7 @@ class Host:
                         await self._read(process)
                         tasks.cancel_scope.cancel()
                 finally:
-                    self._end(process)
+                    self._end()
                 await process.wait()
 
     async def _greet(self) -> None:
@@ -164,12 +170,14 @@ class Host:
                     request.reply = message
                     request.done.set()
 
-    def _end(self, process: anyio.abc.Process) -> None:
+    def _end(self) -> None:
         if self._told_to_end_s is None:
             self.unexpected_ends += 1
-        else:
+        elif not self._is_killed:
             self.slowest_stop_ms = max(self.slowest_stop_ms, 1000 * (time.monotonic() - self._told_to_end_s))
-        self._process, self._told_to_end_s, self._ready = None, None, anyio.Event()
+        self._ready.set()  # whoever waits looks again, and waits for the next server
+        self._process, self._told_to_end_s, self._is_killed = None, None, False
+        self._ready = anyio.Event()
         for request in self._pending.values():
             request.done.set()
         self._pending = {}
@@ -181,9 +189,14 @@ class Host:
             Gone: the server ended first.
             Withdrawn: the request was cancelled meanwhile.
         """
-        await self._ready.wait()
+        while not self._ready.is_set():
+            await self._ready.wait()
         self._number += 1
         said = await self._exchange(Request(self._number), "tools/call", {"name": tool, "arguments": arguments})
+        if "error" in said:
+            # No answer to the tool's call, but something about the protocol: asked again like an ask that got lost.
+            self.protocol_errors[said["error"]["message"]] += 1
+            raise Gone
         result: Json = said["result"]
         return result
 
@@ -191,9 +204,13 @@ class Host:
         self._pending[request.number] = request
         try:
             await self._send({"id": request.number, "method": method, "params": params})
-            await request.done.wait()
+            with anyio.move_on_after(REPLY_S):
+                await request.done.wait()
         finally:
             self._pending.pop(request.number, None)
+        if not request.done.is_set():
+            self.without_reply += 1
+            self.signal(signal.SIGKILL)
         if request.is_withdrawn:
             raise Withdrawn
         if request.reply is None:
@@ -220,20 +237,16 @@ class Host:
     def signal(self, number: signal.Signals) -> None:
         """Signal the server, if it runs."""
         if self._process is not None:
-            self._told_to_end_s = time.monotonic()
+            self._told_to_end_s = self._told_to_end_s or time.monotonic()
+            self._is_killed |= number == signal.SIGKILL
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def close_stdin(self) -> None:
         """Tell the server to end, as hosts do first."""
         if self._process is not None and self._process.stdin is not None:
-            self._told_to_end_s = time.monotonic()
+            self._told_to_end_s = self._told_to_end_s or time.monotonic()
             await self._process.stdin.aclose()
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id."""
-        return None if self._process is None else self._process.pid
 
 
 # The asks
@@ -291,12 +304,12 @@ class Chaos:
                     drawn = "poll"
                 await self._room.acquire()
                 self.done[drawn] += 1
-                tasks.start_soon(self._do, drawn, self._operation(drawn))
+                tasks.start_soon(self._do, self._operation(drawn))
                 # Give what has been started a moment, so that not all blows fall on the first millisecond of a run.
                 await anyio.sleep(self._random.expovariate(1 / 0.03))
             tell(operations)
 
-    async def _do(self, drawn: str, operation: Callable[[], Any]) -> None:
+    async def _do(self, operation: Callable[[], Any]) -> None:
         try:
             await operation()
         finally:
@@ -441,7 +454,7 @@ class Chaos:
             async with anyio.create_task_group() as tasks:
                 for number, ask in enumerate(waiting):
                     await self._room.acquire()
-                    tasks.start_soon(self._do, "", self._until_answered(self._hosts[number % len(self._hosts)], ask))
+                    tasks.start_soon(self._do, self._until_answered(self._hosts[number % len(self._hosts)], ask))
             # Asking adopts what is left; what is still followed by a server needs until its end.
             while unfinished := _unfinished(self._home):
                 result = await self._call(self._hosts[0], "ask_result", {"run_id": unfinished[0], "wait_s": 5})
@@ -476,7 +489,7 @@ class Booked:
     state: str
     outcome: str | None
     cost_nanousd: int | None
-    is_estimate: bool
+    is_estimate: int
 
 
 @dataclass(frozen=True)
@@ -511,6 +524,8 @@ class Findings:
     unanswered: int = 0
     contradicted: int = 0
     ends_by_themselves: int = 0
+    without_reply: int = 0
+    protocol_errors: dict[str, int] = field(default_factory=dict)
     audit_problems: int = 0
     slowest_stop_ms: float = 0.0
     overruns: list[Overrun] = field(default_factory=list)
@@ -537,12 +552,12 @@ def _unfinished(home: Path) -> list[str]:
 def hold_against(home: Path, calls: Sequence[Call], findings: Findings) -> None:
     """Compare every started run with the calls that were billed while it was its session's latest."""
     runs = [
-        Booked(*row[:-1], bool(row[-1]))
+        Booked(*row)
         for row in _query(
             home,
             """
             SELECT run_id, runs.session_id, runs.subscription, runs.caller, started_at_ms, state, outcome,
-                entries.cost_nanousd, is_estimate
+                entries.cost_nanousd, coalesce(is_estimate, 0)
             FROM runs LEFT JOIN entries USING (run_id) WHERE started_at_ms IS NOT NULL ORDER BY started_at_ms
             """,
         )
@@ -720,6 +735,8 @@ async def run(operations: int, servers: int, seed: int, folder: Path, *, quiet: 
             tasks.cancel_scope.cancel()
         findings.slowest_stop_ms = max(host.slowest_stop_ms for host in hosts)
         findings.ends_by_themselves = sum(host.unexpected_ends for host in hosts)
+        findings.without_reply = sum(host.without_reply for host in hosts)
+        findings.protocol_errors = dict(sum((host.protocol_errors for host in hosts), Counter[str]()))
         await anyio.to_thread.run_sync(standin.wait_idle)
         for run_id in _unfinished(home):
             findings.leaked += 1
@@ -758,6 +775,8 @@ def _print(findings: Findings) -> None:
         ("unanswered asks", said.unanswered, ""),
         ("contradicted answers", said.contradicted, "told as failed, and answered all the same"),
         ("servers that ended by themselves", said.ends_by_themselves, ""),
+        ("requests without a reply", said.without_reply, f"after {REPLY_S} s"),
+        ("protocol errors", sum(said.protocol_errors.values()), ", ".join(said.protocol_errors)),
         ("problems found by the audit", said.audit_problems, ""),
         ("slowest stop of a server", round(said.slowest_stop_ms), "ms"),
     ]
@@ -782,6 +801,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="a new directory for ledger, runs and log, which stays")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)  # asyncio warns of every pipe to a server that was killed
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = options.home or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,9 @@ class _Books:
 
 
 def _subscription(account: Account) -> Subscription:
-    return Subscription(account.name, None, None, None, account.plan, NO_BUDGET, NO_BUDGET, 0, MAX_IN_FLIGHT, enabled=True)
+    return Subscription(
+        account.name, None, None, None, account.plan, NO_BUDGET, NO_BUDGET, 0, MAX_IN_FLIGHT, enabled=True
+    )
 
 
 class Ours:

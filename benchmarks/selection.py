@@ -102,9 +102,7 @@ def long_session(draw: random.Random, days: int) -> list[Job]:
 
 def backlog(draw: random.Random, days: int) -> list[Job]:
     """More work than there is room for, round the clock; it can wait for a day."""
-    return [
-        _job(draw, EPOCH_MS + draw.uniform(0, days * DAY_MS), DAY_MS) for _ in range(520 * days)
-    ]
+    return [_job(draw, EPOCH_MS + draw.uniform(0, days * DAY_MS), DAY_MS) for _ in range(520 * days)]
 
 
 WORKLOADS: dict[str, Callable[[random.Random, int], list[Job]]] = {
@@ -155,7 +153,7 @@ def total(results: Sequence[tuple[float, list[Report]]]) -> list[dict[str, float
         row: dict[str, float | str] = {"policy": reports[0].policy, "share_of_bound_percent": 0.0}
         for one in fields(Report)[1:]:
             row[one.name] = round(sum(float(asdict(report)[one.name]) for report in reports), 2)
-        row["share_of_bound_percent"] = round(100 * float(row["done_usd"]) / bound, 2)
+        row["share_of_bound_percent"] = round(100 * float(row["work_usd"]) / bound, 2)
         rows.append(row)
     return rows
 
@@ -180,13 +178,25 @@ def main() -> None:
         return
     for name, rows in found.items():
         table = Table(title=f"{name}: {WORKLOADS[name].__doc__}", title_justify="left", box=None, header_style="bold")
-        for head in ("policy", "of the bound", "killed", "failed starts", "expired $", "overrun $", "cold $", "dropped"):
+        for head in (
+            "policy",
+            "of the bound",
+            "killed",
+            "failed starts",
+            "expired $",
+            "overrun $",
+            "cold $",
+            "dropped",
+        ):
             table.add_column(head, justify="left" if head == "policy" else "right")
         for row in rows:
             table.add_row(
                 str(row["policy"]),
                 f"{row['share_of_bound_percent']:.1f}%",
-                *(f"{row[key]:.0f}" for key in ("killed", "failed_starts", "expired_usd", "overrun_usd", "cold_usd", "dropped")),
+                *(
+                    f"{row[key]:.0f}"
+                    for key in ("killed", "failed_starts", "expired_usd", "overrun_usd", "cold_usd", "dropped")
+                ),
             )
         Console().print(table)
         print()

@@ -95,9 +95,9 @@ class World:
     """By account: when, and how much."""
 
 
-def make_windows(accounts: tuple[Account, ...], conditions: Conditions, ends_at_ms: int, draw: random.Random) -> dict[
-    tuple[str, str], tuple[Span, ...]
-]:
+def make_windows(
+    accounts: tuple[Account, ...], conditions: Conditions, ends_at_ms: int, draw: random.Random
+) -> dict[tuple[str, str], tuple[Span, ...]]:
     """Each account's windows from a random phase on; some five-hour ones end early and the next begins at once."""
     found: dict[tuple[str, str], tuple[Span, ...]] = {}
     for account in accounts:
@@ -115,9 +115,9 @@ def make_windows(accounts: tuple[Account, ...], conditions: Conditions, ends_at_
     return found
 
 
-def make_outside(accounts: tuple[Account, ...], share: float, ends_at_ms: int, draw: random.Random) -> dict[
-    str, tuple[tuple[int, int], ...]
-]:
+def make_outside(
+    accounts: tuple[Account, ...], share: float, ends_at_ms: int, draw: random.Random
+) -> dict[str, tuple[tuple[int, int], ...]]:
     """Use elsewhere: sittings of an hour or two by day, of twenty small calls each."""
     found = {}
     for account in accounts:
@@ -171,14 +171,19 @@ class Policy(Protocol):
 
 @dataclass(slots=True)
 class Report:
-    """What came of a policy in a world; money in dollars."""
+    """What came of a policy in a world; money in dollars.
+
+    ``work_usd`` is what the asks that were answered cost, less what went over a limit (a call that has begun is
+    answered to its end) and less the person's own use elsewhere that found the window full: only so is it bounded.
+    """
 
     policy: str
-    done_usd: float = 0.0
+    work_usd: float = 0.0
     killed: int = 0
     failed_starts: int = 0
     expired_usd: float = 0.0
     overrun_usd: float = 0.0
+    displaced_usd: float = 0.0
     cold_starts: int = 0
     cold_usd: float = 0.0
     dropped: int = 0
@@ -262,6 +267,7 @@ class Simulation:
         for meter in self._meters.values():
             over = sum(max(0, used - meter.capacity) for used in meter.used.values())
             self.report.overrun_usd += over / NANO
+        self.report.work_usd -= self.report.overrun_usd + self.report.displaced_usd
         return self.report
 
     def _at(self, at_ms: int, kind: int, what: object) -> None:
@@ -343,6 +349,7 @@ class Simulation:
 
     def _use(self, name: str, amount: int, now_ms: int, *, is_own: bool) -> None:
         if not is_own and self._full(name, now_ms):
+            self.report.displaced_usd += amount / NANO
             return
         for window in (FIVE_HOUR, SEVEN_DAY):
             self._meters[name, window].add(now_ms, amount)
@@ -380,7 +387,7 @@ class Simulation:
         if run.calls_done < job.calls:
             self._at(now_ms + job.duration_ms // job.calls, _CALL, run)
             return
-        self.report.done_usd += job.cost / NANO
+        self.report.work_usd += job.cost / NANO
         self.policy.ended(run, pool_ms, refused=None)
         self._release(job, now_ms)
 

@@ -159,7 +159,8 @@ def test_the_status_has_the_advice_first_then_both_windows_of_each_then_what_run
             retry_at="2026-01-28T13:36:00Z",
         ),
         alerts=[
-            AlertResult(at=NOW, kind="limit", subscription="work", message="work: is told above"),
+            AlertResult(at=NOW, kind="limit", subscription="work", message="work: told above in other words"),
+            AlertResult(at=NOW, kind="90%", subscription="work", message="work: the five_hour window is 97% used, too"),
             AlertResult(at=NOW, kind="80%", subscription="key", message="key: the block budget is 80% used"),
         ],
     )

@@ -272,8 +272,12 @@ def test_an_adjustment_is_money_and_no_call(filled: tuple[Ledger, Settings, list
         with ledger.write() as books:
             books.adjust("alice", NOW, Cost(-3 * NANO, {"opus": ModelCost(Tokens(), -3 * NANO)}), "evidence")
         assert ledger.audit().problems == ()
-        found = Figures(settings, ledger, lambda: NOW, UTC).report("source")
-    assert [(row.key, row.calls, row.cost_usd) for row in found.rows] == [("reconciliation", 0, -3.0)]
+        figures = Figures(settings, ledger, lambda: NOW, UTC)
+        # From the sums of hours; from the entries, which have to answer for a part of an hour, and for sessions.
+        found = [figures.report("source"), figures.report("source", "2026-11-22T15:10:00Z"), figures.report("session")]
+    for report, key in zip(found, ("reconciliation", "reconciliation", "(none)"), strict=True):
+        assert [(row.key, row.calls, row.cost_usd) for row in report.rows] == [(key, 0, -3.0)]
+        assert (report.total.calls, report.total.cost_usd) == (0, -3.0)
 
 
 def test_a_subscription_that_nobody_has_is_refused(filled: tuple[Ledger, Settings, list[Call]]) -> None:

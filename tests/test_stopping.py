@@ -223,7 +223,7 @@ async def cancel_when(ready: Callable[[], object], server: Host, settings: Setti
     await until(ready, DEADLINE_S)
     await server.tell("cancelled", requestId=asked)
     await until(lambda: runs(settings) and is_settled(settings), DEADLINE_S)
-    assert has_left_nothing(settings)
+    await until(lambda: has_left_nothing(settings), DEADLINE_S)
     [run] = runs(settings)
     assert (run.state, run.outcome) == (RunState.INTERRUPTED, Outcome.CANCELLED)
     assert run.cost is not None
@@ -275,7 +275,7 @@ async def test_an_ask_cancelled_at_once_leaves_nothing_behind(standin: Standin, 
         assert (await server.ask())["status"] == "completed"
         await until(lambda: is_settled(settings) and has_left_nothing(settings), DEADLINE_S)
         # Whether the cancelled ask came as far as a run, only the other one was served.
-        assert [run.outcome for run in runs(settings)] in ([Outcome.OK], [Outcome.CANCELLED, Outcome.OK])
+        assert sorted(str(run.outcome) for run in runs(settings)) in (["ok"], ["cancelled", "ok"])
         assert spent_nanousd(settings) == nanousd(await books(standin))
 
 
@@ -319,7 +319,7 @@ async def test_a_run_is_cancelled_through_whichever_server(standin: Standin, tmp
             run_id = (await server.ask(background=True))["run_id"]
             await until(lambda: standin.wait_in_flight(timeout_s=0), DEADLINE_S)
             assert (await canceller.result(run_id, cancel=True))["error"]["kind"] == "cancelled"
-            assert has_left_nothing(settings)
+            await until(lambda: has_left_nothing(settings), DEADLINE_S)
             await books(standin)
     assert [run.outcome for run in runs(settings)] == [Outcome.CANCELLED] * 2
     assert 0 < spent_nanousd(settings) <= nanousd(await books(standin))
@@ -415,7 +415,7 @@ async def test_a_run_that_does_not_end_in_its_time_is_stopped_and_booked(standin
         answer = await server.ask(timeout_s=5)
     assert answer["error"]["kind"] == "timeout"
     assert_booked_as_cut(settings, Outcome.TIMEOUT, await books(standin))
-    assert has_left_nothing(settings)
+    await until(lambda: has_left_nothing(settings), DEADLINE_S)
 
 
 async def test_a_cli_that_ignores_interruption_is_ended_all_the_same(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ async def test_a_cli_that_ignores_interruption_is_ended_all_the_same(tmp_path: P
         ]
         for request_id in asked:
             assert (await server.answer(request_id))["structuredContent"]["error"]["kind"] == "cancelled"
-    assert has_left_nothing(settings)
+    await until(lambda: has_left_nothing(settings), DEADLINE_S)
     assert [(run.state, run.cost) for run in runs(settings)] == [(RunState.INTERRUPTED, STARTED_COST)] * 2
 
 

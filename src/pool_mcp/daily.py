@@ -203,12 +203,12 @@ def _figures(one: SubscriptionResult, window: str) -> tuple[float | None, float,
 def _below(status: StatusResult, ink: _Ink) -> Iterator[Text]:
     """What the table has no room for: reasons and forecasts, alerts, and whose figures they are."""
     now = status.generated_at
-    is_told = set()
+    told: dict[str, str] = {}
     for one in status.subscriptions:
         said = []
         if one.status != "available":
             said.append(one.status_reason)
-            is_told.add(one.id)
+            told[one.id] = one.status_reason
         if one.available_at:
             said.append(f"free in {until(now, one.available_at)}")
         if one.exhausts_at and one.status in ("available", "approaching"):
@@ -216,7 +216,8 @@ def _below(status: StatusResult, ink: _Ink) -> Iterator[Text]:
         if said:
             yield Text(f"{one.id}: {'; '.join(said)}", style=_STATUS_STYLE[one.status])
     for alert in status.alerts:
-        if alert.kind not in ("limit", "needs_login") or alert.subscription not in is_told:
+        reason = told.get(alert.subscription)
+        if reason is None or not (reason in alert.message or alert.kind in ("limit", "needs_login")):
             yield Text(f"! {alert.message}", style="yellow")
     yield _legend(status, ink)
 

@@ -166,8 +166,8 @@ async def _show(standin: "Standin", cli: Path, directory: Path, log_file: Path) 
     async with AsyncExitStack() as stack:
         with screen.busy("starting the server"):
             host = await stack.enter_async_context(_start_host(directory, standin, log_file))
-        await _ask_once(screen, host)
-        await _show_what_is_left(screen, host)
+        answered = await _ask_once(screen, host)
+        await _show_what_is_left(screen, host, sorted({*standin.accounts} - {answered}))
         await _run_into_a_limit(screen, host, standin)
         await _show_who_is_next(screen, host)
     await _compare_books(screen, directory, standin)
@@ -177,7 +177,8 @@ async def _show(standin: "Standin", cli: Path, directory: Path, log_file: Path) 
     screen.say(f"Done in {took_s:.0f} seconds. Nothing is left running; the directory stays until you remove it.")
 
 
-async def _ask_once(screen: "_Screen", host: "_Host") -> None:
+async def _ask_once(screen: "_Screen", host: "_Host") -> str:
+    """Ask, and tell under which subscription it was answered."""
     screen.step("An ask, answered")
     screen.say("An agent calls ask_claude. The pool picks a subscription and runs the CLI under it.")
     screen.gap()
@@ -187,21 +188,22 @@ async def _ask_once(screen: "_Screen", host: "_Host") -> None:
     screen.pair("reviewer", prompt)
     screen.pair("Claude", answer.text)
     screen.pair("", render.ask_line(answer, with_session=False))
+    return answer.subscription
 
 
-async def _show_what_is_left(screen: "_Screen", host: "_Host") -> None:
+async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str]) -> None:
     screen.step("What is left")
-    screen.say("Two more agents ask at the same time:")
+    screen.say("Two more agents ask at the same time, each under a subscription that it names:")
     screen.gap()
 
-    async def ask(caller: str) -> None:
-        answer = await host.ask("Summarise what changed this week.", caller)
+    async def ask(caller: str, subscription: str) -> None:
+        answer = await host.ask("Summarise what changed this week.", caller, subscription)
         screen.pair(caller, render.ask_line(answer, with_session=False))
 
     with screen.busy("two agents ask"):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask, "writer")
-            tasks.start_soon(ask, "planner")
+            for caller, subscription in zip(("writer", "planner"), others, strict=True):
+                tasks.start_soon(ask, caller, subscription)
     screen.gap()
     screen.say("Then usage_status tells where everything stands:")
     screen.gap()
@@ -322,8 +324,9 @@ class _Host:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def ask(self, prompt: str, caller: str) -> AskResult:
-        return AskResult.model_validate(await self._call("ask_claude", prompt=prompt, caller=caller))
+    async def ask(self, prompt: str, caller: str, subscription: str | None = None) -> AskResult:
+        asked = {"prompt": prompt, "caller": caller, "subscription": subscription}
+        return AskResult.model_validate(await self._call("ask_claude", **asked))
 
     async def status(self) -> StatusResult:
         return StatusResult.model_validate(await self._call("usage_status"))

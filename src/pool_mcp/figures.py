@@ -10,6 +10,7 @@ from pool_mcp import charts, reports, results, windows
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.books import Books
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.reports import Among
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS
 from pool_mcp.reports import By, Only, Span, Sums
 from pool_mcp.settings import Settings
@@ -48,33 +49,37 @@ class Figures:
         span = reports.span_of(since, until, self._clock(), self._zone)
         with self._ledger.read() as books:
             self._check(books, only)
-            total = books.reports.total(span, only)
+            among = books.reports.among(only)
+            total = books.reports.total(span, among)
             if by in reports.TIMES:
-                rows, left_out = self._by_time(books, by, span, only, limit)
+                rows, left_out = self._by_time(books, by, span, among, limit)
             else:
-                named = books.reports.by_name(by, span, only, limit)
+                named = books.reports.by_name(by, span, among, limit)
                 rows, left_out = list(named.rows), named.left_out
         return results.report_result(by, span, str(self._zone), rows, left_out, total)
 
-    def _by_time(self, books: Books, by: By, span: Span, only: Only, limit: int) -> tuple[list[tuple[str, Sums]], int]:
+    def _by_time(
+        self, books: Books, by: By, span: Span, among: Among, limit: int
+    ) -> tuple[list[tuple[str, Sums]], int]:
         """From the latest period back to the first, leaping over what is empty."""
         rows: list[tuple[str, Sums]] = []
         left_out = 0
-        before_ms = span.until_ms
-        while (hour_ms := books.reports.latest_hour_ms(before_ms, only)) is not None:
-            # What was found may lie anywhere in its hour, so look at the last instant before the row above.
-            period = reports.period_at(min(hour_ms + HOUR_MS, before_ms) - 1, by, self._zone)
-            inside = period.span.within(span)
-            if inside.since_ms >= inside.until_ms or hour_ms + HOUR_MS <= span.since_ms:
-                break
-            if len(rows) < limit:
-                sums = books.reports.total(inside, only)
-                if sums:
-                    rows.append((period.key, sums))
-            else:
+        before_ms = self._leap(books, span.until_ms, among)
+        while before_ms > span.since_ms:
+            period = reports.period_at(before_ms - 1, by, self._zone)
+            before_ms = max(period.span.since_ms, span.since_ms)
+            if len(rows) == limit:
                 left_out += 1
-            before_ms = period.span.since_ms
+            elif sums := books.reports.total(period.span.within(span), among):
+                rows.append((period.key, sums))
+                continue
+            before_ms = self._leap(books, before_ms, among)
         return rows[::-1], left_out
+
+    def _leap(self, books: Books, before_ms: int, among: Among) -> int:
+        """Back to the end of the last hour in which there is anything; the hour may lie partly after the instant."""
+        hour_ms = books.reports.latest_hour_ms(before_ms, among)
+        return reports.ALWAYS.since_ms if hour_ms is None else min(before_ms, hour_ms + HOUR_MS)
 
     def _check(self, books: Books, only: Only) -> None:
         known = [s.id for s in self._settings.subscriptions]
@@ -100,12 +105,13 @@ class Figures:
             return self._days(books, span, only)
 
     def _days(self, books: Books, span: Span, only: Only) -> charts.Bars:
-        rows, left_out = self._by_time(books, "day", span, only, _CHART_DAYS)
+        rows, left_out = self._by_time(books, "day", span, books.reports.among(only), _CHART_DAYS)
         names = books.reports.subscriptions() if only.subscription is None else [only.subscription]
         keys = [key for key, _ in rows]
         values = {}
         for name in names:
-            own, _ = self._by_time(books, "day", span, Only(name, only.caller), 2 * _CHART_DAYS)
+            among = books.reports.among(Only(name, only.caller))
+            own, _ = self._by_time(books, "day", span, among, 2 * _CHART_DAYS)
             found = dict(own)
             values[name] = [found[key].cost_nanousd / NANO if key in found else 0.0 for key in keys]
         return charts.Bars(
@@ -119,7 +125,7 @@ class Figures:
         mine = [s for s in self._settings.subscriptions if only.subscription in (None, s.id)]
         budget = sum(s.weekly_budget_nanousd for s in mine)
         span = Span(now_ms - 2 * WEEK_MS - HOUR_MS, now_ms + HOUR_MS)
-        spent = books.reports.hourly_spend(span, only)
+        spent = books.reports.hourly_spend(span, books.reports.among(only))
         past = [at for at in range(now_ms - WEEK_MS, now_ms, 6 * HOUR_MS)] + [now_ms]  # noqa: C416
         ahead = range(now_ms, now_ms + _AHEAD_MS + 1, 6 * HOUR_MS)
         rate = reports.sum_between(spent, now_ms - DAY_MS, now_ms) / DAY_MS

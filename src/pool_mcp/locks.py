@@ -25,7 +25,7 @@ class OwnerLock:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             # A sweeper may have removed the file between open and lock; then the lock is on nothing.
-            if self._path.exists() and self._path.stat().st_ino == os.fstat(self._fd).st_ino:
+            if _is_named(self._fd, self._path):
                 return
             os.close(self._fd)
 
@@ -65,7 +65,9 @@ def sweep(directory: Path) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+            # Its owner may have made the file anew meanwhile; under this lock the name can no longer change hands.
+            if _is_named(fd, path):
+                path.unlink(missing_ok=True)
         except BlockingIOError:
             pass
         finally:
@@ -86,3 +88,11 @@ def try_lock(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(fd)
+
+
+def _is_named(fd: int, path: Path) -> bool:
+    """Whether a path still names the open file."""
+    try:
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False

@@ -225,7 +225,7 @@ class Pool:
         # From the reservation on there is always someone in charge of the run, even if the host cancels right here.
         with anyio.CancelScope(shield=True):
             await self._adopt()
-            run, is_new = await self._in_thread(self._reserve, ask, self._new_id(), frozenset())
+            run, is_new = await self._in_thread(self._reserve, ask, self._new_id())
             if is_new:
                 self._serve(_Live(run, ask))
         if ask.background:
@@ -238,60 +238,63 @@ class Pool:
                 live.control.stop = live.control.stop or Outcome.CANCELLED
             raise
 
-    def _reserve(self, ask: Ask, ask_id: str, tried: frozenset[str]) -> tuple[Run, bool]:
+    def _reserve(self, ask: Ask, ask_id: str) -> tuple[Run, bool]:
         """Look, choose and reserve in one write transaction, so that no other process can come between.
 
         Returns the run and whether it is new: an idempotency key that is known gives the latest run under it.
         """
         outside = None if ask.session_id is None else self._executor.find_session(ask.session_id)
         with self._ledger.write() as books:
-            now_ms = self._clock()
-            if not tried:
-                known = self._known(books, ask)
-                if known is not None:
-                    return known, False
-                books.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), now_ms)
-            pinned = self._pin(books, ask, outside)
-            caller = self._state.caller(books, ask.caller, now_ms)
-            estimates = self._estimates(books, ask.max_cost_nanousd, ask.model)
-            _check_caller(caller, min(estimates.values()), now_ms)
-            balances = self._state.balances(books, now_ms)
-            request = selection.Request(
-                estimates,
-                ask.model,
-                pinned,
-                by_name=ask.subscription is not None,
-                tried=tried,
-                patience=self._state.patience(books, now_ms),
-                may_probe=not tried,
-            )
-            choice = selection.choose(request, balances, now_ms, self._settings.strategy)
-            if choice.subscription is None:
-                raise _refusal(choice)
-            chosen = next(b for b in balances if b.subscription.id == choice.subscription)
-            self._executor.check(chosen.subscription)
-            limits = (chosen.left, ask.max_cost_nanousd, caller.left)
-            timeout_s = ask.timeout_s or self._settings.claude.timeout_s
-            run = Run(
-                run_id=self._new_id(),
-                ask_id=ask_id,
-                subscription=choice.subscription,
-                session_id=ask.session_id or self._new_id(),
-                resumed=ask.session_id is not None,
-                caller=ask.caller,
-                model=ask.model,
-                state=RunState.RESERVED,
-                owner_id=self._owner_id,
-                background=ask.background,
-                structured=ask.json_schema is not None,
-                created_at_ms=now_ms,
-                deadline_ms=now_ms + round(timeout_s * SECOND_MS),
-                reserved_nanousd=estimates[choice.subscription],
-                max_budget_nanousd=min(limit for limit in limits if limit is not None),
-            )
-            books.insert_run(run)
+            known = self._known(books, ask)
+            if known is not None:
+                return known, False
+            books.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), self._clock())
+            run = self._place(books, ask, ask_id, frozenset(), pinned=self._pin(books, ask, outside))
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
+
+    def _place(self, books: Books, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
+        """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
+        now_ms = self._clock()
+        caller = self._state.caller(books, ask.caller, now_ms)
+        estimates = self._estimates(books, ask.max_cost_nanousd, ask.model)
+        _check_caller(caller, min(estimates.values()), now_ms)
+        balances = self._state.balances(books, now_ms)
+        request = selection.Request(
+            estimates,
+            ask.model,
+            pinned,
+            by_name=ask.subscription is not None,
+            tried=tried,
+            patience=self._state.patience(books, now_ms),
+            may_probe=not tried,
+        )
+        choice = selection.choose(request, balances, now_ms, self._settings.strategy)
+        if choice.subscription is None:
+            raise _refusal(choice)
+        chosen = next(b for b in balances if b.subscription.id == choice.subscription)
+        self._executor.check(chosen.subscription)
+        limits = (chosen.left, ask.max_cost_nanousd, caller.left)
+        timeout_s = ask.timeout_s or self._settings.claude.timeout_s
+        run = Run(
+            run_id=self._new_id(),
+            ask_id=ask_id,
+            subscription=choice.subscription,
+            session_id=ask.session_id or self._new_id(),
+            resumed=ask.session_id is not None,
+            caller=ask.caller,
+            model=ask.model,
+            state=RunState.RESERVED,
+            owner_id=self._owner_id,
+            background=ask.background,
+            structured=ask.json_schema is not None,
+            created_at_ms=now_ms,
+            deadline_ms=now_ms + round(timeout_s * SECOND_MS),
+            reserved_nanousd=estimates[choice.subscription],
+            max_budget_nanousd=min(limit for limit in limits if limit is not None),
+        )
+        books.insert_run(run)
+        return run
 
     def _known(self, books: Books, ask: Ask) -> Run | None:
         """The latest run under the ask's idempotency key."""
@@ -340,11 +343,9 @@ class Pool:
     async def _drive(self, live: _Live) -> None:
         """Run an ask's attempts one after the other until one answers or no other subscription can."""
         try:
-            await self._execute(live)
-            while (following := await self._next_attempt(live)) is not None:
+            while (following := await self._execute(live)) is not None:
                 live.run = following
                 self._live[following.run_id] = live
-                await self._execute(live)
         except Exception:  # the top of this task: the run stays reserved until it is adopted, here or elsewhere
             log.exception("run %s: could not be followed to its end", live.run.run_id)
             self._dropped.add(live.run.run_id)
@@ -353,8 +354,11 @@ class Pool:
             for run_id in [key for key, value in self._live.items() if value is live]:
                 del self._live[run_id]
 
-    async def _execute(self, live: _Live) -> None:
-        """Start the CLI, or find the one that was started; follow it to its end; book it."""
+    async def _execute(self, live: _Live) -> Run | None:
+        """Start the CLI, or find the one that was started; follow it to its end; book it.
+
+        Returns the ask's next attempt, where there is to be one.
+        """
         run, files = live.run, self._executor.files(live.run.run_id)
         try:
             if live.ask is not None:
@@ -369,8 +373,9 @@ class Pool:
             settlement = Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), self._clock())
         else:
             settlement = await self._executor.follow(run, process, live.control, _Supervision(self, run))
-        await self._settle(settlement)
+        following = await self._settle(settlement, live)
         files.prompt.unlink(missing_ok=True)
+        return following
 
     def _start(self, run: Run, ask: Ask) -> tuple[Run, cli.CliProcess]:
         baseline = self._executor.prepare(run, ask)
@@ -381,24 +386,29 @@ class Pool:
         started = self._run(run.run_id)
         return started, self._executor.start(started, ask)
 
-    async def _settle(self, settlement: Settlement) -> None:
+    async def _settle(self, settlement: Settlement, live: _Live) -> Run | None:
         """Book a run, however long the ledger cannot be written; until then its reservation stands."""
         delay_s = 1.0
         while True:
             try:
-                await self._in_thread(self._book, settlement)
-                return
+                following = await self._in_thread(self._book, settlement, live)
+                break
             except LedgerError as error:
                 log.error("run %s: not booked yet: %s", settlement.run_id, error)
                 await anyio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 60.0)
+        await self._in_thread(self._alert, settlement, live.run, following)
+        return following
 
-    def _book(self, settlement: Settlement) -> None:
+    def _book(self, settlement: Settlement, live: _Live) -> Run | None:
+        """Settle a run and, where another subscription is to be tried, reserve there: in one transaction.
+
+        So nobody who looks in between takes the ask for failed.
+        """
         with self._ledger.write() as books:
             settlement = self._with_patience(books, settlement)
             booked = books.settle(settlement, self._owner_id)
-            alerts = self._state.tell_alerts(books, self._clock())
-        self._tell(alerts)
+            following = self._next_attempt(books, settlement, live) if booked else None
         log.info(
             "run %s: %s (%s) for $%.6f%s",
             settlement.run_id,
@@ -407,6 +417,24 @@ class Pool:
             settlement.cost.nanousd / NANO,
             " at least" if settlement.cost.is_estimate else "",
         )
+        if following is not None:
+            log.info("run %s: goes on as run %s under %s", live.run.run_id, following.run_id, following.subscription)
+        return following
+
+    def _next_attempt(self, books: Books, settlement: Settlement, live: _Live) -> Run | None:
+        """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
+        ask = live.ask
+        if ask is None or settlement.outcome not in FAILOVER or live.control.stop is not None:
+            return None
+        if ask.session_id is not None or ask.subscription is not None:
+            return None
+        live.tried |= {live.run.subscription}
+        again = replace(ask, background=live.run.background)
+        try:
+            return self._place(books, again, live.run.ask_id, live.tried, pinned=None)
+        except PoolError as error:
+            log.info("run %s: %s, and no other subscription: %s", live.run.run_id, settlement.outcome, error)
+            return None  # the attempt's own outcome is the answer
 
     def _with_patience(self, books: Books, settlement: Settlement) -> Settlement:
         """The settlement with its cooldown lengthened by those before it, where it is of what passes by itself."""
@@ -418,36 +446,28 @@ class Pool:
         cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
         return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)
 
+    def _alert(self, settlement: Settlement, run: Run, following: Run | None) -> None:
+        """Tell what has become worth telling, in a transaction that no booking depends on."""
+        try:
+            with self._ledger.write() as books:
+                now_ms = self._clock()
+                alerts = self._state.tell_alerts(books, now_ms)
+                if following is not None:
+                    went = (run.run_id, run.subscription, following.subscription, str(settlement.outcome))
+                    failover = pacing.failover(*went, now_ms)
+                    books.tell(failover, now_ms)
+                    alerts = [*alerts, failover]
+        except LedgerError as error:
+            log.warning("alerts could not be looked for: %s", error)
+        else:
+            self._tell(alerts)
+
     def _tell(self, alerts: Sequence[pacing.Alert]) -> None:
         """Tell alerts that no process has told yet: to the log, and to whoever listens."""
         for alert in alerts:
             log.warning("alert (%s): %s", alert.kind, alert.message)
         for listener in self._listeners if alerts else ():
             listener(alerts)
-
-    async def _next_attempt(self, live: _Live) -> Run | None:
-        """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
-        run = await self._in_thread(self._run, live.run.run_id)
-        ask = live.ask
-        if ask is None or run.outcome not in FAILOVER or live.control.stop is not None:
-            return None
-        if ask.session_id is not None or ask.subscription is not None:
-            return None
-        live.tried |= {run.subscription}
-        again = replace(ask, background=live.run.background)
-        try:
-            following, _ = await self._in_thread(self._reserve, again, run.ask_id, live.tried)
-        except PoolError as error:
-            log.info("run %s: %s, and no other subscription: %s", run.run_id, run.outcome, error)
-            return None  # the attempt's own outcome is the answer
-        await self._in_thread(self._record_failover, run, following)
-        return following
-
-    def _record_failover(self, run: Run, following: Run) -> None:
-        alert = pacing.failover(run.run_id, run.subscription, following.subscription, str(run.outcome), self._clock())
-        with self._ledger.write() as books:
-            books.tell(alert, self._clock())
-        self._tell([alert])
 
     # Answering it
 
@@ -634,7 +654,10 @@ class Pool:
         for directory in self._settings.runs_dir.glob("*"):
             with self._ledger.read() as books:
                 run = books.run(directory.name)
-            if run is not None and run.ended_at_ms is not None and run.ended_at_ms < before_ms:
+            if run is None or run.ended_at_ms is None:
+                continue
+            (directory / "prompt").unlink(missing_ok=True)  # left by a server that was killed right after booking
+            if run.ended_at_ms < before_ms:
                 shutil.rmtree(directory, ignore_errors=True)
 
     # What was spent outside the pool

@@ -160,8 +160,8 @@ class Executor:
                 if await supervisor.is_cancelled():
                     control.stop = Outcome.CANCELLED
             # Between two API calls is where a run can be kept from spending more than there is.
-            if control.stop is None and stream.result is None and stream.answered_calls > answered:
-                answered = stream.answered_calls
+            if control.stop is None and stream.result is None and stream.calls_to_follow > answered:
+                answered = stream.calls_to_follow
                 seen_nanousd = await anyio.to_thread.run_sync(self._seen_nanousd, run, stream)
                 if not await supervisor.can_afford(seen_nanousd):
                     control.stop = Outcome.BUDGET

@@ -127,6 +127,7 @@ class ApiCall:
     tokens: Tokens
     chars: int = 0
     is_complete: bool = False
+    is_followed: bool = False
 
 
 @dataclass(slots=True)
@@ -157,9 +158,9 @@ class RunStream:
     _open_call: dict[str | None, str] = field(default_factory=dict)
 
     @property
-    def answered_calls(self) -> int:
-        """API calls that have been answered to their end."""
-        return sum(call.is_complete for call in self.calls.values())
+    def calls_to_follow(self) -> int:
+        """API calls that ended in such a way that the CLI will make a further one."""
+        return sum(call.is_followed for call in self.calls.values())
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -246,6 +247,7 @@ class RunStream:
                 if call is not None and _text(_object(inner.get("delta")).get("stop_reason")):
                     call.tokens = _usage(_object(inner.get("usage")), call.tokens)
                     call.is_complete = True
+                    call.is_followed = inner["delta"]["stop_reason"] in ("tool_use", "pause_turn")
 
     def _call(self, message: dict[str, Any]) -> None:
         message_id, model = _text(message.get("id")), _text(message.get("model"))

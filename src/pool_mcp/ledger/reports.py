@@ -33,6 +33,14 @@ NO_SESSION = "(none)"
 
 
 @dataclass(frozen=True, slots=True)
+class Among:
+    """What is counted: subscriptions, as a JSON list, and a caller, or every one."""
+
+    subscriptions: str
+    caller: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Named:
     """Rows by name, dearest first, and how many more there are."""
 
@@ -61,17 +69,21 @@ class Reports:
         )
         return [subscription for (subscription,) in rows]
 
-    def total(self, span: Span, only: Only) -> Sums:
+    def among(self, only: Only) -> Among:
+        """What a report is narrowed to, looked up once for all of its rows."""
+        subscriptions = self.subscriptions() if only.subscription is None else [only.subscription]
+        return Among(json.dumps(subscriptions), only.caller)
+
+    def total(self, span: Span, among: Among) -> Sums:
         """What everything in a span adds up to."""
         whole, ends = whole_hours(span)
-        among = self._among(only)
-        if only.caller is None:
+        if among.caller is None:
             row = self._conn.execute(
                 f"""
                 SELECT {_SUMS} FROM subscription_hours
                 WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ?
                 """,  # noqa: S608  (the columns above)
-                (among, whole.since_ms, whole.until_ms),
+                (among.subscriptions, whole.since_ms, whole.until_ms),
             ).fetchone()
         else:
             row = self._conn.execute(
@@ -79,15 +91,15 @@ class Reports:
                 SELECT {_SUMS} FROM hours WHERE subscription IN (SELECT value FROM json_each(?))
                     AND hour_ms >= ? AND hour_ms < ? AND caller = ?
                 """,  # noqa: S608
-                (among, whole.since_ms, whole.until_ms, only.caller),
+                (among.subscriptions, whole.since_ms, whole.until_ms, among.caller),
             ).fetchone()
         for end in ends:
-            row = map(sum, zip(row, self._of_entries(end, only, among), strict=True))
+            row = map(sum, zip(row, self._of_entries(end, among), strict=True))
         return Sums(*row)
 
-    def latest_hour_ms(self, before_ms: int, only: Only) -> int | None:
+    def latest_hour_ms(self, before_ms: int, among: Among) -> int | None:
         """The last hour before an instant (which may lie within it) in which there is anything."""
-        if only.caller is None:
+        if among.caller is None:
             sql = """
                 SELECT max((SELECT max(hour_ms) FROM subscription_hours WHERE subscription = value AND hour_ms < ?1))
                 FROM json_each(?2)
@@ -97,13 +109,13 @@ class Reports:
                 SELECT max(hour_ms) FROM hours
                 WHERE caller = ?3 AND hour_ms < ?1 AND subscription IN (SELECT value FROM json_each(?2))
             """
-        arguments = (before_ms, self._among(only), only.caller)
-        (hour_ms,) = self._conn.execute(sql, arguments[: 2 if only.caller is None else 3]).fetchone()
+        arguments = (before_ms, among.subscriptions, among.caller)
+        (hour_ms,) = self._conn.execute(sql, arguments[: 2 if among.caller is None else 3]).fetchone()
         return None if hour_ms is None else int(hour_ms)
 
-    def by_name(self, column: str, span: Span, only: Only, limit: int) -> Named:
+    def by_name(self, column: str, span: Span, among: Among, limit: int) -> Named:
         """By model, subscription, caller, source or session."""
-        among, by_session = self._among(only), column == "session"
+        by_session = column == "session"
         of_hours, ends = (Span(0, 0), (span,)) if by_session else whole_hours(span)
         key = {"session": f"coalesce(session_id, '{NO_SESSION}')", "model": "m.model"}.get(column, column)
         parts = []
@@ -116,10 +128,10 @@ class Reports:
                     AND caller = coalesce(?, caller)
                 """  # noqa: S608  (column is one of the names above)
             )
-            arguments += [among, of_hours.since_ms, of_hours.until_ms, only.caller]
+            arguments += [among.subscriptions, of_hours.since_ms, of_hours.until_ms, among.caller]
         for end in ends:
             parts.append(f"SELECT {key} AS key, {_OF_ENTRIES} {_FROM_ENTRIES}")
-            arguments += [among, end.since_ms, end.until_ms, only.caller]
+            arguments += [among.subscriptions, end.since_ms, end.until_ms, among.caller]
         rows = self._conn.execute(
             f"""
             SELECT key, {_SUMS}, count(*) OVER () FROM ({" UNION ALL ".join(parts)})
@@ -130,14 +142,14 @@ class Reports:
         found = rows[0][-1] if rows else 0
         return Named(tuple((row[0], Sums(*row[1:-1])) for row in rows), found - len(rows))
 
-    def hourly_spend(self, span: Span, only: Only) -> dict[int, int]:
+    def hourly_spend(self, span: Span, among: Among) -> dict[int, int]:
         """Nano-dollars by hour, for the whole hours of a span."""
         rows = self._conn.execute(
             """
             SELECT hour_ms, sum(cost_nanousd) FROM subscription_hours
             WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ? GROUP BY 1
             """,
-            (self._among(only), span.since_ms, span.until_ms),
+            (among.subscriptions, span.since_ms, span.until_ms),
         )
         return dict(rows.fetchall())
 
@@ -164,15 +176,12 @@ class Reports:
         )
         return [WindowReading(*row) for row in rows]
 
-    def _of_entries(self, span: Span, only: Only, among: str) -> tuple[int, ...]:
+    def _of_entries(self, span: Span, among: Among) -> tuple[int, ...]:
         row: tuple[int, ...] = self._conn.execute(
             f"SELECT {_SUMS} FROM (SELECT {_OF_ENTRIES} {_FROM_ENTRIES})",  # noqa: S608
-            (among, span.since_ms, span.until_ms, only.caller),
+            (among.subscriptions, span.since_ms, span.until_ms, among.caller),
         ).fetchone()
         return row
-
-    def _among(self, only: Only) -> str:
-        return json.dumps(self.subscriptions() if only.subscription is None else [only.subscription])
 
 
 _FROM_ENTRIES = """
