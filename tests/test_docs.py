@@ -2,6 +2,7 @@
 
 import os
 import re
+import sqlite3
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 
 from pool_mcp import settings
 from pool_mcp.errors import BY_KIND
+from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.pacing import Action
 from pool_mcp.tools import TOOLS, Tool, input_schema, output_schema
 
@@ -108,6 +110,22 @@ def test_every_kind_of_failure_and_every_advice_is_explained_to_agents() -> None
     guide = (DOCS / "pacing.md").read_text(encoding="utf-8")
     assert [kind for kind in BY_KIND if f"`{kind}`" not in guide] == []
     assert [action for action in Action if f"| `{action}` |" not in guide] == []
+
+
+def test_the_ledgers_queries_run_on_a_ledger_and_its_tables_are_there(tmp_path: Path) -> None:
+    document = (DOCS / "ledger.md").read_text(encoding="utf-8")
+    Ledger(tmp_path / "ledger.db").close()
+    database = sqlite3.connect(tmp_path / "ledger.db")
+    queries = re.findall(r"```sql\n(.*?)```", document, re.DOTALL)
+    assert queries
+    for query in queries:
+        database.execute(query).fetchall()
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    named = {
+        name for row in re.findall(r"^\| (`.*?) \|", document, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert named <= tables
+    database.close()
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.glob("*.md"))])

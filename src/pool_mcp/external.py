@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +15,15 @@ class Finished:
     stderr: str
 
 
-def run(command: Sequence[str], env: Mapping[str, str], timeout_s: float = 60.0) -> Finished:
+def run(
+    command: Sequence[str], env: Mapping[str, str], timeout_s: float = 60.0, cwd: Path | None = None
+) -> Finished:
     """Run a command that asks nothing and says little."""
     try:
         done = subprocess.run(
             list(command),
             env=dict(env),
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,

@@ -57,6 +57,7 @@ from pool_mcp.outcomes import CUT, FAILOVER, lengthened
 from pool_mcp.reports import By, Only
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
+from pool_mcp.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left."""
 SYNC_LOOK_S = 20.0
 """How often a server looks whether the organisation's reports are due; so commands, which are shorter, never do."""
+UPKEEP_S = 3.0
+"""How long after that the server asks the CLI about logins and stale readings."""
 SETTLE_S = 2.0
 """How long an adopter waits for runs whose CLI has ended; reading one takes milliseconds."""
 CANCEL_S = 7.0
@@ -148,6 +151,7 @@ class Pool:
         self._executor = Executor(settings, env, clock)
         self._history = History(settings, ledger, clock)
         self._state = State(settings)
+        self._upkeep = Upkeep(settings, ledger, env, clock)
         self._organisation = Organisation(settings, ledger, env, clock)
         self._figures = Figures(settings, ledger, clock, places.time_zone(env))
         self._lock: locks.OwnerLock | None = None
@@ -615,12 +619,15 @@ class Pool:
             try:
                 await self._adopt()
                 await self._in_thread(self._remove_old_answers)
+                await anyio.sleep(UPKEEP_S)  # a command that is over in a moment needs none of it
+                await self._in_thread(self._upkeep.look)
             except (PoolError, OSError) as error:
                 log.warning("could not look after earlier runs: %s", error)
             await anyio.sleep(LOOK_AFTER_S)
 
     async def _adopt(self) -> None:
         """Take charge of every run whose server is gone: settle what has ended, follow what has not."""
+        await self._in_thread(self._upkeep.notice_logins)
         ended = []
         for run in await self._in_thread(self._take_orphans):
             self._dropped.discard(run.run_id)

@@ -1,14 +1,18 @@
 """Who is signed in under a config dir, and the CLI's own sign-in there. No credential passes through here."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pool_mcp import external
+from pool_mcp.claude import wire
 from pool_mcp.claude.process import environment
 from pool_mcp.errors import CliFailed
-from pool_mcp.model import Subscription
+from pool_mcp.model import Subscription, WindowReading
+
+USAGE_TIMEOUT_S = 20.0
+"""How long the CLI may take to tell what it knows of the limits; it takes about half a second."""
 
 _FOR_A_BROWSER = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_CURRENT_DESKTOP", "SSH_CONNECTION")
 
@@ -59,6 +63,32 @@ def login_of(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> L
     )
 
 
+def written_at_ms(config_dir: Path) -> int | None:
+    """When the CLI last wrote a login under a config dir, or None where it keeps it elsewhere (macOS: the keychain).
+
+    The file itself is never opened.
+    """
+    try:
+        return int((config_dir / ".credentials.json").stat().st_mtime * 1000)
+    except OSError:
+        return None
+
+
+def usage_of(
+    cli: Path, subscription: Subscription, env: Mapping[str, str], base_url: str, cwd: Path, clock: Callable[[], int]
+) -> list[WindowReading]:
+    """What the CLI's own ``/usage`` tells of a stored login's windows; it asks no model. Empty where it tells nothing.
+
+    Experimental by the CLI's own naming, so nothing it does or leaves out is an error.
+    """
+    arguments = ["-p", "/usage", "--output-format", "stream-json", "--verbose", "--no-session-persistence"]
+    arguments += ["--tools=", "--strict-mcp-config", "--setting-sources="]
+    child = _environment(subscription, env, base_url)
+    child.pop("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", None)  # with it the CLI does not ask for the limits
+    done = external.run([str(cli), *arguments], child, timeout_s=USAGE_TIMEOUT_S, cwd=cwd)
+    return wire.usage_readings(done.stdout, clock())
+
+
 def sign_in(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> int:
     """Run the CLI's own sign-in on the person's terminal; its exit code."""
     child = _environment(subscription, env)
@@ -73,13 +103,13 @@ def cli_version(cli: Path, env: Mapping[str, str]) -> str:
     return words[0] if words else ""
 
 
-def _environment(subscription: Subscription, env: Mapping[str, str]) -> dict[str, str]:
+def _environment(subscription: Subscription, env: Mapping[str, str], base_url: str = "") -> dict[str, str]:
     return environment(
         env,
         config_dir=subscription.config_dir,
         api_key_env=subscription.api_key_env,
         oauth_token_env=subscription.oauth_token_env,
-        base_url="",
+        base_url=base_url,
         attachments=False,
     )
 

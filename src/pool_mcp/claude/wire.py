@@ -11,6 +11,7 @@ A run is judged by ``is_error``, status codes and error names, never by ``subtyp
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from pool_mcp.model import (
@@ -290,6 +291,41 @@ class RunStream:
             if status == "rejected":
                 self.limit = readings[name]
         return list(readings.values())
+
+
+_USAGE_WINDOWS = {"session": "five_hour", "weekly_all": "seven_day"}
+"""The windows' names in ``/usage``, and everywhere else."""
+
+
+def usage_readings(output: str, now_ms: int) -> list[WindowReading]:
+    """The windows that the CLI's ``/usage`` tells of (``usage_report``); its percents are 0-100, its times RFC 3339."""
+    readings = {}
+    for line in output.splitlines():
+        try:
+            event = _object(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+        limits = _object(_object(event.get("usage_report")).get("rate_limits")).get("limits")
+        for limit in (_object(one) for one in _list(limits)):
+            window, percent = _usage_window(limit), _number(limit.get("percent"))
+            if window is not None and percent is not None:
+                resets_at_ms = _instant_ms(limit.get("resets_at"))
+                readings[window] = WindowReading(window, percent, resets_at_ms, "allowed", now_ms)
+    return list(readings.values())
+
+
+def _usage_window(limit: dict[str, Any]) -> str | None:
+    if limit.get("kind") == "weekly_scoped":
+        model = _text(_object(_object(limit.get("scope")).get("model")).get("display_name"))
+        return f"seven_day_{model.lower()}" if model and model.isalpha() else None
+    return _USAGE_WINDOWS.get(_text(limit.get("kind")) or "")
+
+
+def _instant_ms(value: Any) -> int | None:
+    try:
+        return int(datetime.fromisoformat(_text(value) or "").timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 # How it ended
