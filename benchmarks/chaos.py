@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -49,10 +49,10 @@ from pool_mcp.standin import Behaviour, Call, Standin
 
 Json = dict[str, Any]
 
-WEEKLY_USD = {"first": 1.2, "second": 2.5, "third": 6.0, "metered": 1.5}
+WEEKLY_USD = {"first": 0.6, "second": 1.2, "third": 2.0, "metered": 0.5}
 """Subscriptions, the most preferred first, each with a budget that is used up on the way; the last is an API key."""
 
-CALLERS_USD = {"builder": 2.0, "reviewer": 1.0, "night-agent": 0.3}
+CALLERS_USD = {"builder": 1.0, "reviewer": 0.5, "night-agent": 0.2}
 """Callers with budgets; ``host`` has none."""
 
 LAST = "spare"
@@ -64,7 +64,7 @@ OPERATIONS = {
     "ask on a session": 14,
     "ask with a cap": 5,
     "ask for structure": 5,
-    "ask by name": 3,
+    "ask by name": 6,
     "poll": 20,
     "cancel a run": 4,
     "withdraw a request": 3,
@@ -89,6 +89,9 @@ UNSEEN_NANOUSD = NANO // 1000
 """A request that was sent and never answered is booked with a floor by its prompt; the stand-in bills nothing."""
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+
+
+T = TypeVar("T", "Call", "Booked")
 
 
 class Gone(Exception):
@@ -120,7 +123,7 @@ class Host:
         self.unexpected_ends = 0
         self.without_reply = 0
         self.protocol_errors: Counter[str] = Counter()
-        self.slowest_stop_ms = 0.0
+        self.slowest_stop_ms: dict[str, int] = {}
         self._env = env
         self._log = log
         self._process: anyio.abc.Process | None = None
@@ -128,7 +131,7 @@ class Host:
         self._pending: dict[int, Request] = {}
         self._number = 0
         self._told_to_end_s: float | None = None
-        self._is_killed = False
+        self._told_how = ""
         self._writing = anyio.Lock()
 
     @property
@@ -173,10 +176,11 @@ class Host:
     def _end(self) -> None:
         if self._told_to_end_s is None:
             self.unexpected_ends += 1
-        elif not self._is_killed:
-            self.slowest_stop_ms = max(self.slowest_stop_ms, 1000 * (time.monotonic() - self._told_to_end_s))
+        elif not self._told_how.startswith("SIGKILL"):
+            took_ms = round(1000 * (time.monotonic() - self._told_to_end_s))
+            self.slowest_stop_ms[self._told_how] = max(took_ms, self.slowest_stop_ms.get(self._told_how, 0))
         self._ready.set()  # whoever waits looks again, and waits for the next server
-        self._process, self._told_to_end_s, self._is_killed = None, None, False
+        self._process, self._told_to_end_s = None, None
         self._ready = anyio.Event()
         for request in self._pending.values():
             request.done.set()
@@ -237,16 +241,21 @@ class Host:
     def signal(self, number: signal.Signals) -> None:
         """Signal the server, if it runs."""
         if self._process is not None:
-            self._told_to_end_s = self._told_to_end_s or time.monotonic()
-            self._is_killed |= number == signal.SIGKILL
+            self._is_told(number.name + ("" if self._ready.is_set() else ", on start-up"))
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def close_stdin(self) -> None:
         """Tell the server to end, as hosts do first."""
         if self._process is not None and self._process.stdin is not None:
-            self._told_to_end_s = self._told_to_end_s or time.monotonic()
+            self._is_told("EOF, on start-up" if not self._ready.is_set() else "EOF")
             await self._process.stdin.aclose()
+
+    def _is_told(self, how: str) -> None:
+        if self._told_to_end_s is None:
+            self._told_to_end_s, self._told_how = time.monotonic(), how
+        elif how.startswith("SIGKILL"):
+            self._told_how = how
 
 
 # The asks
@@ -486,6 +495,7 @@ class Booked:
     subscription: str
     caller: str
     started_at_ms: int
+    ended_at_ms: int
     state: str
     outcome: str | None
     cost_nanousd: int | None
@@ -494,14 +504,19 @@ class Booked:
 
 @dataclass(frozen=True)
 class Overrun:
-    """A budget, what was billed against it, and the calls that went beyond it."""
+    """A budget, what was billed against it, and the calls that went beyond it; likewise for what was booked.
+
+    Cut runs are booked with a floor, so a little more may be billed than can be known.
+    """
 
     budget: str
     budget_usd: float
     billed_usd: float
+    booked_usd: float
     overrun_usd: float
     overrun_calls: int
-    begun_when_used_up: int
+    known_overrun_usd: float
+    known_overrun_runs: int
 
 
 @dataclass
@@ -527,7 +542,7 @@ class Findings:
     without_reply: int = 0
     protocol_errors: dict[str, int] = field(default_factory=dict)
     audit_problems: int = 0
-    slowest_stop_ms: float = 0.0
+    slowest_stop_ms: dict[str, int] = field(default_factory=dict)
     overruns: list[Overrun] = field(default_factory=list)
     ends: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -556,8 +571,9 @@ def hold_against(home: Path, calls: Sequence[Call], findings: Findings) -> None:
         for row in _query(
             home,
             """
-            SELECT run_id, runs.session_id, runs.subscription, runs.caller, started_at_ms, state, outcome,
-                entries.cost_nanousd, coalesce(is_estimate, 0)
+            SELECT run_id, runs.session_id, runs.subscription, runs.caller, started_at_ms,
+                coalesce(ended_at_ms, 0), state, outcome, entries.cost_nanousd,
+                coalesce(is_estimate, 0)
             FROM runs LEFT JOIN entries USING (run_id) WHERE started_at_ms IS NOT NULL ORDER BY started_at_ms
             """,
         )
@@ -585,8 +601,12 @@ def hold_against(home: Path, calls: Sequence[Call], findings: Findings) -> None:
     budgets = [("subscription", name, usd) for name, usd in WEEKLY_USD.items()]
     budgets += [("caller", name, usd) for name, usd in CALLERS_USD.items()]
     for kind, name, budget_usd in budgets:
-        own = [call for run in runs if getattr(run, kind) == name for call in of_run[run.run_id]]
-        findings.overruns.append(_overrun(f"{kind} {name}", budget_usd, own))
+        own = [run for run in runs if getattr(run, kind) == name]
+        billed = _beyond(
+            budget_usd, [call for run in own for call in of_run[run.run_id]], lambda call: call.ended_at_ms
+        )
+        booked = _beyond(budget_usd, own, lambda run: run.ended_at_ms)
+        findings.overruns.append(Overrun(f"{kind} {name}", budget_usd, billed[0], booked[0], *billed[1:], *booked[1:]))
 
 
 def _compare(run: Booked, calls: Sequence[Call], findings: Findings) -> None:
@@ -625,15 +645,13 @@ def _double(findings: Findings, nanousd: int, what: str) -> None:
     findings.wrong.append(f"doubled: {what}")
 
 
-def _overrun(budget: str, budget_usd: float, calls: Sequence[Call]) -> Overrun:
-    spent, over, used_up_at_ms = 0, 0, None
-    for call in sorted(calls, key=lambda call: call.ended_at_ms):
-        spent += call.cost_nanousd or 0
-        if spent > budget_usd * NANO:
-            over += 1
-            used_up_at_ms = used_up_at_ms or call.ended_at_ms
-    late = sum(used_up_at_ms is not None and call.started_at_ms > used_up_at_ms for call in calls)
-    return Overrun(budget, budget_usd, spent / NANO, max(0.0, spent / NANO - budget_usd), over, late)
+def _beyond(budget_usd: float, spends: Sequence[T], ended_at_ms: Callable[[T], int]) -> tuple[float, float, int]:
+    """The sum of what was spent, how much of it is beyond a budget, and how many went beyond it."""
+    spent, over = 0, 0
+    for one in sorted(spends, key=ended_at_ms):
+        spent += one.cost_nanousd or 0
+        over += spent > budget_usd * NANO and bool(one.cost_nanousd)
+    return spent / NANO, max(0.0, spent / NANO - budget_usd), over
 
 
 def _judge_asks(home: Path, asks: Sequence[Ask], findings: Findings) -> None:
@@ -733,7 +751,9 @@ async def run(operations: int, servers: int, seed: int, folder: Path, *, quiet: 
             for host in hosts:
                 await host.close_stdin()
             tasks.cancel_scope.cancel()
-        findings.slowest_stop_ms = max(host.slowest_stop_ms for host in hosts)
+        for host in hosts:
+            for how, took_ms in host.slowest_stop_ms.items():
+                findings.slowest_stop_ms[how] = max(took_ms, findings.slowest_stop_ms.get(how, 0))
         findings.ends_by_themselves = sum(host.unexpected_ends for host in hosts)
         findings.without_reply = sum(host.without_reply for host in hosts)
         findings.protocol_errors = dict(sum((host.protocol_errors for host in hosts), Counter[str]()))
@@ -778,16 +798,16 @@ def _print(findings: Findings) -> None:
         ("requests without a reply", said.without_reply, f"after {REPLY_S} s"),
         ("protocol errors", sum(said.protocol_errors.values()), ", ".join(said.protocol_errors)),
         ("problems found by the audit", said.audit_problems, ""),
-        ("slowest stop of a server", round(said.slowest_stop_ms), "ms"),
+        *((f"slowest stop, {how}", took_ms, "ms") for how, took_ms in sorted(said.slowest_stop_ms.items())),
     ]
     for name, count, note in rows:
         print(f"  {name:34}{count:6}  {note}".rstrip())
     print("asks ended: " + ", ".join(f"{count} {end}" for end, count in said.ends.items()))
-    print(f"{'budget':28}{'usd':>8}{'billed':>10}{'overrun':>10}{'calls over':>12}{'begun when used up':>20}")
+    print(f"{'budget':24}{'usd':>7}{'billed':>10}{'overrun':>10}{'calls':>7}{'booked':>10}{'overrun':>10}{'runs':>6}")
     for one in said.overruns:
         print(
-            f"{one.budget:28}{one.budget_usd:8.2f}{one.billed_usd:10.4f}{one.overrun_usd:10.4f}"
-            f"{one.overrun_calls:12}{one.begun_when_used_up:20}"
+            f"{one.budget:24}{one.budget_usd:7.2f}{one.billed_usd:10.4f}{one.overrun_usd:10.4f}{one.overrun_calls:7}"
+            f"{one.booked_usd:10.4f}{one.known_overrun_usd:10.4f}{one.known_overrun_runs:6}"
         )
     for line in said.wrong:
         print(line)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pool_mcp import budget, rates, selection, windows
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
+from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
 from pool_mcp.windows import FIVE_HOUR, SEVEN_DAY
 from simulator import Account, Job, Run
 
@@ -76,6 +76,7 @@ class Ours:
         self._sessions: dict[int, str] = {}
 
     def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:  # noqa: ARG002
+        """Choose; a session stays where it is while that can serve."""
         balances = [self._balance(one, now_ms) for one in self._books.values()]
         estimates = {
             name: budget.estimate_nanousd(None, one.costs.get(job.kind, [])[-50:]) for name, one in self._books.items()
@@ -113,6 +114,7 @@ class Ours:
         )
 
     def started(self, run: Run, now_ms: int) -> None:
+        """Reserve."""
         books = self._books[run.account]
         run.held = budget.estimate_nanousd(None, books.costs.get(run.job.kind, [])[-50:])
         run.started_at_ms = now_ms
@@ -122,6 +124,7 @@ class Ours:
             self._sessions[run.job.session] = run.account
 
     def heard(self, run: Run, readings: Mapping[str, WindowReading], now_ms: int) -> None:  # noqa: ARG002
+        """Extend the reservation, keep the readings, lift a cooldown that they disprove."""
         books = self._books[run.account]
         run.held = max(run.held, round(run.spent * budget.EXTENSION))
         books.record(readings)
@@ -130,6 +133,7 @@ class Ours:
             books.cooldown = None
 
     def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
+        """Settle."""
         books = self._books[run.account]
         books.held.pop(run.job.number, None)
         books.book(now_ms, run.spent)
@@ -161,10 +165,10 @@ class _Other:
         self._out: dict[tuple[int, str], int] = {}
         self._spent: dict[str, list[tuple[int, int]]] = {name: [] for name in self._names}
         self._in_flight = dict.fromkeys(self._names, 0)
-        self._draw = random.Random(seed)  # noqa: S311
+        self._draw = random.Random(seed)
         self._last: dict[int, str] = {}
 
-    def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:
+    def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:  # noqa: ARG002
         able = [
             name
             for name in self._names

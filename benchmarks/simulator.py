@@ -174,16 +174,16 @@ class Report:
     """What came of a policy in a world; money in dollars.
 
     ``work_usd`` is what the asks that were answered cost, less what went over a limit (a call that has begun is
-    answered to its end) and less the person's own use elsewhere that found the window full: only so is it bounded.
+    answered to its end). ``bound_usd`` is the most it could have been.
     """
 
     policy: str
     work_usd: float = 0.0
+    bound_usd: float = 0.0
     killed: int = 0
     failed_starts: int = 0
     expired_usd: float = 0.0
     overrun_usd: float = 0.0
-    displaced_usd: float = 0.0
     cold_starts: int = 0
     cold_usd: float = 0.0
     dropped: int = 0
@@ -221,7 +221,7 @@ class Simulation:
     def __init__(self, world: World, policy: Policy) -> None:
         self.world, self.policy = world, policy
         self.report = Report(policy.name)
-        self._draw = random.Random(world.seed)  # noqa: S311
+        self._draw = random.Random(world.seed)
         self._events: list[tuple[int, int, int, object]] = []
         self._count = itertools.count()
         self._waiting: list[Job] = []
@@ -229,6 +229,7 @@ class Simulation:
         self._cached: dict[int, tuple[str, int]] = {}
         self._blocked: dict[int, list[Job]] = {}
         self._session_busy: set[int] = set()
+        self._elsewhere: dict[tuple[str, str, int], int] = {}
         capacities = {
             (one.name, window): capacity
             for one in world.accounts
@@ -267,7 +268,8 @@ class Simulation:
         for meter in self._meters.values():
             over = sum(max(0, used - meter.capacity) for used in meter.used.values())
             self.report.overrun_usd += over / NANO
-        self.report.work_usd -= self.report.overrun_usd + self.report.displaced_usd
+        self.report.work_usd -= self.report.overrun_usd
+        self.report.bound_usd = bound_usd(self.world, self._elsewhere)
         return self.report
 
     def _at(self, at_ms: int, kind: int, what: object) -> None:
@@ -349,10 +351,13 @@ class Simulation:
 
     def _use(self, name: str, amount: int, now_ms: int, *, is_own: bool) -> None:
         if not is_own and self._full(name, now_ms):
-            self.report.displaced_usd += amount / NANO
             return
         for window in (FIVE_HOUR, SEVEN_DAY):
-            self._meters[name, window].add(now_ms, amount)
+            meter = self._meters[name, window]
+            meter.add(now_ms, amount)
+            if not is_own:
+                key = (name, window, meter.index(now_ms))
+                self._elsewhere[key] = self._elsewhere.get(key, 0) + amount
 
     def _reading(self, name: str, window: str, now_ms: int) -> WindowReading:
         meter = self._meters[name, window]
@@ -401,11 +406,12 @@ class Simulation:
 # The bound
 
 
-def bound_usd(world: World) -> float:
+def bound_usd(world: World, elsewhere: Mapping[tuple[str, str, int], int]) -> float:
     """The most that any policy could do in this world, knowing all of it: a maximal flow of demand into windows.
 
-    Work is a fluid here, outside use comes first, no run is ever cut, and every session is always warm, so no policy
-    can do more, and none that starts whole runs can do quite as much.
+    ``elsewhere`` is what was used outside the pool, by account, window and which of them. Work is a fluid here, no run
+    is ever cut, and every session is always warm, so no policy can do more, and none that starts whole runs can do
+    quite as much.
     """
     from flow import Flow
 
@@ -416,34 +422,28 @@ def bound_usd(world: World) -> float:
     for account in world.accounts:
         for at, _ in enumerate(world.windows[account.name, SEVEN_DAY]):
             weeks[account.name, at] = flow.node()
-    outside: dict[tuple[str, str, int], int] = {}
-    for name, calls in world.outside.items():
-        for at_ms, amount in calls:
-            for window in (FIVE_HOUR, SEVEN_DAY):
-                key = (name, window, meters[name, window].index(at_ms))
-                outside[key] = outside.get(key, 0) + amount
     segments: list[tuple[int, int, int]] = []
     for account in world.accounts:
         for at, _ in enumerate(world.windows[account.name, SEVEN_DAY]):
-            left = max(0, account.seven_day_capacity - outside.get((account.name, SEVEN_DAY, at), 0))
+            left = max(0, account.seven_day_capacity - elsewhere.get((account.name, SEVEN_DAY, at), 0))
             flow.edge(weeks[account.name, at], sink, left)
         for at, span in enumerate(world.windows[account.name, FIVE_HOUR]):
             node = flow.node()
-            left = max(0, account.five_hour_capacity - outside.get((account.name, FIVE_HOUR, at), 0))
+            left = max(0, account.five_hour_capacity - elsewhere.get((account.name, FIVE_HOUR, at), 0))
             inside = flow.node()
             flow.edge(node, inside, left)
             # A five-hour window can lie in two weeks.
             first = max(0, meters[account.name, SEVEN_DAY].index(span.starts_at_ms))
             last = meters[account.name, SEVEN_DAY].index(span.ends_at_ms - 1)
-            for week in {first, last}:
-                flow.edge(inside, weeks[account.name, week], left)
+            for at_week in {first, last}:
+                flow.edge(inside, weeks[account.name, at_week], left)
             segments.append((span.starts_at_ms, span.ends_at_ms, node))
     for (arrives_ms, ends_ms), amount in _demand(world).items():
         node = flow.node()
         flow.edge(source, node, amount)
-        for begin_ms, end_ms, window in segments:
+        for begin_ms, end_ms, segment in segments:
             if begin_ms < ends_ms and end_ms > arrives_ms:
-                flow.edge(node, window, amount)
+                flow.edge(node, segment, amount)
     return flow.maximum(source, sink) / NANO
 
 

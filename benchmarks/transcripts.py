@@ -28,6 +28,7 @@ MODELS = (
     ("claude-opus-4-8", 8), ("claude-haiku-4-5-20251001", 5), ("claude-fable-5-2", 2),
 )  # fmt: skip
 UNKNOWN_MODEL = "claude-unheard-of-9"
+_BASE_58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 @dataclass(slots=True)
@@ -187,7 +188,7 @@ class _Writer:
             cache_read=draw.randint(0, 180_000),
             web_search_requests=draw.randint(1, 3) if draw.random() < 0.005 else 0,
         )
-        message_id, request_id = f"msg_01{self._id()}", f"req_011C{self._id()}"
+        message_id, request_id = f"msg_01{self._id()}", f"req_01{self._id(state.at_ms)}"
         speed = "fast" if model == "claude-opus-5-5" and draw.random() < 0.03 else "standard"
         self._manifest.add(model, tokens)
         self._manifest.fast_calls += speed == "fast"
@@ -241,7 +242,7 @@ class _Writer:
             f'"message":{{{names}"content":['.encode()
             + block
             + f'],"stop_reason":{stop if stop.startswith(("null", chr(34))) else json.dumps(stop)},'
-            f'"stop_sequence":null,"usage":{usage},"stop_details":null}},'
+            f'"stop_sequence":null,"stop_details":null,"usage":{usage},"diagnostics":null}},'
             f'"requestId":"{request_id}","type":"assistant"'.encode(),
             is_sidechain,
             agent,
@@ -300,8 +301,14 @@ class _Writer:
         text = f"{self._draw.getrandbits(128):032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
-    def _id(self) -> str:
-        return f"{self._draw.getrandbits(110):022x}"[:22]
+    def _id(self, at_ms: int | None = None) -> str:
+        """What Anthropic's ids are made of: 128 bits in base 58, which in a request id begin with the time."""
+        bits = self._draw.getrandbits(128) if at_ms is None else at_ms << 80 | self._draw.getrandbits(80)
+        digits = []
+        for _ in range(22):
+            bits, digit = divmod(bits, 58)
+            digits.append(_BASE_58[digit])
+        return "".join(reversed(digits))
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ once and kept outside the tree (about 250 MB each), in the user's cache director
 import fcntl
 import os
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,9 @@ class Generation:
     def _fetch(self, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             wheel, ready = Path(temporary, "wheel"), Path(temporary, "ready")
-            command = [find_uv_bin(), "pip", "install", "--quiet", "--no-cache", "--no-deps", "--target", str(wheel)]
-            subprocess.run([*command, f"claude-agent-sdk=={self.sdk}"], check=True, cwd=temporary)
+            command = [find_uv_bin(), "pip", "install", f"--python={sys.executable}", "--quiet", "--no-cache"]
+            command += ["--no-deps", f"--target={wheel}", f"claude-agent-sdk=={self.sdk}"]
+            subprocess.run(command, check=True, cwd=temporary)
             ready.mkdir()
             (wheel / "claude_agent_sdk" / "_bundled" / "claude").rename(ready / "claude")
             said = subprocess.run([ready / "claude", "--version"], check=True, capture_output=True, text=True).stdout

@@ -170,13 +170,13 @@ slow_down: It burns. At most $2.50 an hour. Look again in 5m.
 Today $1234.57, seven days $9876543.21 of $456.00 (2165909%), 1 in flight
 holding $0.25.
 
-subscription  window   used                      own budget  frees in  health
-personal      5 hours  ██████▒░░░  ~71%     $1.03 of $25.00     1h29m      42
-  available   7 days   ██████░░░░   58%   $20.60 of $456.00     1h29m
-work          5 hours  ██████████   97%    $14.60 of $25.00     1h29m       3
-  limited     7 days   ██████████   97%  $292.00 of $456.00     1h29m
-key           5 hours  ░░░░░░░░░░   ~4%     $1.00 of $25.00     1h29m      96
-  available   7 days   ░░░░░░░░░░   ~4%   $20.00 of $456.00   rolling
+subscription   window   used                      own budget  frees in  health
+personal       5 hours  ██████▒░░░  ~71%     $1.03 of $25.00     1h29m      42
+  available    7 days   ██████░░░░   58%   $20.60 of $456.00     1h29m
+work           5 hours  ██████████   97%    $14.60 of $25.00     1h29m       3
+  limited      7 days   ██████████   97%  $292.00 of $456.00     1h29m
+key            5 hours  ░░░░░░░░░░   ~4%     $1.00 of $25.00     1h29m      96
+  available    7 days   ░░░░░░░░░░   ~4%   $20.00 of $456.00   rolling
 
 run       asked    subscription  caller   outcome     cost   took
 3f2b7c1e  31m ago  work          planner  running  ($0.25)  12.3s
@@ -199,9 +199,9 @@ def test_a_wide_terminal_shows_how_old_the_reports_are_and_what_is_held() -> Non
 proceed: There is room for $1.00.
 Today $1234.57, seven days $9876543.21 of $456.00 (2165909%).
 
-subscription  window   used                               own budget  frees in  reported   held  an hour  health
-a             5 hours  ██░░░░░░░░░░░░░░░░░░   12%    $3.00 of $25.00     1h29m    3m ago  $0.50    $3.00      88
-  available   7 days   ██░░░░░░░░░░░░░░░░░░   12%  $60.00 of $456.00     1h29m    3m ago
+subscription   window   used                               own budget  frees in  reported   held  an hour  health
+a              5 hours  ██░░░░░░░░░░░░░░░░░░   12%    $3.00 of $25.00     1h29m    3m ago  $0.50    $3.00      88
+  available    7 days   ██░░░░░░░░░░░░░░░░░░   12%  $60.00 of $456.00     1h29m    3m ago
 
 █ is what Anthropic reported 3m ago.
 """
@@ -238,6 +238,23 @@ or of your own budget.
 """
     assert printed(daily.StatusView(twelve(), height=24)) == expected
     assert max(map(len, printed(daily.StatusView(twelve())).splitlines())) <= 80
+
+
+def test_a_narrow_terminal_still_shows_which_and_how_full_and_when_it_frees() -> None:
+    expected = """\
+proceed: There is room for $1.00.
+Today $1234.57, seven days $9876543.21 of $456.00
+(2165909%).
+
+subscription   window   used              frees in
+team-1         5 hours  █░░░░░░░░░   12%     1h29m
+  needs_login  7 days   █░░░░░░░░░   12%     1h29m
+
+team-1: the five_hour window is 12% used
+█ is what Anthropic reported 3m ago.
+"""
+    status = status_of(subscription("team-1", 12, 3, official=True, status="needs_login"))
+    assert printed(daily.StatusView(status), width=52) == expected
 
 
 def test_where_anthropic_reported_everything_no_figure_is_explained_away() -> None:

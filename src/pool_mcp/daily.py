@@ -32,6 +32,10 @@ _OUTCOME_STYLE = {"ok": "green", "cancelled": "yellow", "running": "cyan", "rese
 _WINDOWS = (("5 hours", "five_hour"), ("7 days", "seven_day"))
 _WIDE = 120
 """From this width on there is room for more columns and longer bars."""
+_NARROW = 78
+"""Below this width there is room for what is used and when it frees, and for nothing else."""
+_STATE_WIDTH = 13
+"""What ``needs_login`` and ``approaching`` take under an id."""
 _SHORT_ID = 8
 """So much of a run's id is shown, and enough to name it by."""
 
@@ -49,16 +53,15 @@ class StatusView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         ink = _Ink(plain=options.ascii_only)
-        wide = options.max_width >= _WIDE
         yield from _headlines(self._status)
         yield Text()
         if self._height is not None and 2 * len(self._status.subscriptions) + len(self._running) + 9 > self._height:
             yield _short_table(self._status, ink)
         else:
-            yield _long_table(self._status, ink, wide)
+            yield _long_table(self._status, ink, options.max_width)
         if self._running:
             yield Text()
-            yield runs_table(self._running, self._status.generated_at, wide=wide)
+            yield runs_table(self._running, self._status.generated_at, wide=options.max_width >= _WIDE)
         yield Text()
         yield from _below(self._status, ink)
 
@@ -133,37 +136,36 @@ def _headlines(status: StatusResult) -> Iterator[Text]:
         yield Text(f"{status.caller.id} has ${status.caller.headroom_usd:.2f} of its own budget left.")
 
 
-def _long_table(status: StatusResult, ink: _Ink, wide: bool) -> Table:
+def _long_table(status: StatusResult, ink: _Ink, width: int) -> Table:
     """Two lines for each: both windows with their bars, what the ledger has of each, and when it frees."""
+    wide, narrow = width >= _WIDE, width < _NARROW
     table = render.plain_table()
-    table.add_column("subscription", overflow="fold", max_width=render.ID_WIDTH)
+    table.add_column("subscription", overflow="fold", min_width=_STATE_WIDTH, max_width=render.ID_WIDTH)
     table.add_column("window", no_wrap=True)
     table.add_column("used", no_wrap=True)
-    table.add_column("own budget", justify="right", no_wrap=True)
-    table.add_column("frees in", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("reported", justify="right", no_wrap=True)
-        table.add_column("held", justify="right", no_wrap=True)
-        table.add_column("an hour", justify="right", no_wrap=True)
-    table.add_column("health", justify="right", no_wrap=True)
+    names = [] if narrow else ["own budget"]
+    names += ["frees in", *(["reported", "held", "an hour"] if wide else []), *([] if narrow else ["health"])]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     now = status.generated_at
     for one in status.subscriptions:
         for at, (name, window) in enumerate(_WINDOWS):
             reported, full, spent, budget, frees = _figures(one, window)
-            first = at == 0
-            cells: list[RenderableType] = [
+            first, read = at == 0, one.official.get(window)
+            said = {
+                "own budget": f"{render.money(spent)} of {render.money(budget)}",
+                "frees in": "rolling" if frees is None else until(now, frees),
+                "reported": "-" if read is None else f"{until(read.observed_at, now)} ago",
+                "held": render.money(one.reserved_usd) if first and one.in_flight else "",
+                "an hour": render.money(one.burn_usd_per_hour) if first and one.burn_usd_per_hour else "",
+                "health": f"{one.health_score:.0f}" if first else "",
+            }
+            table.add_row(
                 one.id if first else Text(f"  {one.status}", style=_STATUS_STYLE[one.status]),
                 name,
                 ink.bar(reported, full, 20 if wide else 10),
-                f"{render.money(spent)} of {render.money(budget)}",
-                "rolling" if frees is None else until(now, frees),
-            ]
-            if wide:
-                read = one.official.get(window)
-                cells.append("-" if read is None else f"{until(read.observed_at, now)} ago")
-                cells.append(render.money(one.reserved_usd) if first and one.in_flight else "")
-                cells.append(render.money(one.burn_usd_per_hour) if first and one.burn_usd_per_hour else "")
-            table.add_row(*cells, f"{one.health_score:.0f}" if first else "")
+                *(said[column] for column in names),
+            )
     return table
 
 

@@ -167,7 +167,8 @@ async def _show(standin: "Standin", cli: Path, directory: Path, log_file: Path) 
         with screen.busy("starting the server"):
             host = await stack.enter_async_context(_start_host(directory, standin, log_file))
         answered = await _ask_once(screen, host)
-        await _show_what_is_left(screen, host, sorted({*standin.accounts} - {answered}))
+        picture = directory / "status.svg"
+        await _show_what_is_left(screen, host, sorted({*standin.accounts} - {answered}), picture)
         await _run_into_a_limit(screen, host, standin)
         await _show_who_is_next(screen, host)
     await _compare_books(screen, directory, standin)
@@ -191,7 +192,7 @@ async def _ask_once(screen: "_Screen", host: "_Host") -> str:
     return answer.subscription
 
 
-async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str]) -> None:
+async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str], picture: Path) -> None:
     screen.step("What is left")
     screen.say("Two more agents ask at the same time, each under a subscription that it names:")
     screen.gap()
@@ -208,7 +209,9 @@ async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str]
     screen.say("Then usage_status tells where everything stands:")
     screen.gap()
     status = await host.status()
-    screen.show(daily.StatusView(status))
+    view = daily.StatusView(status)
+    screen.show(view)
+    render.save_picture(view, "pool-mcp status", picture)
 
 
 async def _run_into_a_limit(screen: "_Screen", host: "_Host", standin: "Standin") -> None:

@@ -15,9 +15,7 @@ class Finished:
     stderr: str
 
 
-def run(
-    command: Sequence[str], env: Mapping[str, str], timeout_s: float = 60.0, cwd: Path | None = None
-) -> Finished:
+def run(command: Sequence[str], env: Mapping[str, str], timeout_s: float = 60.0, cwd: Path | None = None) -> Finished:
     """Run a command that asks nothing and says little."""
     try:
         done = subprocess.run(

@@ -3,13 +3,15 @@
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -38,6 +40,14 @@ def console(*, stderr: bool = False) -> Console:
         stream.reconfigure(errors="replace")  # a locale without bars and arrows shows question marks
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def save_picture(shown: RenderableType, title: str, path: Path) -> None:
+    """Write what an 80-column terminal would show as an SVG that fetches nothing."""
+    screen = Console(file=io.StringIO(), width=80, record=True, force_terminal=True, color_system="truecolor")
+    screen.print(shown)
+    without_web_fonts = re.sub(r"@font-face \{.*?\}", "", screen.export_svg(title=title), flags=re.DOTALL)
+    path.write_text(without_web_fonts, encoding="utf-8")
 
 
 def pick_table(pick: PickResult) -> Table:

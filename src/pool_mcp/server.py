@@ -5,13 +5,14 @@ Failures become ``isError`` results in one place, :func:`_call`: one line that s
 
 import base64
 import contextlib
+import functools
 import json
 import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
 from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
@@ -50,6 +52,7 @@ from pool_mcp import __version__, tools
 from pool_mcp.errors import InvalidRequest, PoolError
 from pool_mcp.front import Front
 from pool_mcp.model import Ask, nanousd
+from pool_mcp.pacing import Alert
 from pool_mcp.pool import Pool
 from pool_mcp.reports import Only
 from pool_mcp.results import (
@@ -160,6 +163,9 @@ def make_server(pool: Pool | PoolError) -> Server[Any]:
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await _read_resource(pool, str(params.uri))
 
+    bus = InMemorySubscriptionBus()
+    if isinstance(pool, Pool):
+        pool.listen(functools.partial(_publish, bus))
     icon = f"data:image/svg+xml;base64,{base64.b64encode(_ICON.encode()).decode()}"
     server: Server[Any] = Server(
         "pool-mcp",
@@ -172,9 +178,17 @@ def make_server(pool: Pool | PoolError) -> Server[Any]:
         on_list_resources=_list_resources,
         on_list_resource_templates=_list_resource_templates,
         on_read_resource=read_resource,
+        on_subscriptions_listen=ListenHandler(bus),
     )
     server.extensions[EXTENSION_ID] = {}
     return server
+
+
+def _publish(bus: InMemorySubscriptionBus, alerts: Sequence[Alert]) -> None:
+    """Tell hosts that listen (protocol 2026-07-28) which resources an alert has changed; called in worker threads."""
+    for uri in [_STATUS_URI, *sorted({_SUBSCRIPTION_URI + one.subscription for one in alerts})]:
+        with contextlib.suppress(RuntimeError):  # the server is stopping
+            anyio.from_thread.run(bus.publish, ResourceUpdated(uri=uri))
 
 
 # Tools

@@ -33,6 +33,20 @@ def test_an_answer_is_read_with_its_ids_its_time_and_every_class_of_tokens(path:
     assert read(path, dump(answer())) == ([SEEN], 0)
 
 
+def older(event: dict[str, Any]) -> dict[str, Any]:
+    """As CLIs before 2.1 wrote it: all but the message's neighbours first."""
+    last = {name: event[name] for name in ("message", "requestId", "uuid", "timestamp")}
+    first = {name: value for name, value in event.items() if name not in last}
+    return {**first, "cwd": 'C:\\Users\\"me"', **last}
+
+
+def with_api_order(event: dict[str, Any]) -> dict[str, Any]:
+    """With the message's fields as the API orders them."""
+    message = event["message"]
+    names = ("model", "id", "type", "role", "content", "stop_reason", "stop_sequence", "stop_details", "usage")
+    return {**event, "message": {**{name: message[name] for name in names}, "diagnostics": None}}
+
+
 def reordered(event: dict[str, Any]) -> dict[str, Any]:
     return dict(reversed([(k, reordered(v) if isinstance(v, dict) else v) for k, v in event.items()]))
 
@@ -51,11 +65,13 @@ def reordered(event: dict[str, Any]) -> dict[str, Any]:
         dump(answer("msg_s", model="<synthetic>", usage=usage_of(Tokens())), answer()),
         dump(answer("msg_0", usage=usage_of(Tokens())), answer()),
         b"\n" + dump(answer()) + b"\n\n",
+        dump(older(answer())),
+        dump(with_api_order(answer())),
         dump(answer()).replace(b"\n", b"\r\n"),
     ],
     ids=[
         "other order", "spaces", "new fields", "usage in an input", "quoted", "in a result", "in progress", "synthetic",
-        "nothing spent", "blank lines", "carriage returns",
+        "nothing spent", "blank lines", "older CLI", "the order of the API", "carriage returns",
     ],
 )  # fmt: skip
 def test_an_answer_is_told_from_what_looks_like_one_whatever_the_order_of_its_fields(
@@ -77,6 +93,20 @@ def test_one_message_id_under_two_request_ids_is_two_calls(path: Path) -> None:
     assert sorted(call.key for call in calls) == sorted(
         call_key("msg_1", request) for request in ("req_1", "req_2", "")
     )
+
+
+def test_without_a_message_id_the_request_id_tells_a_call_and_without_both_the_line(path: Path) -> None:
+    calls, _ = read(path, dump(answer(""), answer(""), answer("", None), answer("", None, uuid="another")))
+    assert len(calls) == len({call.key for call in calls}) == 3
+
+
+def test_keys_are_in_the_order_of_anthropic_s_request_ids() -> None:
+    in_time = ["req_011CU3bRc7CnEKsLbNKBZNEG", "req_011CUwGzDJueepzBaSgFrpQA", "req_011CUwHuh7iPfwQNAXEeEYrP",
+               "req_011CZmCGDtZi9rgNnhYGh1UR", "req_011CeDqKmUijDCCz6qAREdCL"]  # fmt: skip
+    keys = [call_key(f"msg_{n}", request_id) for n, request_id in enumerate(in_time)]
+    assert keys == sorted(keys)
+    everything = [*keys, call_key("", ""), call_key("msg", "req_01"), call_key("msg", "req_01" + "é" * 20)]
+    assert all(0 <= key < 2**63 for key in everything)
 
 
 def test_fast_mode_inference_kept_in_the_us_and_the_long_context_mark_are_understood(path: Path) -> None:

@@ -412,7 +412,7 @@ def at_once(
     return [call.result() for call in calls]
 
 
-ROUNDS = 10
+ROUNDS = 8
 
 
 def open_new_ones(number: int, barrier: threading.Barrier, folder: Path) -> None:
@@ -464,7 +464,7 @@ def test_processes_that_reserve_at_once_never_exceed_a_budget(
     assert audit.problems == ()
 
 
-TURNS = 30
+TURNS = 15
 
 
 def come_and_go(number: int, barrier: threading.Barrier, path: Path) -> None:

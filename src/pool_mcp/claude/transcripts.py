@@ -139,9 +139,23 @@ class Portion:
 
 
 def call_key(message_id: str, request_id: str) -> int:
-    """A number that stands for an API call. Of ten million, two share one with a chance of one in 180,000."""
-    digest = blake2b(f"{message_id}\0{request_id}".encode(errors="replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1  # what SQLite's integers can hold without a sign
+    """A number of 63 bits that stands for an API call; of a million, two share one with a chance of 1 in 1000 at most.
+
+    Anthropic's request ids begin with the time (``req_01`` and 128 bits in base 58, milliseconds in the upper 48: so
+    in every id seen from October 2025 to August 2026). Of those the key begins with the four digits that turn every 31
+    days to 14 seconds, so that calls made one after the other stand beside each other in the ledger: keys in no order
+    would have every import rewrite all of their table.
+    """
+    digest = int.from_bytes(
+        blake2b(f"{message_id}\0{request_id}".encode(errors="replace"), digest_size=8).digest(), "big"
+    )
+    if request_id.startswith("req_01") and len(request_id) > 12 and request_id.isascii():
+        one, two, three, four = request_id[8:12].encode()
+        return (one << 56 | two << 49 | three << 42 | four << 35) & _KEY_BITS | digest >> 29
+    return digest >> 1
+
+
+_KEY_BITS = (1 << 63) - 1
 
 
 def message_key(message_id: str) -> int:
@@ -227,15 +241,15 @@ def _mark(file: BinaryIO, offset: int) -> Mark:
 
 _ASSISTANT = b'"type":"assistant"'
 _FRESH = re.compile(
-    rb'\{"parentUuid":(?:null|"[^"\\]*"),(?:"logicalParentUuid":(?:null|"[^"\\]*"),)?"isSidechain":(?:true|false),'
-    rb'(?:"agentId":"[^"\\]*",)?"message":\{'
+    rb'\{"parentUuid":(?:null|"[^"\\]*"),(?:"\w+":(?:null|true|false|\d+|"(?:[^"\\]|\\.)*"),)*"message":\{'
     rb'(?:"model":"([^"\\]+)","id":"([^"\\]+)","type":"message","role":"assistant",'
     rb'|"id":"([^"\\]+)","type":"message","role":"assistant","model":"([^"\\]+)",)"content":\['
 )
 """How the CLI begins an answer's line. Any other beginning is read as JSON from end to end."""
 _BEGINNING = b'{"parentUuid":'
 _REQUEST_ID = b'"requestId":"'
-_USAGE = b'"stop_sequence":null,"usage":{'
+_USAGE = b'"usage":{"'
+_BEFORE_USAGE = (b'"stop_sequence":null,', b'"stop_details":null,')
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -297,13 +311,13 @@ def _keep_fuller(calls: dict[int, SeenCall], call: SeenCall) -> None:
 def _from_usual(block: bytes, start: int, end: int, begun: re.Match[bytes]) -> SeenCall | None:
     """A line in the CLI's usual order of fields, of which only the end is read as JSON; None where it surprises."""
     at = block.rfind(_USAGE, start, end)
-    if at < 0:
+    if at < 0 or not block.endswith(_BEFORE_USAGE, start, at):
         return None
     try:
         # What follows the content closes the message, and then the line, only if this usage is the message's own.
-        text = '{"message":{' + block[at + len(_USAGE) - len(b'"usage":{') : end].decode()
+        text = '{"message":{' + block[at:end].decode()
         event, length = _decode(text)
-        if length != len(text) or event.get("type") != "assistant":
+        if length != len(text) or not (event.get("type") == "assistant" or _ASSISTANT in begun[0]):
             return None
         model, message_id = (begun[1], begun[2]) if begun[1] else (begun[4], begun[3])
         return _seen(message_id.decode(), model.decode(), event["message"]["usage"], event)
@@ -345,12 +359,14 @@ def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> See
         return None
     at_ms = _instant_ms(event.get("timestamp"))
     request_id = event.get("requestId")
-    if not message_id:
+    if not isinstance(request_id, str):
+        request_id = ""
+    if not message_id and not request_id:
         message_id = str(event.get("uuid"))  # a line of its own, as far as can be told
     if not model.isascii():
         model = model.encode(errors="replace").decode()  # half a surrogate pair does not fit the ledger
     return SeenCall(
-        call_key(message_id, request_id if isinstance(request_id, str) else ""),
+        call_key(message_id, request_id),
         message_id,
         at_ms,
         wire.plain_model(model),

@@ -552,11 +552,11 @@ class Books:
                 ({spent} AND subscription = :subscription AND at_ms > before_ms AND at_ms <= observed_at_ms)
             FROM (
                 SELECT *, lag(observed_at_ms) OVER (ORDER BY observed_at_ms) AS before_ms FROM (
-                    SELECT *, lag(percent) OVER earlier AS was_percent, lag(resets_at_ms) OVER earlier AS was_resets_at_ms
+                    SELECT *, lag(percent) OVER earlier AS was_percent, lag(resets_at_ms) OVER earlier AS was_reset_ms
                     FROM official_readings
                     WHERE subscription = :subscription AND window = :window AND observed_at_ms >= :since_ms
                     WINDOW earlier AS (ORDER BY observed_at_ms)
-                ) WHERE percent IS NOT was_percent OR resets_at_ms IS NOT was_resets_at_ms
+                ) WHERE percent IS NOT was_percent OR resets_at_ms IS NOT was_reset_ms
                 ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
             ) ORDER BY observed_at_ms
             """,  # noqa: S608  (spent is one of two literals above)
