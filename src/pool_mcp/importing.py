@@ -5,31 +5,20 @@ day; and what is new is booked, some thousand calls to a transaction, so that ot
 an import again, after a crash or beside a run, never books a call twice: the ledger knows every call it has.
 """
 
-import itertools
-import logging
-import marshal
 import math
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from pool_mcp import locks
+from pool_mcp import locks, reading
 from pool_mcp.claude import transcripts
-from pool_mcp.claude.transcripts import Mark, Place, SeenCall
-from pool_mcp.errors import LedgerError
+from pool_mcp.claude.transcripts import Mark, Place
 from pool_mcp.ledger.imports import FileState, Found, PricedCall, Tally
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, Run
-from pool_mcp.pricing import price_nanousd
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-log = logging.getLogger(__name__)
+from pool_mcp.reading import Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +107,11 @@ class Importer:
                     mark = Mark(state.offset, state.digest) if state else Mark()
                     changed.append(_Changed(source.subscription, place, mark))
                     done.bytes += max(0, place.size - mark.offset)
-        batch: list[_Stretch] = []
+        batch: list[Stretch] = []
         calls = read_bytes = 0
         waiting: set[str] = set()
-        with _stretches(changed, done.bytes, pace) as stretches:
+        tasks = [(one.place.path, one.mark) for one in changed]
+        with reading.stretches(tasks, pace.block_bytes, apart=done.bytes >= pace.apart_bytes) as stretches:
             for stretch in stretches:
                 done.files_read += stretch.is_last
                 done.files_unreadable += stretch.is_unreadable
@@ -142,7 +132,7 @@ class Importer:
         go_on(done)
         return done
 
-    def _book(self, changed: Sequence["_Changed"], batch: Sequence["_Stretch"], done: Imported) -> set[str]:
+    def _book(self, changed: Sequence["_Changed"], batch: Sequence[Stretch], done: Imported) -> set[str]:
         """Book what was read; the paths of those transcripts that have to wait for a run to end."""
         # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
         with self._ledger.read() as books:
@@ -176,24 +166,7 @@ class _Changed(NamedTuple):
     mark: Mark
 
 
-_Call = tuple[int, str, int, str, int, int, int, int, int, int, int | None]
-"""A call as it comes from the reading process: a :class:`PricedCall` with its message id in place of that one's key."""
-
-
-class _Stretch(NamedTuple):
-    """What was read of one of the changed transcripts; of each there is a last stretch, which holds no calls."""
-
-    number: int
-    calls: list[_Call]
-    malformed: int
-    read_bytes: int
-    offset: int
-    digest: int
-    is_last: bool = False
-    is_unreadable: bool = False
-
-
-def _found(changed: _Changed, stretch: _Stretch, runs_since_ms: int | None) -> Found:
+def _found(changed: _Changed, stretch: Stretch, runs_since_ms: int | None) -> Found:
     """A stretch as the ledger takes it; calls since ``runs_since_ms`` with what tells a run's."""
     place = changed.place
     if stretch.is_last and not stretch.is_unreadable:
@@ -214,92 +187,6 @@ def _found(changed: _Changed, stretch: _Stretch, runs_since_ms: int | None) -> F
             for call in stretch.calls
         ],
         state=state,
-    )
-
-
-# Reading, which takes as long as booking and is done beside it where there is much
-
-
-@contextmanager
-def _stretches(changed: Sequence[_Changed], size: int, pace: Pace) -> Iterator[Iterator[_Stretch]]:
-    """All that the changed transcripts show, read in a process of its own where that is worth the start of one."""
-    if size < pace.apart_bytes:
-        yield itertools.chain.from_iterable(_read(list(enumerate(changed)), pace.block_bytes))
-        return
-    context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would break
-    ours, theirs = context.Pipe(duplex=False)
-    reader = context.Process(target=_send, args=(theirs, list(enumerate(changed)), pace.block_bytes), daemon=True)
-    reader.start()
-    theirs.close()
-    try:
-        yield _received(ours)
-    finally:
-        ours.close()  # makes it stop
-        reader.join()
-
-
-def _send(to: "Connection", changed: Sequence[tuple[int, _Changed]], block_bytes: int) -> None:
-    """Be the reading process: parcels of stretches, each sent while the one before is being booked."""
-    with suppress(BrokenPipeError, KeyboardInterrupt):  # nobody wants any more
-        parcel: list[tuple[object, ...]] = []
-        size = 0
-        for stretches in _read(changed, block_bytes):
-            for stretch in stretches:
-                parcel.append(tuple(stretch))
-                size += len(stretch.calls)
-                if size >= _PARCEL_CALLS or len(parcel) >= _PARCEL_CALLS:
-                    to.send_bytes(marshal.dumps(parcel))
-                    parcel, size = [], 0
-        to.send_bytes(marshal.dumps(parcel))
-        to.send_bytes(marshal.dumps([]))
-
-
-_PARCEL_CALLS = 2000
-
-
-def _received(reader: "Connection") -> Iterator[_Stretch]:
-    while True:
-        try:
-            parcel = marshal.loads(reader.recv_bytes())  # noqa: S302  (from our own process)
-        except EOFError:
-            raise LedgerError("The process that reads the transcripts was killed; import again.") from None
-        if not parcel:
-            return
-        yield from map(_Stretch._make, parcel)
-
-
-def _read(changed: Sequence[tuple[int, _Changed]], block_bytes: int) -> Iterator[Iterator[_Stretch]]:
-    return (_read_one(number, one, block_bytes) for number, one in changed)
-
-
-def _read_one(number: int, changed: _Changed, block_bytes: int) -> Iterator[_Stretch]:
-    mark = changed.mark
-    try:
-        for portion in transcripts.read_calls(changed.place.path, mark, block_bytes):
-            mark = portion.mark
-            calls = [_priced(call) for call in portion.calls]
-            yield _Stretch(number, calls, portion.malformed, portion.read_bytes, mark.offset, mark.digest)
-    except OSError as error:
-        log.warning("%s cannot be read: %s", changed.place.path, error)
-        yield _Stretch(number, [], 0, 0, mark.offset, mark.digest, is_last=True, is_unreadable=True)
-    else:
-        yield _Stretch(number, [], 0, 0, mark.offset, mark.digest, is_last=True)
-
-
-def _priced(call: SeenCall) -> _Call:
-    tokens = call.tokens
-    return (
-        call.key,
-        call.message_id,
-        call.at_ms,
-        call.model,
-        tokens.input,
-        tokens.output,
-        tokens.cache_creation_5m,
-        tokens.cache_creation_1h,
-        tokens.cache_read,
-        tokens.web_search_requests,
-        price_nanousd(call.model, tokens, call.at_ms, fast=call.fast, us_only=call.us_only),
     )
 
 

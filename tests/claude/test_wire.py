@@ -321,6 +321,16 @@ def test_an_error_is_judged_by_its_codes(said: dict[str, object], expected: Outc
     assert judge(read([error])[0]) == Verdict(expected, "why", None, "why")
 
 
+@pytest.mark.parametrize(("text", "expected"), [("The whole answer.", Outcome.OK), ("", Outcome.CANCELLED)])
+def test_a_run_interrupted_in_its_last_moment_is_answered_only_if_there_is_an_answer(
+    text: str, expected: Outcome
+) -> None:
+    said = {"subtype": "success", "is_error": False, "terminal_reason": "aborted_streaming", "result": text}
+    verdict = judge(read([line(type="result", **said)])[0])
+    assert verdict is not None
+    assert (verdict.outcome, verdict.text) == (expected, text)
+
+
 def test_what_a_cli_says_of_an_error_reaches_a_person_as_one_short_line() -> None:
     said = "first \x1b[31mline\n\n  second\tline\0" + "x" * 10_000
     verdict = judge(read([line(type="result", is_error=True, result=said)])[0])

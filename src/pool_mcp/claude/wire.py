@@ -350,8 +350,11 @@ def judge(stream: RunStream) -> Verdict | None:
     if result is None:
         return None
     text = _text(result.get("result")) or ""
-    if result.get("is_error") is False:
-        return Verdict(Outcome.OK, text, result.get("structured_output"))
+    structured = result.get("structured_output")
+    # Interrupted in its last moment, 2.1.330 says "no error": with the whole answer, or with none at all.
+    has_answer = bool(text) or structured is not None
+    if result.get("is_error") is False and (has_answer or is_whole(stream)):
+        return Verdict(Outcome.OK, text, structured)
     outcome = _outcome_of_error(stream, result)
     errors = [line for line in _list(result.get("errors")) if isinstance(line, str)]
     said = text or next((line for line in errors if not line.startswith("[ede_diagnostic]")), "")
