@@ -3,9 +3,9 @@
 ./dev run python benchmarks/import.py [--calls N] [--rounds N] [--ccusage COMMAND] [--json]
 
 Before anything is timed the transcripts are generated and, when all is done, removed. Both programs are timed from
-spawn to exit, in turn; CPU is that of all their processes, memory the sum of what these hold at once, looked at every
-50 ms (shared pages counted once to each: an upper bound). What the ledger holds is compared with the generator's
-manifest, model by model and class by class, and so is what ccusage says.
+spawn to exit, in turn; CPU is that of all their processes, memory the sum of what these hold at once (pages that
+several share are counted in parts), looked at ten times a second. What the ledger holds is compared with the
+generator's manifest, model by model and class by class, and so is what ccusage says.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def run(command: list[str], env: dict[str, str]) -> Used:
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.05):
-            peak[0] = max(peak[0], sum(_resident_kb(pid) for pid in _family(child.pid)))
+        while not ended.wait(0.1):
+            peak[0] = max(peak[0], sum(_held_kb(pid) for pid in _family(child.pid)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -77,12 +77,12 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _resident_kb(pid: int) -> int:
+def _held_kb(pid: int) -> int:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def booked(ledger_path: Path) -> dict[str, Tokens]:

@@ -448,9 +448,9 @@ def bound_usd(world: World, elsewhere: Mapping[tuple[str, str, int], int]) -> fl
 
 
 def _demand(world: World) -> dict[tuple[int, int], int]:
-    """Demand by when it can be worked on, to the half hour outwards."""
+    """Demand by when it can be worked on, to five minutes outwards."""
     found: dict[tuple[int, int], int] = {}
-    step = HOUR_MS // 2
+    step = 5 * MINUTE_MS
     for job in world.jobs:
         begin_ms = job.arrives_at_ms // step * step
         end_ms = -(-(job.deadline_ms + job.duration_ms) // step) * step

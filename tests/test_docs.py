@@ -132,3 +132,10 @@ def test_the_ledgers_queries_run_on_a_ledger_and_its_tables_are_there(tmp_path: 
 def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_module_is_on_the_map() -> None:
+    document = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "pool_mcp"
+    modules = [path for path in package.rglob("*.py") if path.name != "__init__.py" and path.parent.name != "ledger"]
+    assert [path.name for path in modules if f"{path.name}`" not in document] == []

@@ -117,7 +117,7 @@ class Importer:
                 done.files_unreadable += stretch.is_unreadable
                 done.bytes_read += stretch.read_bytes
                 done.malformed_lines += stretch.malformed
-                if changed[stretch.number].place.path in waiting:
+                if _text(changed[stretch.number].place.path) in waiting:
                     continue
                 batch.append(stretch)
                 calls += len(stretch.calls)
@@ -133,7 +133,7 @@ class Importer:
         return done
 
     def _book(self, changed: Sequence["_Changed"], batch: Sequence[Stretch], done: Imported) -> set[str]:
-        """Book what was read; the paths of those transcripts that have to wait for a run to end."""
+        """Book what was read; the paths, as the ledger has them, of transcripts that have to wait for a run to end."""
         # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
         with self._ledger.read() as books:
             if self._first_run_ms is None:

@@ -29,8 +29,8 @@ Task = tuple[str, Mark]
 """A transcript's path, and how far it has been read."""
 
 Call = tuple[int, str, int, str, int, int, int, int, int, int, int | None]
-"""Key, message id, instant (ms), model, the six classes of :class:`~pool_mcp.model.Tokens`, and the price (nano-dollars,
-None where unknown)."""
+"""Key, message id, instant (ms), model, the six classes of :class:`~pool_mcp.model.Tokens`, price (nano-dollars; None
+where unknown)."""
 
 
 class Stretch(NamedTuple):
