@@ -132,6 +132,7 @@ class Host:
         self._number = 0
         self._told_to_end_s: float | None = None
         self._told_how = ""
+        self._has_served = False
         self._writing = anyio.Lock()
 
     @property
@@ -181,7 +182,7 @@ class Host:
             self.slowest_stop_ms[self._told_how] = max(took_ms, self.slowest_stop_ms.get(self._told_how, 0))
         self._ready.set()  # whoever waits looks again, and waits for the next server
         self._process, self._told_to_end_s = None, None
-        self._ready = anyio.Event()
+        self._ready, self._has_served = anyio.Event(), False
         for request in self._pending.values():
             request.done.set()
         self._pending = {}
@@ -197,6 +198,7 @@ class Host:
             await self._ready.wait()
         self._number += 1
         said = await self._exchange(Request(self._number), "tools/call", {"name": tool, "arguments": arguments})
+        self._has_served = True
         if "error" in said:
             # No answer to the tool's call, but something about the protocol: asked again like an ask that got lost.
             self.protocol_errors[said["error"]["message"]] += 1
@@ -241,14 +243,14 @@ class Host:
     def signal(self, number: signal.Signals) -> None:
         """Signal the server, if it runs."""
         if self._process is not None:
-            self._is_told(number.name + ("" if self._ready.is_set() else ", on start-up"))
+            self._is_told(number.name if self._has_served else f"{number.name}, on start-up")
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def close_stdin(self) -> None:
         """Tell the server to end, as hosts do first."""
         if self._process is not None and self._process.stdin is not None:
-            self._is_told("EOF, on start-up" if not self._ready.is_set() else "EOF")
+            self._is_told("EOF" if self._has_served else "EOF, on start-up")
             await self._process.stdin.aclose()
 
     def _is_told(self, how: str) -> None:

@@ -390,6 +390,22 @@ def test_what_a_run_in_flight_writes_waits_until_it_is_booked(
     assert_sound(ledger)
 
 
+def test_a_run_that_is_booked_while_its_transcript_is_being_read_makes_nothing_of_it_be_missed(
+    notebook: Notebook, ledger: Ledger, config_dir: Path
+) -> None:
+    run_id = settle(ledger, "s", settled=False)
+    notebook.add("s", *(answer(f"msg_by_hand_{n}", timestamp="2026-11-22T08:00:00.000Z") for n in range(9)))
+
+    def go_on(done: Imported) -> bool:
+        if done.bytes_read and kinds(ledger).get("run") is None:
+            finish(ledger, run_id, "msg_1")
+        return True
+
+    run_import(ledger, config_dir, TINY, go_on)
+    notebook.read()
+    assert kinds(ledger) == {"run": 1, "call": 9}
+
+
 def test_a_cut_run_of_which_its_transcript_shows_more_is_corrected_upwards_once(
     notebook: Notebook, ledger: Ledger
 ) -> None:

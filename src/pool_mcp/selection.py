@@ -17,14 +17,17 @@ from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, SECOND_MS, Cooldown
 from pool_mcp.rates import Gauge
 from pool_mcp.windows import FIVE_HOUR, FULL_PERCENT, rfc3339
 
-MARGIN_PERCENT = 1.0
+MARGIN_PERCENT = 0.5
 """What is left free in a window beside the ask: readings are whole percents at times, and others use it, too."""
 
 MOST_NEEDED_PERCENT = 50.0
 """No ask is taken to need more of a window than this, or one with a generous ``max_cost_usd`` would never fit."""
 
-WEEK_WEIGHT = 0.5
+WEEK_WEIGHT = 0.7
 """The weekly part's weight in the score; the five-hour part has the rest. Chosen with ``benchmarks/selection.py``."""
+
+WEEK_POWER = 2.0
+"""How sharply the weekly part tells room that will expire from room that will not; likewise chosen."""
 
 TIGHT_SHARE = 0.2
 """From here down, what a budget has left scales the score down."""
@@ -221,7 +224,7 @@ def _score(estimate: int, balance: Balance, gauges: Sequence[Gauge], now_ms: int
         1, balance.block.ends_at_ms - balance.block.starts_at_ms
     )
     block = min(five_hour, default=_pace(block_share, block_time_left))
-    week = min(weekly, default=_pace(week_share, 1.0))
+    week = min(weekly, default=_pace(week_share, 1.0, WEEK_POWER))
     tight = min(1.0, block_share / TIGHT_SHARE, week_share / TIGHT_SHARE)
     is_warm = balance.in_flight == 0 and balance.last_used_ms is not None and now_ms - balance.last_used_ms < WARM_MS
     score = 100 * tight * (WEEK_WEIGHT * week + (1 - WEEK_WEIGHT) * block)
@@ -232,12 +235,12 @@ def _score(estimate: int, balance: Balance, gauges: Sequence[Gauge], now_ms: int
 def _part(estimate: int, gauge: Gauge, now_ms: int) -> float:
     """A window's part of the score, 0-1, with the ask's own size taken off."""
     room = max(0.0, gauge.room_percent - _needed_percent(estimate, gauge)) / 100
-    return _pace(room, gauge.share_of_time_left(now_ms))
+    return _pace(room, gauge.share_of_time_left(now_ms), 1.0 if gauge.window == FIVE_HOUR else WEEK_POWER)
 
 
-def _pace(room_share: float, time_share: float) -> float:
+def _pace(room_share: float, time_share: float, power: float = 1.0) -> float:
     """0.5 where room and time left are in step, towards 1 where room will expire unused, 0 where there is none."""
-    ratio = room_share / max(LEAST_TIME_SHARE, time_share)
+    ratio = (room_share / max(LEAST_TIME_SHARE, time_share)) ** power
     return ratio / (1 + ratio)
 
 
