@@ -31,9 +31,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -87,6 +87,27 @@ END_S = 180
 
 UNSEEN_NANOUSD = NANO // 1000
 """A request that was sent and never answered is booked with a floor by its prompt; the stand-in bills nothing."""
+
+WEATHERS = (
+    Behaviour(),
+    Behaviour(),
+    Behaviour(),
+    Behaviour(mode="slow", chunks=10, chunk_delay_s=0.1),
+    Behaviour(mode="slow", chunks=20, chunk_delay_s=0.2),
+    Behaviour(mode="hang", calls=1),
+    Behaviour(mode="hang_before_start", calls=1),
+    Behaviour(mode="overloaded", calls=2),
+    Behaviour(mode="error", calls=1),
+    Behaviour(mode="burst", calls=1),
+    Behaviour(mode="auth", calls=1),
+    Behaviour(mode="billing", calls=1),
+    Behaviour(mode="five_hour_limit"),
+    Behaviour(mode="weekly_limit"),
+)
+"""What can befall an account."""
+
+LIMIT_MS = 8000
+"""How long a limit lasts."""
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 
@@ -304,10 +325,11 @@ class Chaos:
         self._standin = standin
         self._random = random.Random(seed)
         self._room = anyio.Semaphore(2 * len(hosts))
+        self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self, operations: int, tell: Callable[[int], None]) -> None:
         """Do that many operations, several at once, and wait for their replies."""
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as self._tasks:
             for number in range(operations):
                 tell(number)
                 (drawn,) = self._random.choices(list(OPERATIONS), list(OPERATIONS.values()))
@@ -315,7 +337,7 @@ class Chaos:
                     drawn = "poll"
                 await self._room.acquire()
                 self.done[drawn] += 1
-                tasks.start_soon(self._do, self._operation(drawn))
+                self._tasks.start_soon(self._do, self._operation(drawn))
                 # Give what has been started a moment, so that not all blows fall on the first millisecond of a run.
                 await anyio.sleep(self._random.expovariate(1 / 0.03))
             tell(operations)
@@ -357,7 +379,7 @@ class Chaos:
             case "close a server's stdin":
                 return host.close_stdin
             case "change the weather":
-                account, weather = draw.choice([*WEEKLY_USD, LAST]), draw.choice(list(self._weathers()))
+                account, weather = draw.choice([*WEEKLY_USD, LAST]), draw.choice(WEATHERS)
                 return lambda: self._change(account, weather)
         raise AssertionError(drawn)
 
@@ -385,24 +407,19 @@ class Chaos:
                 arguments["subscription"] = draw.choice([*WEEKLY_USD, LAST])
         return arguments
 
-    def _weathers(self) -> Iterator[Behaviour]:
-        soon_ms = self._standin.now_ms() + 4000
-        yield Behaviour()
-        yield Behaviour()
-        yield Behaviour(mode="slow", chunks=10, chunk_delay_s=0.1)
-        yield Behaviour(mode="slow", chunks=20, chunk_delay_s=0.2)
-        yield Behaviour(mode="hang", calls=1)
-        yield Behaviour(mode="hang_before_start", calls=1)
-        yield Behaviour(mode="overloaded", calls=2)
-        yield Behaviour(mode="error", calls=1)
-        yield Behaviour(mode="burst", calls=1)
-        yield Behaviour(mode="auth", calls=1)
-        yield Behaviour(mode="billing", calls=1)
-        yield Behaviour(mode="five_hour_limit", calls=2, five_hour_resets_at_ms=soon_ms)
-        yield Behaviour(mode="weekly_limit", calls=2, seven_day_resets_at_ms=soon_ms)
-
     async def _change(self, account: str, weather: Behaviour) -> None:
+        if weather.mode in ("five_hour_limit", "weekly_limit"):
+            ends_at_ms = self._standin.now_ms() + LIMIT_MS
+            weather = replace(weather, five_hour_resets_at_ms=ends_at_ms, seven_day_resets_at_ms=ends_at_ms)
+            assert self._tasks is not None, "the schedule runs"
+            self._tasks.start_soon(self._clear, account, weather)
         self._standin.accounts[account] = weather
+
+    async def _clear(self, account: str, weather: Behaviour) -> None:
+        """End a limit just before its window resets; what is refused later would be refused until the next reset."""
+        await anyio.sleep(0.9 * LIMIT_MS / 1000)
+        if self._standin.accounts[account] is weather:
+            self._standin.accounts[account] = replace(weather, mode="answer")
 
     async def _call(self, host: Host, tool: str, arguments: Json) -> Json | None:
         with suppress(Gone, Withdrawn):

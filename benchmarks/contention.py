@@ -1,8 +1,9 @@
 """How many asks a second one ledger can place and book, from 1, 4 and 16 processes at once.
 
-An ask here is what the pool does to the ledger for it, without the CLI: one write transaction that reads every balance,
-chooses and reserves; one that marks the run as started; one that keeps what Anthropic reported; one that books it. Every commit is on the disk before the next
-step (``synchronous = FULL``), so the disk's time to flush is printed beside the figures.
+An ask here is what the pool does to the ledger for it, without the CLI, in four write transactions: one reads every
+balance, chooses and reserves; one marks the run as started; one keeps what Anthropic reported; one books the run and
+looks for alerts. Every commit is on the disk before the next step (``synchronous = FULL``), so the disk's own time to
+flush is printed beside the figures.
 
     python benchmarks/contention.py --seconds 5
 """

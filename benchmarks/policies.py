@@ -2,12 +2,14 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pool_mcp import budget, rates, selection, windows
+from pool_mcp.ledger.books import ROOM_PERCENT
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
+from pool_mcp.upkeep import IN_USE_MS, STALE_MS
 from pool_mcp.windows import FIVE_HOUR, SEVEN_DAY
 from simulator import Account, Job, Run
 
@@ -50,6 +52,14 @@ class _Books:
             since_ms = last.observed_at_ms if last else 0
             own = self.spent_since(since_ms + 1) - self.spent_since(reading.observed_at_ms + 1)
             steps.append(rates.Step(reading, own))
+
+    def hear(self, readings: Mapping[str, WindowReading]) -> None:
+        """Keep readings; one that shows room lifts a limit, however early."""
+        self.record(readings)
+        cooldown = self.cooldown
+        if cooldown is not None and cooldown.cause in readings:
+            if (readings[cooldown.cause].percent or 0.0) < ROOM_PERCENT:
+                self.cooldown = None
 
     def learn(self, now_ms: int) -> None:
         if now_ms - self.learned_at_ms < LEARN_MS:
@@ -127,10 +137,7 @@ class Ours:
         """Extend the reservation, keep the readings, lift a cooldown that they disprove."""
         books = self._books[run.account]
         run.held = max(run.held, round(run.spent * budget.EXTENSION))
-        books.record(readings)
-        cooldown = books.cooldown
-        if cooldown is not None and cooldown.cause in readings and (readings[cooldown.cause].percent or 0) < 95:
-            books.cooldown = None
+        books.hear(readings)
 
     def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
         """Settle."""
@@ -144,6 +151,15 @@ class Ours:
         else:
             books.record({refused.window: refused})
             books.cooldown = Cooldown(refused.window, now_ms, refused.resets_at_ms, "refused")
+
+    def look(self, usage: Callable[[str], Mapping[str, WindowReading]], now_ms: int) -> None:
+        """Refresh what has gone stale and could serve, while the pool is in use."""
+        if not any(one.last_used_ms and now_ms - one.last_used_ms < IN_USE_MS for one in self._books.values()):
+            return
+        for name, books in self._books.items():
+            newest_ms = max((one.observed_at_ms for one in books.readings.values()), default=0)
+            if not books.held and now_ms - newest_ms > STALE_MS:
+                books.hear(usage(name))
 
 
 # What others do
@@ -206,6 +222,9 @@ class _Other:
         self._spent[run.account].append((now_ms, run.spent))
         if refused is not None:
             self._out[run.server, run.account] = refused.resets_at_ms or now_ms + HOUR_MS
+
+    def look(self, usage: Callable[[str], Mapping[str, WindowReading]], now_ms: int) -> None:
+        """None of them does."""
 
 
 class RoundRobin(_Other):

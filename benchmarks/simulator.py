@@ -8,11 +8,12 @@ What is simple here and is not in the world: the windows of an account follow on
 cost the same each and come at equal distances, and a refusal is known at once.
 """
 
+import functools
 import heapq
 import itertools
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -168,6 +169,9 @@ class Policy(Protocol):
     def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
         """A run has ended: answered, or refused by a window."""
 
+    def look(self, usage: Callable[[str], Mapping[str, WindowReading]], now_ms: int) -> None:
+        """Five minutes have passed; ``usage`` asks what an account's windows are, as the CLI can."""
+
 
 @dataclass(slots=True)
 class Report:
@@ -262,6 +266,7 @@ class Simulation:
                 assert isinstance(what, tuple)
                 self._use(what[0], what[1], now_ms, is_own=False)
             elif kind == _POLL:
+                self.policy.look(functools.partial(self._usage, now_ms), self._pool_time(now_ms))
                 self._try_waiting(now_ms)
             else:
                 self._week_ends(str(what), now_ms)
@@ -365,6 +370,10 @@ class Simulation:
         nominal_ms = span.starts_at_ms + (BLOCK_MS if window == FIVE_HOUR else WEEK_MS)  # an early reset is a surprise
         percent = float(round(100 * min(1.0, meter.share(now_ms))))
         return WindowReading(window, percent, nominal_ms, "allowed", self._pool_time(now_ms))
+
+    def _usage(self, now_ms: int, name: str) -> dict[str, WindowReading]:
+        """What the CLI's `/usage` tells of an account, without a run."""
+        return {window: self._reading(name, window, now_ms) for window in (FIVE_HOUR, SEVEN_DAY)}
 
     def _rejection(self, name: str, window: str, now_ms: int) -> WindowReading:
         said = self._reading(name, window, now_ms)

@@ -115,10 +115,10 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
             id="an official window has refused",
         ),
         pytest.param(
-            balance(readings=official(95.0), spent_since={"five_hour": NANO}, reserved=NANO),
+            balance(readings=official(95.5), spent_since={"five_hour": NANO}, reserved=NANO),
             {"estimate": 2 * NANO + 1},
             "limit",
-            "its five_hour window has 3.0% left until 2026-01-28T14:00:00Z, the ask may need 2.0%",
+            "its five_hour window has 2.5% left until 2026-01-28T14:00:00Z, the ask may need 2.0%",
             NOW + HOUR_MS,
             id="an official window has no room beside what is spent and held",
         ),
@@ -182,7 +182,7 @@ def test_a_window_of_one_family_counts_for_that_family_only(window: str, model: 
 
 def test_an_ask_of_exactly_what_is_left_fits() -> None:
     budget = balance(block_spent=19 * NANO)
-    window = balance(readings=official(95.0), spent_since={"five_hour": NANO}, reserved=NANO)
+    window = balance(readings=official(95.5), spent_since={"five_hour": NANO}, reserved=NANO)
     assert [choice(budget, estimate=estimate).subscription for estimate in (NANO, NANO + 1)] == ["a", None]
     assert [choice(window, estimate=estimate).subscription for estimate in (2 * NANO, 2 * NANO + 1)] == ["a", None]
 
@@ -261,14 +261,25 @@ def test_weekly_room_that_will_expire_unused_goes_first() -> None:
 def test_a_small_plan_is_left_alone_by_a_large_ask() -> None:
     states = [balance(name, readings=official(10, "five_hour")) for name in "ab"]
     large = replace(states[1], rates={"five_hour": Rate(10 * NANO, 1.0, "learned")})
-    small = replace(states[0], last_used_ms=NOW - SECOND_MS)  # its warm cache is worth less than that
-    assert ranking(small, large, estimate=15 * NANO) == ["b", "a"]
+    assert ranking(states[0], large, estimate=15 * NANO) == ["b", "a"]
+    assert ranking(states[0], states[1], estimate=15 * NANO) == ["a", "b"]
 
 
 def test_among_equals_the_one_with_a_warm_cache_goes_first() -> None:
     warm, cold = balance("b", last_used_ms=NOW - SECOND_MS), balance("a", last_used_ms=NOW - HOUR_MS)
     assert choice(warm, cold).subscription == "b"
     assert choice(replace(warm, in_flight=1), cold).subscription == "a"
+
+
+def test_asks_at_once_are_spread_by_what_each_subscription_holds() -> None:
+    held = dict.fromkeys("abc", 0)
+    for at in range(30):
+        states = [
+            balance(name, max_in_flight=30, reserved=count * NANO // 4, in_flight=count, last_used_ms=NOW - 30 + at)
+            for name, count in held.items()
+        ]
+        held[choice(*states, estimate=NANO // 4).subscription or ""] += 1
+    assert held == {"a": 10, "b": 10, "c": 10}
 
 
 def test_under_health_the_highest_score_is_chosen() -> None:
@@ -432,3 +443,29 @@ def test_nothing_eligible_of_a_higher_priority_or_a_better_score_is_passed_over(
     assert [rank(one) for one in chosen] == ([max(map(rank, eligible))] if eligible else [])
     if strategy == "health":
         assert all(one.score == health(by_id[one.id], NOW).score for one in found.candidates)
+
+
+@given(pools, asks, st.floats(0, 1))
+def test_more_headroom_never_makes_a_candidate_worse(pool: list[Balance], ask: Request, share: float) -> None:
+    """Less used, less held: what was eligible stays so, and no score falls."""
+
+    def roomier(one: Balance) -> Balance:
+        readings = {
+            name: replace(said, percent=None if said.percent is None else said.percent * share)
+            for name, said in one.readings.items()
+        }
+        spent_since = {name: round(amount * share) for name, amount in one.spent_since.items()}
+        return replace(
+            one,
+            readings=readings,
+            spent_since=spent_since,
+            block_spent=round(one.block_spent * share),
+            week_spent=round(one.week_spent * share),
+            reserved=round(one.reserved * share),
+        )
+
+    before = choose(ask, pool, NOW).candidates
+    after = choose(ask, [roomier(one) for one in pool], NOW).candidates
+    for worse, better in zip(before, after, strict=True):
+        assert better.score >= worse.score - 1e-9
+        assert better.eligible or not worse.eligible

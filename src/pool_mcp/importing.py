@@ -33,7 +33,7 @@ class Pace:
     batch_files: int = 1000
 
 
-BRISK = Pace(block_bytes=4 << 20, batch_bytes=64 << 20, batch_calls=4000, apart_bytes=64 << 20)
+BRISK = Pace(block_bytes=1 << 20, batch_bytes=64 << 20, batch_calls=4000, apart_bytes=64 << 20)
 """A transaction takes about 60 ms."""
 QUIET = Pace(block_bytes=1 << 19, batch_bytes=1 << 19, batch_calls=500, apart_bytes=math.inf)
 """A few milliseconds of work, after which a server can do other things, or stop."""

@@ -240,7 +240,7 @@ def _part(estimate: int, gauge: Gauge, now_ms: int) -> float:
 
 def _pace(room_share: float, time_share: float, power: float = 1.0) -> float:
     """0.5 where room and time left are in step, towards 1 where room will expire unused, 0 where there is none."""
-    ratio = (room_share / max(LEAST_TIME_SHARE, time_share)) ** power
+    ratio: float = (room_share / max(LEAST_TIME_SHARE, time_share)) ** power
     return ratio / (1 + ratio)
 
 

@@ -331,6 +331,21 @@ def test_a_run_interrupted_in_its_last_moment_is_answered_only_if_there_is_an_an
     assert (verdict.outcome, verdict.text) == (expected, text)
 
 
+def test_a_call_cut_in_the_moment_the_budget_is_reached_is_a_floor() -> None:
+    usage = {"input_tokens": 1000, "output_tokens": 1}
+    lines = [
+        line(type="system", subtype="init", claude_code_version=NEW, model="claude-sonnet-4-6"),
+        line(type="system", subtype="status", status="requesting"),
+        line(
+            type="stream_event",
+            event={"type": "message_start", "message": {"id": "m", "model": "claude-sonnet-4-6", "usage": usage}},
+        ),
+        line(type="stream_event", event={"type": "message_delta", "delta": {"stop_reason": None}, "usage": usage}),
+        line(type="result", subtype="error_max_budget_usd", is_error=True, terminal_reason="budget_exhausted"),
+    ]
+    assert cost(lines).is_estimate
+
+
 def test_what_a_cli_says_of_an_error_reaches_a_person_as_one_short_line() -> None:
     said = "first \x1b[31mline\n\n  second\tline\0" + "x" * 10_000
     verdict = judge(read([line(type="result", is_error=True, result=said)])[0])

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pool_mcp.claude import wire
 from pool_mcp.model import Tokens
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 """How much of a transcript is read at a time."""
 
 _COST_STATE = b'"cost-state"'
@@ -204,7 +204,7 @@ def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterato
     """What has been added to a transcript since ``mark``, in portions of about a block; all where it was rewritten.
 
     A last line that is not ended yet is left for the next time. Of a call's lines within a portion the last counts; a
-    call whose lines lie in two portions is told twice, with the smaller count first.
+    call whose lines lie in two portions is told twice, with the smaller count first: portions end where a turn does.
 
     Raises:
         OSError: the file cannot be read.
@@ -214,17 +214,29 @@ def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterato
         file.seek(offset)
         rest, dropped = b"", 0
         while data := file.read(block_bytes):
-            end = data.rfind(b"\n") + 1
-            if not end:
-                if dropped or len(rest) + len(data) > wire.MAX_LINE_BYTES:
-                    rest, dropped = b"", dropped + len(rest) + len(data)
-                else:
-                    rest += data
-                continue
-            block, rest = rest + data[:end], data[end:]
-            offset, length, dropped = offset + dropped + len(block), dropped + len(block), 0
-            calls, malformed = _calls_in(block)
-            yield Portion(calls, malformed, _mark(file, offset), length)
+            goes_on = len(data) == block_bytes
+            end = (goes_on and _last_turn(data)) or data.rfind(b"\n") + 1
+            if end:
+                block, rest = rest + data[:end], data[end:]
+                offset += dropped + len(block)
+                yield _portion(file, block, offset, dropped + len(block))
+                dropped = 0
+            elif dropped or len(rest) + len(data) > wire.MAX_LINE_BYTES:
+                rest, dropped = b"", dropped + len(rest) + len(data)
+            else:
+                rest += data
+        if end := rest.rfind(b"\n") + 1:
+            yield _portion(file, rest[:end], offset + end, end)
+
+
+def _last_turn(data: bytes) -> int:
+    """Where the last line of a user (or of a tool's result) begins: what came before is answered; 0 without one."""
+    return data.rfind(b"\n", 0, max(0, data.rfind(b'"type":"user"'))) + 1
+
+
+def _portion(file: BinaryIO, block: bytes, offset: int, length: int) -> Portion:
+    calls, malformed = _calls_in(block)
+    return Portion(calls, malformed, _mark(file, offset), length)
 
 
 _MARK_BYTES = 2048

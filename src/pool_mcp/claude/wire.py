@@ -128,6 +128,7 @@ class ApiCall:
     tokens: Tokens
     chars: int = 0
     is_complete: bool = False
+    is_cut: bool = False
     is_followed: bool = False
 
 
@@ -242,13 +243,14 @@ class RunStream:
                 self.text_chars += said
                 if call := self.calls.get(self._open_call.get(parent, "")):
                     call.chars += said
-            case "message_delta":
-                call = self.calls.get(self._open_call.get(parent, ""))
+            case "message_delta" if call := self.calls.get(self._open_call.get(parent, "")):
+                stop_reason = _text(_object(inner.get("delta")).get("stop_reason"))
                 # 2.1.330 ends a call that was cut with a message_delta of its own, without a stop reason.
-                if call is not None and _text(_object(inner.get("delta")).get("stop_reason")):
+                call.is_cut = not stop_reason
+                if stop_reason:
                     call.tokens = _usage(_object(inner.get("usage")), call.tokens)
                     call.is_complete = True
-                    call.is_followed = inner["delta"]["stop_reason"] in ("tool_use", "pause_turn")
+                    call.is_followed = stop_reason in ("tool_use", "pause_turn")
 
     def _call(self, message: dict[str, Any]) -> None:
         message_id, model = _text(message.get("id")), _text(message.get("model"))
@@ -471,9 +473,13 @@ def cost_of(
 
 
 def is_whole(stream: RunStream) -> bool:
-    """Whether the run's own account covers all that it did: it gave a result and was not stopped."""
+    """Whether the run's own account covers all that it did: it gave a result and was not stopped.
+
+    A run that is stopped and reaches its budget in the same moment says the latter; its cut call tells.
+    """
     reason = _text((stream.result or {}).get("terminal_reason")) or ""
-    return stream.result is not None and not reason.startswith("aborted")
+    was_cut = reason.startswith("aborted") or any(call.is_cut for call in stream.calls.values())
+    return stream.result is not None and not was_cut
 
 
 def _has_cut_call(stream: RunStream) -> bool:

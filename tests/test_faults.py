@@ -1,0 +1,255 @@
+"""Each fault by its nature, with the real CLI: limits, early resets, 529, missing logins, several servers at once."""
+
+import json
+import logging
+import time
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pool_mcp.errors import NeedsLogin, Overloaded
+from pool_mcp.ledger.books import WHOLE_POOL
+from pool_mcp.model import HOUR_MS, MINUTE_MS, Ask, Cooldown, WindowReading
+from pool_mcp.outcomes import LONGEST_MS, lengthened
+from pool_mcp.pool import Pool
+from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
+from pool_mcp.settings import Settings
+from pool_mcp.standin import Behaviour, Standin
+from pool_mcp.upkeep import Upkeep
+from support import make_home, now_ms, open_ledger, open_pool
+
+pytestmark = pytest.mark.anyio
+
+
+async def ask(pool: Pool, **said: object) -> AskResult:
+    return await pool.ask(Ask("Say something.", "tests", **said))  # type: ignore[arg-type]
+
+
+def of(status: StatusResult, name: str) -> SubscriptionResult:
+    return next(one for one in status.subscriptions if one.id == name)
+
+
+def attempts(answer: AskResult) -> list[tuple[str, str]]:
+    return [(one.subscription, one.outcome) for one in answer.attempts]
+
+
+async def test_a_used_up_limit_cools_until_its_reset_and_a_reading_lifts_it_early(
+    standin: Standin, tmp_path: Path
+) -> None:
+    settings, env = make_home(tmp_path, standin, "alice", "bob", subscriptions={"alice": {"priority": 1}})
+    standin.accounts["alice"] = Behaviour(mode="five_hour_limit")
+    async with open_pool(settings, env) as pool:
+        answer = await ask(pool)
+        alice = of(await pool.status(), "alice")
+        assert attempts(answer) == [("alice", "limit"), ("bob", "ok")]
+        assert alice.status == "cooldown"
+        assert alice.cooldown is not None
+        assert (alice.cooldown.cause, alice.cooldown.until) == ("five_hour", alice.available_at)
+        assert attempts(await ask(pool)) == [("bob", "ok")]
+        told = [(one.kind, one.subscription) for one in (await pool.status()).alerts]
+        assert sorted(told) == [("failover", "alice"), ("limit", "alice")]
+        # Anthropic gives everybody a new window, and some use of the account elsewhere shows it.
+        standin.accounts["alice"] = Behaviour()
+        hears(settings, "alice", WindowReading("five_hour", 1.0, now_ms() + 5 * HOUR_MS, "allowed", now_ms()))
+        alice = of(await pool.status(), "alice")
+        assert (alice.status, alice.cooldown) == ("available", None)
+        assert attempts(await ask(pool)) == [("alice", "ok")]
+
+
+def hears(settings: Settings, name: str, *readings: WindowReading) -> None:
+    with closing(open_ledger(settings)) as ledger, ledger.write() as books:
+        books.record_readings(name, readings)
+
+
+async def test_after_a_cooldown_one_run_at_a_time_tries_whether_it_is_over(standin: Standin, tmp_path: Path) -> None:
+    settings, env = make_home(tmp_path, standin, "alice", "bob", subscriptions={"alice": {"priority": 1}})
+    standin.accounts["alice"] = Behaviour(mode="hang_before_start")
+    with closing(open_ledger(settings)) as ledger, ledger.write() as books:
+        books.start_cooldown("alice", Cooldown("burst", now_ms() - 2000, now_ms() - 1000, "too many requests"), None)
+    async with open_pool(settings, env) as pool, open_pool(settings, env) as another:
+        probe = await ask(pool, background=True)
+        assert probe.subscription == "alice"
+        assert attempts(await ask(another)) == [("bob", "ok")]
+        picked = await another.pick()
+        assert [one.reasons[0] for one in picked.candidates if not one.eligible] == [
+            "one run is trying out whether this is over: too many requests"
+        ]
+        with pytest.raises(Exception, match="cancelled"):
+            await pool.result(probe.run_id, cancel=True)
+        standin.accounts["alice"] = Behaviour()
+        assert attempts(await ask(another)) == [("alice", "ok")]
+        assert of(await pool.status(), "alice").cooldown is None
+
+
+async def test_an_overloaded_service_is_retried_by_the_cli_and_no_subscription_is_to_blame(
+    standin: Standin, tmp_path: Path
+) -> None:
+    settings, env = make_home(tmp_path, standin, "alice", "bob", subscriptions={"alice": {"priority": 1}})
+    standin.accounts["alice"] = Behaviour(mode="overloaded", calls=1)
+    async with open_pool(settings, env) as pool:
+        assert attempts(await ask(pool)) == [("alice", "ok")]
+        assert of(await pool.status(), "alice").cooldown is None
+    assert [(one.account, one.status) for one in standin.refused] == [("alice", 529)]
+
+
+async def test_while_anthropic_is_overloaded_one_ask_tries_it_out_and_the_others_wait(
+    standin: Standin, tmp_path: Path
+) -> None:
+    settings, env = make_home(tmp_path, standin, "alice", "bob")
+    standin.accounts["alice"] = standin.accounts["bob"] = Behaviour(mode="hang_before_start", calls=1)
+    with closing(open_ledger(settings)) as ledger, ledger.write() as books:
+        patience = Cooldown("overloaded", now_ms(), now_ms() + MINUTE_MS, "overloaded")
+        books.start_cooldown(WHOLE_POOL, patience, None)
+    async with open_pool(settings, env) as pool:
+        assert (await pool.status()).advice.action == "wait"
+        probe = await ask(pool, background=True)
+        with pytest.raises(Overloaded) as caught:
+            await ask(pool)
+        assert caught.value.retry_at_ms == patience.until_ms
+        with pytest.raises(Exception, match="cancelled"):
+            await pool.result(probe.run_id, cancel=True)
+        standin.accounts["alice"] = standin.accounts["bob"] = Behaviour()
+        await ask(pool)
+        assert (await pool.status()).advice.action == "proceed"
+
+
+async def test_a_token_that_is_refused_is_out_until_a_person_acts_and_the_next_ask_finds_out(
+    standin: Standin, tmp_path: Path
+) -> None:
+    settings, env = make_home(tmp_path, standin, "alice")
+    standin.accounts["alice"] = Behaviour(mode="auth")
+    async with open_pool(settings, env) as pool:
+        for _ in range(2):
+            with pytest.raises(NeedsLogin) as caught:
+                await ask(pool)
+            assert caught.value.retry_at_ms is None
+        alice = of(await pool.status(), "alice")
+        assert (alice.status, alice.available_at) == ("needs_login", None)
+        assert "claude setup-token" in alice.status_reason
+        assert (await pool.status()).advice.action == "stop"
+        assert (await pool.pick()).subscription is None
+        standin.accounts["alice"] = Behaviour()
+        assert attempts(await ask(pool)) == [("alice", "ok")]
+        assert of(await pool.status(), "alice").status == "available"
+
+
+def sign_in(config_dir: Path, account: str, organisation: str) -> None:
+    """What the CLI's own sign-in leaves behind."""
+    config_dir.mkdir(exist_ok=True)
+    login = {
+        "accessToken": Standin.token(account),
+        "refreshToken": f"sk-ant-ort01-{account}",
+        "expiresAt": now_ms() + 24 * HOUR_MS,
+        "scopes": ["user:inference", "user:profile"],
+        "subscriptionType": "max",
+        "rateLimitTier": "default_claude_max_20x",
+    }
+    (config_dir / ".credentials.json").write_text(json.dumps({"claudeAiOauth": login}))
+    owner = {"accountUuid": account, "emailAddress": f"{account}@example.com", "organizationUuid": organisation}
+    (config_dir / ".claude.json").write_text(json.dumps({"oauthAccount": owner}))
+
+
+async def test_a_login_that_was_lost_is_back_as_soon_as_somebody_signs_in(standin: Standin, tmp_path: Path) -> None:
+    folder = tmp_path / "carol"
+    settings, env = make_home(
+        tmp_path, standin, "bob", subscriptions={"carol": {"config_dir": str(folder), "priority": 1}}
+    )
+    async with open_pool(settings, env) as pool:
+        assert attempts(await ask(pool)) == [("carol", "auth"), ("bob", "ok")]
+        carol = of(await pool.status(), "carol")
+        assert (carol.status, carol.available_at) == ("needs_login", None)
+        assert f"CLAUDE_CONFIG_DIR={folder} claude auth login" in carol.status_reason
+        assert attempts(await ask(pool)) == [("bob", "ok")]
+        sign_in(folder, "carol", "org-1")
+        assert attempts(await ask(pool)) == [("carol", "ok")]
+
+
+def look(settings: Settings, env: dict[str, str]) -> None:
+    with closing(open_ledger(settings)) as ledger:
+        Upkeep(settings, ledger, env, now_ms).look()
+
+
+async def test_two_logins_of_one_organisation_are_one_quota(standin: Standin, tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("carol", "dave")}
+    for name, folder in folders.items():
+        sign_in(folder, name, "org-1")
+    settings, env = make_home(
+        tmp_path, standin, "bob", subscriptions={name: {"config_dir": str(at)} for name, at in folders.items()}
+    )
+    standin.accounts["carol"] = Behaviour(five_hour_utilization=0.4)
+    async with open_pool(settings, env) as pool:
+        look(settings, env)
+        await ask(pool, subscription="carol")
+        status = await pool.status()
+        assert {one.id: one.organisation for one in status.subscriptions} == {
+            "bob": None,
+            "carol": "org-1",
+            "dave": "org-1",
+        }
+        assert of(status, "dave").official["five_hour"].percent == 40.0
+        standin.accounts["carol"] = Behaviour(mode="five_hour_limit")
+        with pytest.raises(Exception, match="limit"):
+            await ask(pool, subscription="carol")
+        assert of(await pool.status(), "dave").status == "cooldown"
+
+
+async def test_an_alert_is_told_once_whatever_process_sees_it(
+    standin: Standin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, env = make_home(tmp_path, standin, "alice")
+    standin.accounts["alice"] = Behaviour(five_hour_utilization=0.85)
+    caplog.set_level(logging.WARNING, "pool_mcp.pool")
+    async with open_pool(settings, env) as pool, open_pool(settings, env) as another:
+        await ask(pool)
+        await ask(another)
+        standin.accounts["alice"] = Behaviour(five_hour_utilization=0.93)
+        await ask(another)
+        await ask(pool)
+        status = await pool.status()
+    told = [line.getMessage() for line in caplog.records if line.getMessage().startswith("alert")]
+    assert [line.split(";")[0] for line in told] == [
+        "alert (80%): alice: the five_hour window is 85% used",
+        "alert (90%): alice: the five_hour window is 93% used",
+    ]
+    assert [one.kind for one in status.alerts] == ["90%", "80%"]
+    assert status.advice.action == "slow_down"
+
+
+async def test_thirty_asks_at_once_through_three_servers_are_spread_by_what_is_reserved(
+    standin: Standin, tmp_path: Path
+) -> None:
+    names = ("alice", "bob", "carol")
+    settings, env = make_home(tmp_path, standin, *names)
+    for name in names:
+        standin.accounts[name] = Behaviour(mode="slow", chunks=10)
+    answers: list[AskResult] = []
+
+    async def answer(pool: Pool) -> None:
+        answers.append(await ask(pool))
+
+    async with AsyncExitStack() as stack:
+        pools = [await stack.enter_async_context(open_pool(settings, env)) for _ in range(3)]
+        async with anyio.create_task_group() as tasks:
+            for at in range(30):
+                tasks.start_soon(answer, pools[at % 3])
+    assert [len(one.attempts) for one in answers] == [1] * 30
+    assert all(8 <= [one.subscription for one in answers].count(name) <= 12 for name in names)
+
+
+def test_a_burst_doubles_up_to_a_bound_and_runs_from_before_it_add_nothing() -> None:
+    begun = round(time.time() * 1000)
+    first = Cooldown("burst", begun, begun + MINUTE_MS, "burst")
+    assert lengthened(first, None, begun - 1) == first
+    beside = Cooldown("burst", begun + 5, begun + 5 + MINUTE_MS, "burst")
+    assert lengthened(beside, first, begun - 1).until_ms == first.until_ms
+    lengths, last = [], first
+    for _ in range(6):
+        at_ms = last.until_ms or 0
+        last = lengthened(Cooldown("burst", at_ms, at_ms + MINUTE_MS, "burst"), last, at_ms - 1)
+        lengths.append(((last.until_ms or 0) - at_ms) // MINUTE_MS)
+    assert lengths == [2, 4, 8, 15, 15, 15]
+    later = Cooldown("burst", begun + HOUR_MS, begun + HOUR_MS + MINUTE_MS, "burst")
+    assert lengthened(later, first, begun + 1) == later
+    assert LONGEST_MS == 15 * MINUTE_MS
