@@ -139,7 +139,10 @@ def main(calls: int, rounds: int, ccusage: list[str] | None, *, as_json: bool) -
         for _ in range(rounds):
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir()
-            (home / "pool.toml").write_text(f'[[subscriptions]]\nid = "one"\nconfig_dir = "{config_dir}"\n')
+            # Without a CLI, of which an open pool would ask who is signed in.
+            (home / "pool.toml").write_text(
+                f'[claude]\npath = "{home / "none"}"\n[[subscriptions]]\nid = "one"\nconfig_dir = "{config_dir}"\n'
+            )
             used["pool-mcp import"].append(run([sys.executable, "-m", "pool_mcp", "import", "--json"], env))
             if ccusage:
                 more = {**env, "CLAUDE_CONFIG_DIR": str(config_dir)}

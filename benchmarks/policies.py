@@ -57,9 +57,9 @@ class _Books:
         """Keep readings; one that shows room lifts a limit, however early."""
         self.record(readings)
         cooldown = self.cooldown
-        if cooldown is not None and cooldown.cause in readings:
-            if (readings[cooldown.cause].percent or 0.0) < ROOM_PERCENT:
-                self.cooldown = None
+        said = None if cooldown is None else readings.get(cooldown.cause)
+        if said is not None and (said.percent or 0.0) < ROOM_PERCENT:
+            self.cooldown = None
 
     def learn(self, now_ms: int) -> None:
         if now_ms - self.learned_at_ms < LEARN_MS:
@@ -84,9 +84,11 @@ class Ours:
         self._strategy: Literal["headroom", "health"] = strategy
         self._books = {one.name: _Books(_subscription(one)) for one in accounts}
         self._sessions: dict[int, str] = {}
+        self._asked_at_ms = 0
 
     def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:  # noqa: ARG002
         """Choose; a session stays where it is while that can serve."""
+        self._asked_at_ms = now_ms
         balances = [self._balance(one, now_ms) for one in self._books.values()]
         estimates = {
             name: budget.estimate_nanousd(None, one.costs.get(job.kind, [])[-50:]) for name, one in self._books.items()
@@ -154,7 +156,7 @@ class Ours:
 
     def look(self, usage: Callable[[str], Mapping[str, WindowReading]], now_ms: int) -> None:
         """Refresh what has gone stale and could serve, while the pool is in use."""
-        if not any(one.last_used_ms and now_ms - one.last_used_ms < IN_USE_MS for one in self._books.values()):
+        if now_ms - self._asked_at_ms >= IN_USE_MS:
             return
         for name, books in self._books.items():
             newest_ms = max((one.observed_at_ms for one in books.readings.values()), default=0)

@@ -225,6 +225,7 @@ class Pool:
         if cli.depth(self._env) > 0:
             raise InvalidRequest("This Claude was itself started by pool-mcp and may not ask another one.")
         await self._in_thread(check_ask, ask, self._settings)
+        self._upkeep.asked()
         await self._in_thread(self._executor.check)
         # From the reservation on there is always someone in charge of the run, even if the host cancels right here.
         with anyio.CancelScope(shield=True):
@@ -746,6 +747,7 @@ class Pool:
         """
         if estimated_cost_usd is not None and not 0 < estimated_cost_usd <= 1_000_000:
             raise InvalidRequest("estimated_cost_usd must be more than 0.")
+        self._upkeep.asked()
         await self._adopt()
         return await self._in_thread(self._pick, estimated_cost_usd, model, session_id)
 

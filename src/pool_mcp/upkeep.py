@@ -33,11 +33,11 @@ STALE_MS = 10 * MINUTE_MS
 """A reading older than this has gone stale."""
 
 IN_USE_MS = 30 * MINUTE_MS
-"""The choice matters while the pool was asked for something this long ago at most."""
+"""The choice matters while this server was asked for something this long ago at most, answered or not."""
 
 
 class Upkeep:
-    """Call :meth:`notice_logins` before a choice, and :meth:`look` now and then, from any thread."""
+    """Call :meth:`asked` and :meth:`notice_logins` before a choice, and :meth:`look` now and then."""
 
     def __init__(self, settings: Settings, ledger: Ledger, env: Mapping[str, str], clock: Callable[[], int]) -> None:
         self._settings = settings
@@ -45,6 +45,11 @@ class Upkeep:
         self._env = env
         self._clock = clock
         self._state = State(settings)
+        self._asked_at_ms: int | None = None
+
+    def asked(self) -> None:
+        """Somebody wants a subscription, so readings matter for a while."""
+        self._asked_at_ms = self._clock()
 
     def notice_logins(self) -> None:
         """Let a subscription back in once its login has been written anew; only the file's time is looked at."""
@@ -63,7 +68,7 @@ class Upkeep:
         with self._ledger.read() as books:
             now_ms = self._clock()
             balances = {one.subscription.id: one for one in self._state.balances(books, now_ms)}
-        in_use = any(one.last_used_ms and now_ms - one.last_used_ms < IN_USE_MS for one in balances.values())
+        in_use = self._asked_at_ms is not None and now_ms - self._asked_at_ms < IN_USE_MS
         for subscription in self._stored():
             balance = balances[subscription.id]
             try:
