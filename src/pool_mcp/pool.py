@@ -624,6 +624,8 @@ class Pool:
                 await self._in_thread(self._upkeep.look)
             except (PoolError, OSError) as error:
                 log.warning("could not look after earlier runs: %s", error)
+            except Exception:  # the top of this task: looking after others is no reason to stop serving
+                log.exception("could not look after earlier runs")
             await anyio.sleep(LOOK_AFTER_S)
 
     async def _adopt(self) -> None:
@@ -695,6 +697,8 @@ class Pool:
                         log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
             except (PoolError, OSError) as error:
                 log.warning("could not import what was spent outside: %s", error)
+            except Exception:  # the top of this task, likewise
+                log.exception("could not import what was spent outside")
 
     def _importer(self) -> Importer:
         sources = [

@@ -165,7 +165,9 @@ class Executor:
                 seen_nanousd = await anyio.to_thread.run_sync(self._seen_nanousd, run, stream)
                 if not await supervisor.can_afford(seen_nanousd):
                     control.stop = Outcome.BUDGET
-            lingers = stream.result is not None and now_s - heard_s > LINGER_S
+            # A subagent in the background works on after the first result, and is silent while it does.
+            is_done = stream.result is not None and not stream.unfinished_agents
+            lingers = is_done and now_s - heard_s > LINGER_S
             if stop is None and (control.stop is not None or lingers):
                 stop = Stop(process, now_s)
             if stop is not None:
