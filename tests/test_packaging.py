@@ -16,9 +16,9 @@ import pool_mcp
 
 ROOT = Path(__file__).parents[1]
 
-REGISTRY_HOST = re.compile(
-    r"pypi[.]org|pythonhosted[.]org|npmjs[.](?:org|com)|crates[.]io|proxy[.]golang[.]org|deb[.]debian[.]org"
-)
+LOCKED_FROM = set(re.findall(r"https://([^/\"]+)/", (ROOT / "uv.lock").read_text(encoding="utf-8")))
+REGISTRY_HOST = re.compile("|".join(re.escape(host) for host in sorted(LOCKED_FROM)))
+"""Only the lock file says where packages come from."""
 MACHINE_PATH = re.compile(r"(?<![\w.~/*}-])/(?:root|work|tmp)(?![\w.-])")
 
 
