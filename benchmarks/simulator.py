@@ -178,12 +178,11 @@ class Report:
     """What came of a policy in a world; money in dollars.
 
     ``work_usd`` is what the asks that were answered cost, less what went over a limit (a call that has begun is
-    answered to its end). ``bound_usd`` is the most it could have been.
+    answered to its end).
     """
 
     policy: str
     work_usd: float = 0.0
-    bound_usd: float = 0.0
     killed: int = 0
     failed_starts: int = 0
     expired_usd: float = 0.0
@@ -233,7 +232,10 @@ class Simulation:
         self._cached: dict[int, tuple[str, int]] = {}
         self._blocked: dict[int, list[Job]] = {}
         self._session_busy: set[int] = set()
-        self._elsewhere: dict[tuple[str, str, int], int] = {}
+        self.elsewhere: dict[tuple[str, str, int], int] = {}
+        """What was used outside the pool, by account, window and which of them."""
+        self.started_at_ms: dict[int, int] = {}
+        """By job, when it was begun; without those that were killed."""
         capacities = {
             (one.name, window): capacity
             for one in world.accounts
@@ -274,7 +276,6 @@ class Simulation:
             over = sum(max(0, used - meter.capacity) for used in meter.used.values())
             self.report.overrun_usd += over / NANO
         self.report.work_usd -= self.report.overrun_usd
-        self.report.bound_usd = bound_usd(self.world, self._elsewhere)
         return self.report
 
     def _at(self, at_ms: int, kind: int, what: object) -> None:
@@ -305,6 +306,7 @@ class Simulation:
             self.policy.started(run, self._pool_time(now_ms))
             window = self._full(name, now_ms)
             if window is None:
+                self.started_at_ms[job.number] = now_ms
                 self._at(now_ms + job.duration_ms // (2 * job.calls), _CALL, run)
                 return True
             self.report.failed_starts += 1
@@ -362,7 +364,7 @@ class Simulation:
             meter.add(now_ms, amount)
             if not is_own:
                 key = (name, window, meter.index(now_ms))
-                self._elsewhere[key] = self._elsewhere.get(key, 0) + amount
+                self.elsewhere[key] = self.elsewhere.get(key, 0) + amount
 
     def _reading(self, name: str, window: str, now_ms: int) -> WindowReading:
         meter = self._meters[name, window]
@@ -384,6 +386,7 @@ class Simulation:
         window = self._full(run.account, now_ms)
         if window is not None:
             self.report.killed += 1
+            del self.started_at_ms[job.number]
             self.policy.ended(run, pool_ms, refused=self._rejection(run.account, window, now_ms))
             if not self._place(job, now_ms, frozenset({run.account})):
                 self._waiting.append(job)
@@ -410,61 +413,6 @@ class Simulation:
         meter = self._meters[name, SEVEN_DAY]
         unused = max(0.0, 1 - meter.share(now_ms)) * meter.capacity
         self.report.expired_usd += min(unused, sum(job.cost for job in self._waiting)) / NANO
-
-
-# The bound
-
-
-def bound_usd(world: World, elsewhere: Mapping[tuple[str, str, int], int]) -> float:
-    """The most that any policy could do in this world, knowing all of it: a maximal flow of demand into windows.
-
-    ``elsewhere`` is what was used outside the pool, by account, window and which of them. Work is a fluid here, no run
-    is ever cut, and every session is always warm, so no policy can do more, and none that starts whole runs can do
-    quite as much.
-    """
-    from flow import Flow
-
-    flow = Flow()
-    source, sink = flow.node(), flow.node()
-    weeks: dict[tuple[str, int], int] = {}
-    meters = {key: _Meter(spans, 1) for key, spans in world.windows.items()}
-    for account in world.accounts:
-        for at, _ in enumerate(world.windows[account.name, SEVEN_DAY]):
-            weeks[account.name, at] = flow.node()
-    segments: list[tuple[int, int, int]] = []
-    for account in world.accounts:
-        for at, _ in enumerate(world.windows[account.name, SEVEN_DAY]):
-            left = max(0, account.seven_day_capacity - elsewhere.get((account.name, SEVEN_DAY, at), 0))
-            flow.edge(weeks[account.name, at], sink, left)
-        for at, span in enumerate(world.windows[account.name, FIVE_HOUR]):
-            node = flow.node()
-            left = max(0, account.five_hour_capacity - elsewhere.get((account.name, FIVE_HOUR, at), 0))
-            inside = flow.node()
-            flow.edge(node, inside, left)
-            # A five-hour window can lie in two weeks.
-            first = max(0, meters[account.name, SEVEN_DAY].index(span.starts_at_ms))
-            last = meters[account.name, SEVEN_DAY].index(span.ends_at_ms - 1)
-            for at_week in {first, last}:
-                flow.edge(inside, weeks[account.name, at_week], left)
-            segments.append((span.starts_at_ms, span.ends_at_ms, node))
-    for (arrives_ms, ends_ms), amount in _demand(world).items():
-        node = flow.node()
-        flow.edge(source, node, amount)
-        for begin_ms, end_ms, segment in segments:
-            if begin_ms < ends_ms and end_ms > arrives_ms:
-                flow.edge(node, segment, amount)
-    return flow.maximum(source, sink) / NANO
-
-
-def _demand(world: World) -> dict[tuple[int, int], int]:
-    """Demand by when it can be worked on, to five minutes outwards."""
-    found: dict[tuple[int, int], int] = {}
-    step = 5 * MINUTE_MS
-    for job in world.jobs:
-        begin_ms = job.arrives_at_ms // step * step
-        end_ms = -(-(job.deadline_ms + job.duration_ms) // step) * step
-        found[begin_ms, end_ms] = found.get((begin_ms, end_ms), 0) + job.cost
-    return found
 
 
 def numbered(jobs: list[Job]) -> Iterator[Job]:
