@@ -13,6 +13,7 @@ import anyio
 
 from pool_mcp.claude.find import bundled_cli
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import HOUR_MS
 from pool_mcp.pool import Pool
 from pool_mcp.settings import Settings, load
 from pool_mcp.standin import Standin
@@ -76,6 +77,22 @@ def make_home(
 def _lines(table: Mapping[str, object]) -> str:
     # A JSON string, number or boolean is a TOML one, too.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def sign_in(config_dir: Path, account: str, organisation: str) -> None:
+    """What the CLI's own sign-in leaves behind, for an account of the stand-in."""
+    config_dir.mkdir(exist_ok=True)
+    login = {
+        "accessToken": Standin.token(account),
+        "refreshToken": f"sk-ant-ort01-{account}",
+        "expiresAt": now_ms() + 24 * HOUR_MS,
+        "scopes": ["user:inference", "user:profile"],
+        "subscriptionType": "max",
+        "rateLimitTier": "default_claude_max_20x",
+    }
+    (config_dir / ".credentials.json").write_text(json.dumps({"claudeAiOauth": login}))
+    owner = {"accountUuid": account, "emailAddress": f"{account}@example.com", "organizationUuid": organisation}
+    (config_dir / ".claude.json").write_text(json.dumps({"oauthAccount": owner}))
 
 
 def open_ledger(settings: Settings) -> Ledger:

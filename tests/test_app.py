@@ -14,6 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, TextContent, TextResourceContents
 
 import pool_mcp
+from hosting import Era
 from pool_mcp.results import (
     AlertResult,
     OfficialWindowResult,
@@ -24,7 +25,7 @@ from pool_mcp.results import (
 )
 from pool_mcp.server import make_server
 from support import make_home, open_pool
-from test_server import Era, host
+from test_server import host
 
 PAGE = (Path(pool_mcp.__file__).parent / "app.html").read_text(encoding="utf-8")
 (SCRIPT,) = re.findall(r"<script>(.*?)</script>", PAGE, re.DOTALL)

@@ -146,6 +146,10 @@ OFF = replace(balance(week=400, cooldown=cooldown("auth")), subscription=replace
             balance(official(None, "seven_day_opus", status="rejected")),
             Standing(Status.LIMITED, "the seven_day_opus window is 100% used", NOW + HOUR_MS),
         ),
+        (
+            balance(official(62, status="rejected")),
+            Standing(Status.LIMITED, "the five_hour window is 100% used", NOW + HOUR_MS),
+        ),
         (balance(official(97, resets_at_ms=NOW)), Standing(Status.AVAILABLE, "nothing used yet")),
         (balance(official(None)), Standing(Status.AVAILABLE, "nothing used yet")),
         (

@@ -1,6 +1,5 @@
 """Each fault by its nature, with the real CLI: limits, early resets, 529, missing logins, several servers at once."""
 
-import json
 import logging
 import time
 from contextlib import AsyncExitStack, closing
@@ -18,7 +17,7 @@ from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
 from pool_mcp.settings import Settings
 from pool_mcp.standin import Behaviour, Standin
 from pool_mcp.upkeep import Upkeep
-from support import make_home, now_ms, open_ledger, open_pool
+from support import make_home, now_ms, open_ledger, open_pool, sign_in
 
 pytestmark = pytest.mark.anyio
 
@@ -133,22 +132,6 @@ async def test_a_token_that_is_refused_is_out_until_a_person_acts_and_the_next_a
         standin.accounts["alice"] = Behaviour()
         assert attempts(await ask(pool)) == [("alice", "ok")]
         assert of(await pool.status(), "alice").status == "available"
-
-
-def sign_in(config_dir: Path, account: str, organisation: str) -> None:
-    """What the CLI's own sign-in leaves behind."""
-    config_dir.mkdir(exist_ok=True)
-    login = {
-        "accessToken": Standin.token(account),
-        "refreshToken": f"sk-ant-ort01-{account}",
-        "expiresAt": now_ms() + 24 * HOUR_MS,
-        "scopes": ["user:inference", "user:profile"],
-        "subscriptionType": "max",
-        "rateLimitTier": "default_claude_max_20x",
-    }
-    (config_dir / ".credentials.json").write_text(json.dumps({"claudeAiOauth": login}))
-    owner = {"accountUuid": account, "emailAddress": f"{account}@example.com", "organizationUuid": organisation}
-    (config_dir / ".claude.json").write_text(json.dumps({"oauthAccount": owner}))
 
 
 async def test_a_login_that_was_lost_is_back_as_soon_as_somebody_signs_in(standin: Standin, tmp_path: Path) -> None:

@@ -115,6 +115,14 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
             id="an official window has refused",
         ),
         pytest.param(
+            balance(readings=official(62.0, status="rejected")),
+            {},
+            "limit",
+            "its five_hour window is used up until 2026-01-28T14:00:00Z",
+            NOW + HOUR_MS,
+            id="an official window has refused whatever percent it gives",
+        ),
+        pytest.param(
             balance(readings=official(95.5), spent_since={"five_hour": NANO}, reserved=NANO),
             {"estimate": 2 * NANO + 1},
             "limit",

@@ -1,18 +1,22 @@
 """The agents' door, over real stdio with the real CLI behind it, in both eras of the protocol."""
 
 import json
-import sys
+import os
+import pty
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
-from mcp import Client, MCPError, StdioServerParameters
-from mcp.client.stdio import stdio_client
-from mcp_types import CallToolResult, TextResourceContents
+from mcp import Client, MCPError
+from mcp_types import TextResourceContents
 
+import hosting
+from hosting import SERVE, Era, data
+from pool_mcp import hosts
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.standin import Behaviour, Reply, Standin, ToolUse
 from pool_mcp.tools import TOOLS
@@ -20,23 +24,12 @@ from support import CLAUDE, make_home
 
 pytestmark = pytest.mark.anyio
 
-Era = Literal["legacy", "auto"]
-SERVE = [sys.executable, "-m", "pool_mcp", "serve"]
-
 
 @asynccontextmanager
 async def host(env: Mapping[str, str], tmp_path: Path, era: Era = "legacy") -> AsyncIterator[Client]:
     """A host with one real server; the server's log goes to a file."""
-    with (tmp_path / "server.log").open("a") as log:
-        server = StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=dict(env))
-        async with Client(stdio_client(server, errlog=log), mode=era) as client:
-            yield client
-
-
-def data(result: Any) -> dict[str, Any]:
-    assert isinstance(result, CallToolResult)
-    assert isinstance(result.structured_content, dict)
-    return result.structured_content
+    async with hosting.host(env, tmp_path / "server.log", era) as ours:
+        yield ours.client
 
 
 def spent_nanousd(ledger_path: Path) -> int:
@@ -143,6 +136,27 @@ async def test_the_state_is_also_there_as_resources(standin: Standin, tmp_path: 
     assert [one["id"] for one in contents["pool://status"]["subscriptions"]] == ["alice", "bob"]
     assert contents["pool://subscriptions/bob"]["id"] == "bob"
     assert contents[f"pool://runs/{answer['run_id']}"]["text"] == answer["text"]
+
+
+@pytest.mark.parametrize("arguments", [SERVE, SERVE[:-1]], ids=["serve", "no command"])
+def test_a_person_who_starts_the_server_by_hand_is_told_how_to_set_up_a_host(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    _, env = make_home(tmp_path)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(arguments, env=env, stdin=theirs, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        os.close(theirs)
+        assert server.stderr is not None
+        assert server.stdout is not None
+        said = [server.stderr.readline().decode() for _ in range(2)]
+        os.write(ours, b"\x04")  # Ctrl-D
+        assert (server.wait(timeout=20), server.stdout.read(), server.stderr.read()) == (0, b"", b"")
+    os.close(ours)
+    assert said == [
+        "This serves MCP to a host that starts it; to set one up: pool-mcp install claude-code\n",
+        "For yourself: pool-mcp status, pool-mcp ask, pool-mcp --help. Ctrl-C ends this.\n",
+    ]
+    assert "claude-code" in hosts.NAMES
 
 
 async def test_a_server_whose_settings_are_wrong_says_so_in_every_call(tmp_path: Path) -> None:

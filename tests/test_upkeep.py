@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from anthropic_proxy import anthropic_proxy
+from generations import GENERATIONS, THIS_RUN, Generation
+from pool_mcp.claude.login import usage_of
 from pool_mcp.claude.wire import usage_readings
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import HOUR_MS, MINUTE_MS, WindowReading
+from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Subscription, WindowReading
 from pool_mcp.settings import Settings
 from pool_mcp.upkeep import REFRESH_MS, STALE_MS, Upkeep
 from support import make_home, open_ledger
@@ -17,17 +20,28 @@ from support import make_home, open_ledger
 NOW = 1_795_340_000_000
 
 LIMITS = [
-    {"kind": "session", "group": "session", "percent": 23, "resets_at": "2026-11-22T12:00:00Z", "is_active": True},
-    {"kind": "weekly_all", "group": "weekly", "percent": 41, "resets_at": "2026-11-26T12:00:00Z"},
-    {
-        "kind": "weekly_scoped",
-        "group": "weekly",
-        "percent": 12,
-        "resets_at": "2026-11-26T12:00:00Z",
-        "scope": {"model": {"display_name": "Opus"}},
-    },
+    {"kind": kind, "group": group, "percent": percent, "resets_at": resets_at, "severity": "normal", **more}
+    for kind, group, percent, resets_at, more in (
+        ("session", "session", 23, "2026-11-22T12:00:00Z", {"is_active": True}),
+        ("weekly_all", "weekly", 41, "2026-11-26T12:00:00Z", {"is_active": False, "scope": None}),
+        (
+            "weekly_scoped",
+            "weekly",
+            12,
+            "2026-11-26T12:00:00Z",
+            {"is_active": False, "scope": {"model": {"display_name": "Opus"}}},
+        ),
+    )
 ]
-"""As Claude Code 2.1.330 gives them."""
+"""As Anthropic's usage endpoint and Claude Code 2.1.330 give them."""
+
+
+RESET, WEEK = 1_795_348_800_000, 1_795_694_400_000
+READ = [
+    WindowReading("five_hour", 23.0, RESET, "allowed", NOW),
+    WindowReading("seven_day", 41.0, WEEK, "allowed", NOW),
+    WindowReading("seven_day_opus", 12.0, WEEK, "allowed", NOW),
+]
 
 
 def said(limits: object) -> str:
@@ -36,12 +50,23 @@ def said(limits: object) -> str:
 
 
 def test_the_clis_own_usage_is_read_in_its_own_units() -> None:
-    reset, week = 1_795_348_800_000, 1_795_694_400_000
-    assert usage_readings(said({"limits": LIMITS}), NOW) == [
-        WindowReading("five_hour", 23.0, reset, "allowed", NOW),
-        WindowReading("seven_day", 41.0, week, "allowed", NOW),
-        WindowReading("seven_day_opus", 12.0, week, "allowed", NOW),
-    ]
+    assert usage_readings(said({"limits": LIMITS}), NOW) == READ
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda one: one.name)
+def test_the_real_cli_asks_anthropic_for_a_stored_logins_limits(generation: Generation, tmp_path: Path) -> None:
+    config_dir = tmp_path / "carol"
+    config_dir.mkdir()
+    carol = Subscription("carol", config_dir, None, None, "max", NANO, NANO, 0, 15, enabled=True)
+    login = {"accessToken": "none", "refreshToken": "none", "expiresAt": 1_999_999_999_999, "subscriptionType": "max"}
+    scopes = {"scopes": ["user:inference", "user:profile"]}
+    (config_dir / ".credentials.json").write_text(json.dumps({"claudeAiOauth": login | scopes}))
+    with anthropic_proxy(tmp_path, LIMITS) as proxy:
+        env = {"HOME": str(tmp_path), **proxy.env}
+        found = usage_of(generation.cli, carol, env, "", tmp_path, lambda: NOW)
+    assert "GET /api/oauth/usage" in proxy.asked
+    assert not [one for one in proxy.asked if "event_logging" in one]
+    assert found == ([] if generation is THIS_RUN else READ)  # that generation tells it in prose only
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, WEEK_MS, WindowReading
 from pool_mcp.windows import (
+    FULL_PERCENT,
     Block,
     block_at,
     counts_from_ms,
@@ -152,16 +153,37 @@ def test_a_reset_is_believed_within_a_day_of_where_the_window_can_end(
     [
         (reading(62.0, NOW + 1), False, 62.0),
         (reading(62.0, NOW), True, 0.0),
-        (reading(62.0, None), False, 62.0),
+        (reading(62.0, None, observed_at_ms=SEEN), False, 62.0),
+        (reading(62.0, None, observed_at_ms=NOW - BLOCK_MS), True, 0.0),  # a window of five hours is over by now
+        (reading(62.0, None, window="seven_day", observed_at_ms=NOW - BLOCK_MS), False, 62.0),
         (reading(None, NOW + 1), False, None),
         (reading(None, NOW + 1, status="rejected"), False, 100.0),
-        (reading(None, NOW, status="rejected"), True, 0.0),
-        (reading(62.0, NOW + 1, status="rejected"), False, 62.0),
+        (reading(62.0, NOW + 1, status="rejected"), False, 100.0),
+        (reading(104.0, NOW + 1, status="rejected"), False, 104.0),
+        (reading(62.0, NOW, status="rejected"), True, 0.0),
+        (reading(62.0, NOW + 1, status="allowed_warning"), False, 62.0),
+        # Until when is not known: the cooldown says when to try.
+        (reading(None, None, status="rejected", observed_at_ms=SEEN), False, None),
         (reading(None, NOW - MINUTE_MS), True, 0.0),
     ],
 )
 def test_a_window_holds_what_was_heard_until_it_resets(said: WindowReading, reset: bool, percent: float | None) -> None:
     assert (has_reset(said, NOW), percent_now(said, NOW)) == (reset, percent)
+
+
+@given(
+    st.sampled_from(["five_hour", "seven_day", "seven_day_opus"]),
+    st.none() | st.floats(0, 110),
+    st.integers(-DAY_MS, WEEK_MS),
+    st.integers(0, WEEK_MS),
+)
+def test_a_window_that_refuses_is_full_until_it_resets_and_empty_from_then_on(
+    window: str, percent: float | None, ahead_ms: int, age_ms: int
+) -> None:
+    said = reading(percent, NOW + ahead_ms, window=window, status="rejected", observed_at_ms=NOW - age_ms)
+    now = percent_now(said, NOW)
+    assert now is not None
+    assert now >= FULL_PERCENT if ahead_ms > 0 else now == 0
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,8 @@ def serve() -> None:
     """Serve MCP on stdin and stdout (what a host starts)."""
     if sys.stdin.isatty():
         click.echo(
-            "pool-mcp serves MCP on stdin and stdout and is started by a host such as Claude Code:\n"
-            "  claude mcp add -s user pool -- pool-mcp\n"
-            "For yourself there are `pool-mcp status`, `pool-mcp ask` and `pool-mcp --help`. Ctrl-C ends this.",
+            "This serves MCP to a host that starts it; to set one up: pool-mcp install claude-code\n"
+            "For yourself: pool-mcp status, pool-mcp ask, pool-mcp --help. Ctrl-C ends this.",
             err=True,
         )
     _log_to_stderr(logging.INFO)

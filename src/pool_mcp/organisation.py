@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SYNC_MS = HOUR_MS
 """How often a server reads the reports."""
+AGAIN_MS = 5 * MINUTE_MS
+"""How often it is tried by itself where that fails: with a refused key it always does."""
 FIRST_DAYS, AGAIN_DAYS, REVISED_DAYS = 30, 3, 30
 """How far back: the first time; every hour; once a day, because figures are revised for so long."""
 FRESH_MS = 5 * MINUTE_MS
@@ -63,11 +65,15 @@ class Organisation:
     # Reading the reports
 
     async def sync_if_due(self) -> None:
-        """Read the reports if nobody has within the hour and nobody else is at it."""
+        """Read the reports if nobody has within the hour, and nobody is at it or has just failed.
+
+        Raises:
+            PoolError: as :meth:`sync`.
+        """
         if not await anyio.to_thread.run_sync(self._is_due):
             return
         with locks.try_lock(self._settings.state_dir / "sync.lock") as mine:
-            if mine and await anyio.to_thread.run_sync(self._is_due):
+            if mine and await anyio.to_thread.run_sync(self._is_due) and await anyio.to_thread.run_sync(self._may_try):
                 now_ms = self._clock()
                 await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
 
@@ -75,6 +81,11 @@ class Organisation:
         with self._ledger.read() as books:
             last_ms = books.organisation.last_synced_ms()
         return last_ms is None or last_ms <= self._clock() - SYNC_MS
+
+    def _may_try(self) -> bool:
+        with self._ledger.write() as books:
+            now_ms = self._clock()
+            return books.take_lease("sync", now_ms, now_ms + AGAIN_MS)
 
     def _reach_ms(self) -> int:
         now_ms = self._clock()

@@ -57,10 +57,13 @@ def cooldown_of(
 
 
 def lengthened(cooldown: Cooldown, before: Cooldown | None, begun_at_ms: int) -> Cooldown:
-    """A cooldown of what passes by itself, with regard to the one ``before`` it that no answer has lifted.
+    """A cooldown with regard to the one of its cause ``before`` it that no answer has lifted.
 
-    A run that began before that one adds nothing to it. A run that tried out whether it was over doubles it.
+    Of what passes by itself: a run that began before that one adds nothing to it, and one that tried out whether it was
+    over doubles it. What only a person can end is still the same, however often it is tried, and is told once.
     """
+    if cooldown.until_ms is None and before is not None:
+        return replace(cooldown, since_ms=before.since_ms)
     if cooldown.cause not in FIRST_MS or before is None or before.until_ms is None:
         return cooldown
     if begun_at_ms < before.since_ms:

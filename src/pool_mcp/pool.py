@@ -67,6 +67,9 @@ Clock = Callable[[], int]
 Progress = Callable[[float, str], Awaitable[None]]
 """Told every few seconds how long an ask has taken and what it is doing."""
 
+Listener = Callable[[Sequence[pacing.Alert]], Awaitable[None]]
+"""Told new alerts."""
+
 PAGE_CHARS = 48_000
 """One page of an answer's text: well inside the 25,000 tokens that hosts show."""
 PROGRESS_S = 5.0
@@ -82,6 +85,8 @@ IMPORT_REST_S = 0.05
 """How long a quiet import rests after each few milliseconds of work."""
 LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left."""
+ALERTS_S = 2.0
+"""How often alerts that other processes have told are looked for, where somebody listens."""
 SYNC_LOOK_S = 20.0
 """How often a server looks whether the organisation's reports are due; so commands, which are shorter, never do."""
 UPKEEP_S = 3.0
@@ -117,6 +122,7 @@ class _Supervision:
 
     async def keep(self, readings: list[WindowReading]) -> None:
         await self._try(None, self._pool.record_readings, self._run, readings)
+        self._pool.wake_listeners()
 
     async def is_cancelled(self) -> bool:
         return await self._try(False, self._pool.is_cancelled, self._run)
@@ -142,12 +148,14 @@ class Pool:
         env: Mapping[str, str],
         clock: Clock,
         new_id: Callable[[], str],
+        sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._env = env
         self._clock = clock
         self._new_id = new_id
+        self._sleep = sleep
         self._executor = Executor(settings, env, clock)
         self._history = History(settings, ledger, clock)
         self._state = State(settings)
@@ -158,7 +166,7 @@ class Pool:
         self._live: dict[str, _Live] = {}
         self._dropped: set[str] = set()
         """Runs of ours that nobody follows any more."""
-        self._listeners: list[Callable[[Sequence[pacing.Alert]], None]] = []
+        self._news = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopping = threading.Event()
 
@@ -402,7 +410,12 @@ class Pool:
                 log.error("run %s: not booked yet: %s", settlement.run_id, error)
                 await anyio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 60.0)
-        await self._in_thread(self._alert, settlement, live.run, following)
+        failover = []
+        if following is not None:
+            went = (live.run.run_id, live.run.subscription, following.subscription, str(settlement.outcome))
+            failover = [pacing.failover(*went, self._clock())]
+        await self._in_thread(self._alert, *failover)
+        self.wake_listeners()
         return following
 
     def _book(self, settlement: Settlement, live: _Live) -> Run | None:
@@ -451,28 +464,17 @@ class Pool:
         cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
         return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)
 
-    def _alert(self, settlement: Settlement, run: Run, following: Run | None) -> None:
+    def _alert(self, *more: pacing.Alert) -> None:
         """Tell what has become worth telling, in a transaction that no booking depends on."""
         try:
             with self._ledger.write() as books:
                 now_ms = self._clock()
                 alerts = self._state.tell_alerts(books, now_ms)
-                if following is not None:
-                    went = (run.run_id, run.subscription, following.subscription, str(settlement.outcome))
-                    failover = pacing.failover(*went, now_ms)
-                    books.tell(failover, now_ms)
-                    alerts = [*alerts, failover]
+                alerts += [alert for alert in more if books.tell(alert, now_ms)]
         except LedgerError as error:
             log.warning("alerts could not be looked for: %s", error)
         else:
-            self._tell(alerts)
-
-    def _tell(self, alerts: Sequence[pacing.Alert]) -> None:
-        """Tell alerts that no process has told yet: to the log, and to whoever listens."""
-        for alert in alerts:
-            log.warning("alert (%s): %s", alert.kind, alert.message)
-        for listener in self._listeners if alerts else ():
-            listener(alerts)
+            _log_alerts(alerts)
 
     # Answering it
 
@@ -620,13 +622,15 @@ class Pool:
             try:
                 await self._adopt()
                 await self._in_thread(self._remove_old_answers)
-                await anyio.sleep(UPKEEP_S)  # a command that is over in a moment needs none of it
+                await self._sleep(UPKEEP_S)  # a command that is over in a moment needs none of it
                 await self._in_thread(self._upkeep.look)
+                await self._in_thread(self._alert)  # of use elsewhere, which no run of the pool brings along
+                self.wake_listeners()
             except (PoolError, OSError) as error:
                 log.warning("could not look after earlier runs: %s", error)
             except Exception:  # the top of this task: looking after others is no reason to stop serving
                 log.exception("could not look after earlier runs")
-            await anyio.sleep(LOOK_AFTER_S)
+            await self._sleep(LOOK_AFTER_S)
 
     async def _adopt(self) -> None:
         """Take charge of every run whose server is gone: settle what has ended, follow what has not."""
@@ -689,7 +693,7 @@ class Pool:
     async def _import_now_and_then(self) -> None:
         """For as long as the pool is open: import a little at a time, in whichever process's turn it is."""
         while True:
-            await anyio.sleep(IMPORT_AFTER_S)
+            await self._sleep(IMPORT_AFTER_S)
             try:
                 if await self._in_thread(self._is_my_turn, "import", IMPORT_EVERY_MS):
                     done = await self._in_thread(self._importer().run, QUIET, self._rest)
@@ -816,7 +820,7 @@ class Pool:
     async def _keep_synced(self) -> None:
         """For as long as the pool is open: read the organisation's reports every hour, one server for all."""
         while True:
-            await anyio.sleep(SYNC_LOOK_S)
+            await self._sleep(SYNC_LOOK_S)
             try:
                 await self._organisation.sync_if_due()
             except PoolError as error:
@@ -842,7 +846,7 @@ class Pool:
         with self._ledger.write() as books:
             books.record_readings(run.subscription, readings)
             alerts = self._state.tell_alerts(books, self._clock())
-        self._tell(alerts)
+        _log_alerts(alerts)
 
     def is_cancelled(self, run: Run) -> bool:
         """Whether somebody, in whatever process, wants the run stopped."""
@@ -872,9 +876,37 @@ class Pool:
         log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
         return True
 
-    def listen(self, listener: Callable[[Sequence[pacing.Alert]], None]) -> None:
-        """Have alerts told to a listener too, in whatever thread."""
-        self._listeners.append(listener)
+    # Alerts, as they are told
+
+    async def listen(self, listener: Listener) -> None:
+        """Have every alert from now on told to a listener, once, whichever process it is that tells it first."""
+        assert self._tasks is not None, "the pool is not open"
+        known = {alert.key for alert in await self._in_thread(self._told)}
+        self._tasks.start_soon(self._pass_on_alerts, listener, known)
+
+    def wake_listeners(self) -> None:
+        """Have listeners look at once; what others tell they hear of a little later."""
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def _pass_on_alerts(self, listener: Listener, known: set[str]) -> None:
+        while True:
+            news = self._news
+            try:
+                alerts = [alert for alert in await self._in_thread(self._told) if alert.key not in known]
+                known.update(alert.key for alert in alerts)
+                if alerts:
+                    await listener(alerts)
+            except LedgerError as error:
+                log.warning("alerts could not be looked for: %s", error)
+            except Exception:  # the top of this task: who listens is no reason to stop serving
+                log.exception("alerts could not be passed on")
+            with anyio.move_on_after(ALERTS_S):
+                await news.wait()
+
+    def _told(self) -> list[pacing.Alert]:
+        with self._ledger.read() as books:
+            return [alert for _, alert in books.alerts(self._clock())]
 
     # Small things that the above is made of
 
@@ -904,6 +936,12 @@ class Pool:
     def _mark_background(self, run_id: str) -> None:
         with self._ledger.write() as books:
             books.detach(run_id)
+
+
+def _log_alerts(alerts: Sequence[pacing.Alert]) -> None:
+    """What this process is the first to tell."""
+    for alert in alerts:
+        log.warning("alert (%s): %s", alert.kind, alert.message)
 
 
 def _check_caller(caller: budget.CallerBalance, estimate: int, now_ms: int) -> None:

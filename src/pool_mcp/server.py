@@ -5,7 +5,6 @@ Failures become ``isError`` results in one place, :func:`_call`: one line that s
 
 import base64
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -25,12 +24,15 @@ from mcp import MCPError
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.session import ServerSession
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
 from mcp_types import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    EmptyResult,
     Icon,
     ImageContent,
     ListResourcesResult,
@@ -41,9 +43,13 @@ from mcp_types import (
     ReadResourceResult,
     Resource,
     ResourceTemplate,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
     TextContent,
     TextResourceContents,
     ToolAnnotations,
+    UnsubscribeRequestParams,
 )
 from mcp_types import Tool as McpTool
 from pydantic import BaseModel
@@ -167,9 +173,7 @@ def make_server(pool: Pool | PoolError) -> Server[Any]:
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await _read_resource(pool, str(params.uri))
 
-    bus = InMemorySubscriptionBus()
-    if isinstance(pool, Pool):
-        pool.listen(functools.partial(_publish, bus))
+    updates = _Updates(pool)
     icon = f"data:image/svg+xml;base64,{base64.b64encode(_ICON.encode()).decode()}"
     server: Server[Any] = Server(
         "pool-mcp",
@@ -182,17 +186,57 @@ def make_server(pool: Pool | PoolError) -> Server[Any]:
         on_list_resources=_list_resources,
         on_list_resource_templates=_list_resource_templates,
         on_read_resource=read_resource,
-        on_subscriptions_listen=ListenHandler(bus),
+        on_subscribe_resource=updates.subscribe,
+        on_unsubscribe_resource=updates.unsubscribe,
+        on_subscriptions_listen=updates.listen,
     )
     server.extensions[EXTENSION_ID] = {}
     return server
 
 
-def _publish(bus: InMemorySubscriptionBus, alerts: Sequence[Alert]) -> None:
-    """Tell hosts that listen (protocol 2026-07-28) which resources an alert has changed; called in worker threads."""
-    for uri in [_STATUS_URI, *sorted({_SUBSCRIPTION_URI + one.subscription for one in alerts})]:
-        with contextlib.suppress(RuntimeError):  # the server is stopping
-            anyio.from_thread.run(bus.publish, ResourceUpdated(uri=uri))
+class _Updates:
+    """Tells a host which resources an alert has changed, those that it asked for and from when it asked.
+
+    In the earlier era of the protocol it asks with ``resources/subscribe``, from 2026-07-28 on with
+    ``subscriptions/listen``. A host that asks for nothing costs nothing.
+    """
+
+    def __init__(self, pool: Pool | PoolError) -> None:
+        self._pool = pool
+        self._bus = InMemorySubscriptionBus()
+        self._stream = ListenHandler(self._bus)
+        self._subscribed: dict[str, ServerSession] = {}
+        self._beginning = anyio.Lock()
+        self._has_begun = False
+
+    async def subscribe(self, context: Context, params: SubscribeRequestParams) -> EmptyResult:
+        await self._begin()
+        self._subscribed[params.uri] = context.session
+        return EmptyResult()
+
+    async def unsubscribe(self, _: Context, params: UnsubscribeRequestParams) -> EmptyResult:
+        self._subscribed.pop(params.uri, None)
+        return EmptyResult()
+
+    async def listen(self, context: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        await self._begin()
+        return await self._stream(context, params)
+
+    async def _begin(self) -> None:
+        async with self._beginning:
+            if self._has_begun or isinstance(self._pool, PoolError):
+                return
+            try:
+                await self._pool.listen(self._tell)
+            except PoolError as error:
+                raise MCPError(code=INTERNAL_ERROR, message=error.message) from None
+            self._has_begun = True
+
+    async def _tell(self, alerts: Sequence[Alert]) -> None:
+        for uri in [_STATUS_URI, *sorted({_SUBSCRIPTION_URI + one.subscription for one in alerts})]:
+            await self._bus.publish(ResourceUpdated(uri=uri))
+            if uri in self._subscribed:
+                await self._subscribed[uri].send_resource_updated(uri)
 
 
 # Tools

@@ -78,8 +78,13 @@ def is_plausible(reading: WindowReading) -> bool:
 
 
 def has_reset(reading: WindowReading, now_ms: int) -> bool:
-    """Whether the window that was read has ended, so that it is empty until something is heard again."""
-    return reading.resets_at_ms is not None and reading.resets_at_ms <= now_ms
+    """Whether the window that was read has ended, so that it is empty until something is heard again.
+
+    One whose reset was not told has ended for certain when its whole length has passed since.
+    """
+    if reading.resets_at_ms is None:
+        return reading.observed_at_ms + length_ms(reading.window) <= now_ms
+    return reading.resets_at_ms <= now_ms
 
 
 def length_ms(window: str) -> int:
@@ -108,9 +113,13 @@ def counts_from_ms(reading: WindowReading, now_ms: int) -> int:
 
 
 def percent_now(reading: WindowReading, now_ms: int) -> float | None:
-    """Percent used as last heard; 0 after the reset, 100 where only a rejection is known, None where unknown."""
+    """Percent used as last heard; 0 after the reset, None where unknown.
+
+    A window that refuses is full whatever percent comes with it, as long as it is known until when. Where that is not
+    known, only trying can tell, and the cooldown that the refused run leaves behind says when.
+    """
     if has_reset(reading, now_ms):
         return 0.0
-    if reading.percent is None:
-        return 100.0 if reading.status == "rejected" else None
+    if reading.status == "rejected" and reading.resets_at_ms is not None:
+        return max(100.0, reading.percent or 0.0)
     return reading.percent

@@ -84,7 +84,8 @@ def usage_of(
     arguments = ["-p", "/usage", "--output-format", "stream-json", "--verbose", "--no-session-persistence"]
     arguments += ["--tools=", "--strict-mcp-config", "--setting-sources="]
     child = _environment(subscription, env, base_url)
-    child.pop("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", None)  # asking for the limits may count as such
+    del child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"]  # which asking for the limits counts as
+    child["DISABLE_TELEMETRY"] = "1"
     done = external.run([str(cli), *arguments], child, timeout_s=USAGE_TIMEOUT_S, cwd=cwd)
     return wire.usage_readings(done.stdout, clock())
 
