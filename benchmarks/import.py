@@ -11,6 +11,7 @@ generator's manifest, model by model and class by class, and so is what ccusage 
 import argparse
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 from pool_mcp.importing import Imported, Importer, Source
@@ -85,6 +87,17 @@ def _held_kb(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
+def age(config_dir: Path) -> None:
+    """Give every file the time of its last line, as the CLI does: an import reads them in that order."""
+    for path in (config_dir / "projects").rglob("*.jsonl"):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - (1 << 20)))
+            said = re.findall(rb'"timestamp":"([^"\\]+)"', file.read())
+        if said:
+            at_s = datetime.fromisoformat(said[-1].decode()).timestamp()
+            os.utime(path, (at_s, at_s))
+
+
 def booked(ledger_path: Path) -> dict[str, Tokens]:
     """What the ledger holds, by model."""
     conn = sqlite3.connect(ledger_path)
@@ -132,6 +145,7 @@ def main(calls: int, rounds: int, ccusage: list[str] | None, *, as_json: bool) -
     with tempfile.TemporaryDirectory() as folder:
         config_dir, home = Path(folder, "config"), Path(folder, "home")
         manifest = generate(config_dir, calls)
+        age(config_dir)
         env = {"PATH": os.environ["PATH"], "HOME": folder, "POOL_MCP_HOME": str(home)}
         times: dict[str, list[float]] = {"pool-mcp import": [], "ccusage blocks": []}
         used: dict[str, list[Used]] = {name: [] for name in times}

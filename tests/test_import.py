@@ -1,6 +1,7 @@
 """What was spent outside the pool is booked once, whatever the transcripts look like and whoever else is at work."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 
 from generations import GENERATIONS, NEWEST, Generation
 from pool_mcp.claude.transcripts import message_key
+from pool_mcp.errors import LedgerError
 from pool_mcp.importing import BRISK, QUIET, Imported, Importer, Pace, Source
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
@@ -154,6 +157,24 @@ def test_an_import_that_is_told_to_stop_is_gone_on_with_by_the_next(ledger: Ledg
     assert booked(ledger) == manifest.by_model
 
 
+def test_an_import_whose_reading_process_is_killed_says_so_and_is_gone_on_with(
+    ledger: Ledger, config_dir: Path
+) -> None:
+    manifest = generate(config_dir, 4000, seed=4)
+
+    def go_on(_: Imported) -> bool:
+        for reader in multiprocessing.active_children():
+            reader.kill()
+        return True
+
+    with pytest.raises(LedgerError, match="import again"):
+        run_import(ledger, config_dir, replace(APART, batch_calls=1), go_on)
+    assert multiprocessing.active_children() == []
+    run_import(ledger, config_dir)
+    assert booked(ledger) == manifest.by_model
+    assert_sound(ledger)
+
+
 def test_of_several_imports_at_once_one_works_and_the_others_say_so(ledger: Ledger, config_dir: Path) -> None:
     manifest = generate(config_dir, 1000, seed=2)
     others: list[object] = []
@@ -261,6 +282,15 @@ def test_a_call_that_goes_on_after_an_import_is_corrected_by_a_further_entry(
     whole = 10 * 3000 + 69 * 15_000 + 20 * 3750 + 30 * 6000 + 40 * 300 + 10_000_000
     assert query(ledger, "SELECT sum(cost_nanousd) FROM entries") == [(whole,)]
     assert query(ledger, "SELECT sum(calls), sum(cost_nanousd) FROM hours") == [(1, whole)]
+
+
+@pytest.mark.parametrize(("parent", "fork"), [("one", "two"), ("two", "one")])
+def test_a_call_that_a_fork_copied_is_its_parent_s(notebook: Notebook, ledger: Ledger, parent: str, fork: str) -> None:
+    notebook.add(fork, answer())
+    notebook.add(parent, answer())
+    os.utime(notebook.folder / f"{parent}.jsonl", (1, 1))
+    notebook.read()
+    assert query(ledger, "SELECT session_id FROM entries") == [(parent,)]
 
 
 def test_a_rewritten_transcript_is_read_again(notebook: Notebook, ledger: Ledger) -> None:

@@ -15,10 +15,11 @@ from typing import NamedTuple
 from pool_mcp import locks, reading
 from pool_mcp.claude import transcripts
 from pool_mcp.claude.transcripts import Mark, Place
-from pool_mcp.ledger.imports import FileState, Found, PricedCall, Tally
+from pool_mcp.ledger.imports import Call, FileState, Found, Tally
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, Run
-from pool_mcp.reading import Stretch
+from pool_mcp.pricing import price_of_classes
+from pool_mcp.reading import Seen, Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +96,8 @@ class Importer:
             return self._import(pace, go_on) if is_mine else None
 
     def _import(self, pace: Pace, go_on: Callable[[Imported], bool]) -> Imported:
-        with self._ledger.read() as books:
-            known = books.imports.files()
-        done = Imported()
-        changed: list[_Changed] = []
-        for source in _distinct(self._sources):
-            for place in transcripts.walk(source.config_dir):
-                done.files += 1
-                state = known.get(_text(place.path))
-                if state is None or not _is_same(state, place):
-                    mark = Mark(state.offset, state.digest) if state else Mark()
-                    changed.append(_Changed(source.subscription, place, mark))
-                    done.bytes += max(0, place.size - mark.offset)
+        changed, files = self._changed()
+        done = Imported(files=files, bytes=sum(max(0, one.place.size - one.mark.offset) for one in changed))
         batch: list[Stretch] = []
         calls = read_bytes = 0
         waiting: set[str] = set()
@@ -132,6 +123,25 @@ class Importer:
         go_on(done)
         return done
 
+    def _changed(self) -> tuple[list["_Changed"], int]:
+        """The transcripts that are new or have changed, and how many there are in all."""
+        with self._ledger.read() as books:
+            seen = books.imports.seen()
+        changed: list[_Changed] = []
+        files = 0
+        for source in _distinct(self._sources):
+            places, count = transcripts.walk(source.config_dir, seen)
+            files += count
+            with self._ledger.read() as books:
+                marks = books.imports.marks(_text(place.path) for place in places)
+            changed += [
+                _Changed(source.subscription, place, Mark(*marks.get(_text(place.path), ()))) for place in places
+            ]
+        # As they were written: calls of one time stand side by side in the ledger's indexes, which takes a sixth off
+        # the time of booking, and what a fork copied is first found in its parent.
+        changed.sort(key=lambda one: one.place.modified_ns)
+        return changed, files
+
     def _book(self, changed: Sequence["_Changed"], batch: Sequence[Stretch], done: Imported) -> set[str]:
         """Book what was read; the paths, as the ledger has them, of transcripts that have to wait for a run to end."""
         # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
@@ -146,10 +156,16 @@ class Importer:
             if latest_ms >= run.created_at_ms - _CLOCK_MARGIN_MS
             for message_id in self._shown(run)
         }
-        runs_since_ms = None if self._first_run_ms is None else self._first_run_ms - _CLOCK_MARGIN_MS
-        found = [_found(changed[stretch.number], stretch, runs_since_ms) for stretch in batch]
+        since_ms = math.inf if self._first_run_ms is None else self._first_run_ms - _CLOCK_MARGIN_MS
+        message_keys = {
+            call[0]: transcripts.message_key(call[1])
+            for stretch in batch
+            for call in stretch.calls
+            if call[2] >= since_ms
+        }
+        found = [_found(changed[stretch.number], stretch) for stretch in batch]
         with self._ledger.write() as books:
-            tally = books.imports.book(found, in_flight)
+            tally = books.imports.book(found, message_keys, in_flight)
         done.add(tally)
         return tally.waiting
 
@@ -166,8 +182,8 @@ class _Changed(NamedTuple):
     mark: Mark
 
 
-def _found(changed: _Changed, stretch: Stretch, runs_since_ms: int | None) -> Found:
-    """A stretch as the ledger takes it; calls since ``runs_since_ms`` with what tells a run's."""
+def _found(changed: _Changed, stretch: Stretch) -> Found:
+    """A stretch as the ledger takes it."""
     place = changed.place
     if stretch.is_last and not stretch.is_unreadable:
         state = FileState(place.device, place.inode, place.size, place.modified_ns, stretch.offset, stretch.digest)
@@ -178,26 +194,14 @@ def _found(changed: _Changed, stretch: Stretch, runs_since_ms: int | None) -> Fo
         subscription=changed.subscription,
         session_id=_text(place.session_id),
         is_subagent=place.is_subagent,
-        calls=[
-            PricedCall(
-                call[0],
-                transcripts.message_key(call[1]) if runs_since_ms is not None and call[2] >= runs_since_ms else 0,
-                *call[2:],
-            )
-            for call in stretch.calls
-        ],
+        calls=list(map(_priced, stretch.calls)),
         state=state,
     )
 
 
-def _is_same(state: FileState, place: Place) -> bool:
-    """Whether nothing was written since the transcript was last read."""
-    return (
-        state.modified_ns == place.modified_ns
-        and state.size == place.size
-        and state.inode == place.inode
-        and state.device == place.device
-    )
+def _priced(call: Seen) -> Call:
+    key, _, at_ms, model, tokens, fast, us_only = call
+    return (key, at_ms, model, *tokens, price_of_classes(model, tokens, at_ms, fast=fast, us_only=us_only))
 
 
 def _text(name: str) -> str:

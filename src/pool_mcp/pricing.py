@@ -16,6 +16,9 @@ from pool_mcp.model import DAY_MS, NANO, Tokens
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice
 
+Classes = tuple[int, int, int, int, int, int]
+"""A call's tokens, in the order of :class:`~pool_mcp.model.Tokens`, made in a tenth of the time of the object."""
+
 _MTOK = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULT_WEB_SEARCH_USD = Decimal("0.01")
@@ -38,15 +41,16 @@ class _Rates:
     cache_read: Decimal | int
     web_search: Decimal | int
 
-    def price(self, tokens: Tokens, *, us_only: bool) -> Decimal | int:
+    def price(self, tokens: Classes, *, us_only: bool) -> Decimal | int:
+        input_, output, creation_5m, creation_1h, read, searches = tokens
         price = (
-            self.input * tokens.input
-            + self.output * tokens.output
-            + self.cache_creation_5m * tokens.cache_creation_5m
-            + self.cache_creation_1h * tokens.cache_creation_1h
-            + self.cache_read * tokens.cache_read
+            self.input * input_
+            + self.output * output
+            + self.cache_creation_5m * creation_5m
+            + self.cache_creation_1h * creation_1h
+            + self.cache_read * read
         )
-        return (price * _US_ONLY if us_only else price) + self.web_search * tokens.web_search_requests
+        return (price * _US_ONLY if us_only else price) + self.web_search * searches
 
 
 def price_nanousd(model: str, tokens: Tokens, at_ms: int, *, fast: bool = False, us_only: bool = False) -> int | None:
@@ -56,12 +60,27 @@ def price_nanousd(model: str, tokens: Tokens, at_ms: int, *, fast: bool = False,
     cannot be told from a sum. The ``[1m]`` suffix of the CLI's model names and dated ids are understood. ``fast`` and
     ``us_only`` are what the call's own usage says (``speed`` "fast", ``inference_geo`` "us").
     """
+    classes = (
+        tokens.input,
+        tokens.output,
+        tokens.cache_creation_5m,
+        tokens.cache_creation_1h,
+        tokens.cache_read,
+        tokens.web_search_requests,
+    )
+    return price_of_classes(model, classes, at_ms, fast=fast, us_only=us_only)
+
+
+def price_of_classes(model: str, tokens: Classes, at_ms: int, *, fast: bool, us_only: bool) -> int | None:
+    """What :func:`price_nanousd` says, without an object for the tokens; an import asks it for every call."""
     rates = _rates(model, at_ms // DAY_MS, fast)
     if not rates:
         return None
-    prompt = tokens.input + tokens.cache_creation + tokens.cache_read
-    # The rates of the highest threshold that the prompt exceeds hold for all of the call's tokens.
-    applying = next((tier for tier in rates if prompt > tier.above), rates[-1])
+    applying = rates[0]
+    if len(rates) > 1:
+        # The rates of the highest threshold that the prompt exceeds hold for all of the call's tokens.
+        prompt = sum(tokens) - tokens[1] - tokens[5]
+        applying = next((tier for tier in rates if prompt > tier.above), rates[-1])
     return round(applying.price(tokens, us_only=us_only))
 
 

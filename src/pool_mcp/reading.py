@@ -1,7 +1,7 @@
-"""Reads transcripts and prices what they show, in a process of its own where there is much to read.
+"""Reads transcripts, in a process of its own where there is much to read.
 
-Reading takes as long as booking, so beside it an import takes half the time. What passes between the two processes are
-parcels of plain tuples: sent while the parcel before is being booked, and no faster than they are taken.
+Reading takes longer than pricing and booking, so beside it an import takes half the time. What passes between the two
+processes are parcels of plain tuples, of which a few lie ready while those before are being booked.
 """
 
 import itertools
@@ -10,12 +10,14 @@ import marshal
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from queue import Queue
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from pool_mcp.claude import transcripts
-from pool_mcp.claude.transcripts import Mark, SeenCall
+from pool_mcp.claude.transcripts import Mark
 from pool_mcp.errors import LedgerError
-from pool_mcp.pricing import price_nanousd
+from pool_mcp.pricing import Classes
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -24,20 +26,22 @@ log = logging.getLogger(__name__)
 
 PARCEL_CALLS = 2000
 PARCEL_STRETCHES = 500
+PARCELS_READY = 8
+_THE_END = marshal.dumps([])
+"""Whoever hears nothing more without having heard this knows that the reading process failed."""
 
 Task = tuple[str, Mark]
 """A transcript's path, and how far it has been read."""
 
-Call = tuple[int, str, int, str, int, int, int, int, int, int, int | None]
-"""Key, message id, instant (ms), model, the six classes of :class:`~pool_mcp.model.Tokens`, price (nano-dollars; None
-where unknown)."""
+Seen = tuple[int, str, int, str, Classes, bool, bool]
+"""A :class:`~pool_mcp.claude.transcripts.SeenCall` without its names, as which it can be sent."""
 
 
 class Stretch(NamedTuple):
-    """What was read of the ``number``-th transcript; of each there is a last stretch, which holds no calls."""
+    """What was read of the ``number``-th transcript, of each at least one."""
 
     number: int
-    calls: list[Call]
+    calls: Sequence[Seen]
     malformed: int
     read_bytes: int
     offset: int
@@ -70,24 +74,36 @@ def stretches(tasks: Sequence[Task], block_bytes: int, *, apart: bool) -> Iterat
 
 def _send(to: "Connection", tasks: Sequence[Task], block_bytes: int) -> None:
     """Be the reading process."""
+    # A pipe holds less than one parcel: without parcels lying ready, each side would wait a fifth of the time for the
+    # other.
+    ready: Queue[bytes] = Queue(PARCELS_READY)
+    Thread(target=_make_ready, args=(ready, tasks, block_bytes), daemon=True).start()
     with suppress(BrokenPipeError, KeyboardInterrupt):  # nobody wants any more
-        parcel: list[tuple[object, ...]] = []
-        calls = 0
+        while parcel := ready.get():
+            to.send_bytes(parcel)
+
+
+def _make_ready(ready: Queue[bytes], tasks: Sequence[Task], block_bytes: int) -> None:
+    parcel: list[tuple[object, ...]] = []
+    calls = 0
+    try:
         for stretch in _read(tasks, block_bytes):
-            parcel.append(tuple(stretch))
+            parcel.append((stretch.number, [tuple(call) for call in stretch.calls], *stretch[2:]))
             calls += len(stretch.calls)
             if calls >= PARCEL_CALLS or len(parcel) >= PARCEL_STRETCHES:
-                to.send_bytes(marshal.dumps(parcel))
+                ready.put(marshal.dumps(parcel))
                 parcel, calls = [], 0
-        to.send_bytes(marshal.dumps(parcel))
-        to.send_bytes(marshal.dumps([]))
+        ready.put(marshal.dumps(parcel))
+        ready.put(_THE_END)
+    finally:
+        ready.put(b"")
 
 
 def _received(reader: "Connection") -> Iterator[Stretch]:
     while True:
         try:
             parcel = marshal.loads(reader.recv_bytes())  # noqa: S302  (from our own process)
-        except EOFError:
+        except (EOFError, OSError):  # OSError: in the midst of a parcel
             raise LedgerError("The process that reads the transcripts was killed; import again.") from None
         if not parcel:
             return
@@ -101,30 +117,16 @@ def _read(tasks: Sequence[Task], block_bytes: int) -> Iterator[Stretch]:
 
 
 def _read_one(number: int, path: str, mark: Mark, block_bytes: int) -> Iterator[Stretch]:
+    so_far: Stretch | None = None  # told when it is known whether it is the last
+    is_unreadable = False
     try:
         for portion in transcripts.read_calls(path, mark, block_bytes):
+            if so_far:
+                yield so_far
             mark = portion.mark
-            calls = [_priced(call) for call in portion.calls]
-            yield Stretch(number, calls, portion.malformed, portion.read_bytes, mark.offset, mark.digest)
+            so_far = Stretch(number, portion.calls, portion.malformed, portion.read_bytes, mark.offset, mark.digest)
     except OSError as error:
         log.warning("%s cannot be read: %s", path, error)
-        yield Stretch(number, [], 0, 0, mark.offset, mark.digest, is_last=True, is_unreadable=True)
-    else:
-        yield Stretch(number, [], 0, 0, mark.offset, mark.digest, is_last=True)
-
-
-def _priced(call: SeenCall) -> Call:
-    tokens = call.tokens
-    return (
-        call.key,
-        call.message_id,
-        call.at_ms,
-        call.model,
-        tokens.input,
-        tokens.output,
-        tokens.cache_creation_5m,
-        tokens.cache_creation_1h,
-        tokens.cache_read,
-        tokens.web_search_requests,
-        price_nanousd(call.model, tokens, call.at_ms, fast=call.fast, us_only=call.us_only),
-    )
+        is_unreadable = True
+    so_far = so_far or Stretch(number, [], 0, 0, mark.offset, mark.digest)
+    yield so_far._replace(is_last=True, is_unreadable=is_unreadable)

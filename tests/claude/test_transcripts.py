@@ -1,14 +1,16 @@
 """What transcripts are found to say, line by line."""
 
 import json
+import os
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pool_mcp.claude import wire
-from pool_mcp.claude.transcripts import Mark, SeenCall, call_key, read_calls, walk
+from pool_mcp.claude.transcripts import Mark, Place, SeenCall, call_key, read_calls, walk
 from pool_mcp.model import Tokens
 from written import AT_MS, TOKENS, answer, dump, usage_of
 
@@ -26,7 +28,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "s.jsonl"
 
 
-SEEN = SeenCall(call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", TOKENS, fast=False, us_only=False)
+SEEN = SeenCall(
+    call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", astuple(TOKENS), fast=False, us_only=False
+)
 
 
 def test_an_answer_is_read_with_its_ids_its_time_and_every_class_of_tokens(path: Path) -> None:
@@ -118,7 +122,7 @@ def test_fast_mode_inference_kept_in_the_us_and_the_long_context_mark_are_unders
 def test_older_usage_without_the_lifetimes_of_cache_writes_counts_as_five_minutes(path: Path) -> None:
     usage = {"input_tokens": 5, "output_tokens": 7, "cache_creation_input_tokens": 11, "cache_read_input_tokens": 13}
     ((call,), _) = read(path, dump(answer(usage=usage)))
-    assert call.tokens == Tokens(5, 7, cache_creation_5m=11, cache_read=13)
+    assert Tokens(*call.tokens) == Tokens(5, 7, cache_creation_5m=11, cache_read=13)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +204,40 @@ def test_every_transcript_of_a_config_dir_is_found_with_its_session(tmp_path: Pa
     (tmp_path / "projects" / "a" / "memory").mkdir()
     (tmp_path / "projects" / "a" / "s1" / "subagents" / "agent-1.meta.json").write_bytes(b"{}")
     (tmp_path / "projects" / "stray.jsonl").write_bytes(b"")
-    found = sorted(
-        (place.path.removeprefix(str(tmp_path)), place.session_id, place.is_subagent) for place in walk(tmp_path)
-    )
+    places, count = walk(tmp_path)
+    found = sorted((place.path.removeprefix(str(tmp_path)), place.session_id, place.is_subagent) for place in places)
+    assert count == 4
     assert found == [
         ("/projects/a/s1.jsonl", "s1", False),
         ("/projects/a/s1/subagents/agent-1.jsonl", "s1", True),
         ("/projects/a/s1/subagents/more/agent-2.jsonl", "s1", True),
         ("/projects/b/s2.jsonl", "s2", False),
     ]
-    assert list(walk(tmp_path / "nowhere")) == []
+    assert walk(tmp_path / "nowhere") == ([], 0)
+
+
+def test_a_transcript_that_was_seen_is_passed_over_until_it_is_written_or_replaced(tmp_path: Path) -> None:
+    def new(*seen: Place) -> list[str]:
+        places, count = walk(tmp_path, {place[3:] for place in seen})
+        assert count == 2
+        return [place.session_id for place in places]
+
+    one, two = (tmp_path / "projects" / "a" / f"{name}.jsonl" for name in ("one", "two"))
+    one.parent.mkdir(parents=True)
+    one.write_bytes(dump(answer()))
+    two.write_bytes(dump(answer()))
+    before, _ = walk(tmp_path)
+    assert new(*before) == []
+    said = one.stat()
+    with one.open("ab") as file:  # grown within one tick of the clock
+        file.write(b"\n")
+    os.utime(one, ns=(said.st_atime_ns, said.st_mtime_ns))
+    assert new(*before) == ["one"]
+    one.write_bytes(dump(answer())[:-1] + b" ")  # as long as before
+    os.utime(one, ns=(said.st_atime_ns, said.st_mtime_ns + 1))
+    assert new(*before) == ["one"]
+    copy = tmp_path / "copy"  # as long and as old, in another file
+    copy.write_bytes(dump(answer()))
+    os.utime(copy, ns=(said.st_atime_ns, said.st_mtime_ns))
+    copy.replace(one)
+    assert new(*before) == ["one"]

@@ -10,15 +10,18 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from pydantic_core import from_json
+
 from pool_mcp.claude import wire
-from pool_mcp.model import Tokens
+from pool_mcp.pricing import Classes
 
 BLOCK_BYTES = 1 << 20
 """How much of a transcript is read at a time."""
@@ -96,14 +99,14 @@ def _at_ms(event: dict[str, Any]) -> int:
 class SeenCall(NamedTuple):
     """One API call as a transcript shows it.
 
-    ``key`` stands for its message id and request id. ``fast`` and ``us_only`` raise its price.
+    ``key`` stands for its message id and request id; ``fast`` and ``us_only`` raise its price.
     """
 
     key: int
     message_id: str
     at_ms: int
     model: str
-    tokens: Tokens
+    tokens: Classes
     fast: bool
     us_only: bool
 
@@ -163,25 +166,40 @@ def message_key(message_id: str) -> int:
     return call_key(message_id, "")
 
 
-def walk(config_dir: Path) -> list[Place]:
-    """Every transcript within a config dir, subagents' too; those that vanish meanwhile are passed over."""
+Version = tuple[int, int, int, int]
+"""A file's device, inode, size and time of change (ns): another one wherever anything was written."""
+
+
+def walk(config_dir: Path, seen: AbstractSet[Version] = frozenset()) -> tuple[list[Place], int]:
+    """The transcripts within a config dir, subagents' too, that are not ``seen``, and how many there are in all.
+
+    Those that vanish meanwhile are passed over. Where all are seen, nearly all of the time goes into listing the
+    folders and asking the system about each file.
+    """
     found: list[Place] = []
+    count = 0
     for slug in _listed(str(config_dir / "projects")):
         if slug.is_dir():
-            for entry in _listed(slug.path):
-                if entry.name.endswith(".jsonl"):
-                    _add(found, entry, entry.name[:-6], is_subagent=False)
-                elif entry.is_dir():
-                    _add_below(found, entry.path, entry.name)
-    return found
+            count += _add_new(found, seen, slug.path, None)
+    return found, count
 
 
-def _add_below(found: list[Place], folder: str, session_id: str) -> None:
+def _add_new(found: list[Place], seen: AbstractSet[Version], folder: str, session_id: str | None) -> int:
+    """Add what is not seen; how many transcripts there are. Below a session's folder all are its subagents'."""
+    count = 0
     for entry in _listed(folder):
         if entry.name.endswith(".jsonl"):
-            _add(found, entry, session_id, is_subagent=True)
-        elif entry.is_dir(follow_symlinks=False):
-            _add_below(found, entry.path, session_id)
+            try:
+                said = entry.stat()
+            except OSError:
+                continue
+            count += 1
+            version = (said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns)
+            if version not in seen:
+                found.append(Place(entry.path, session_id or entry.name[:-6], session_id is not None, *version))
+        elif entry.is_dir(follow_symlinks=session_id is None):
+            count += _add_new(found, seen, entry.path, session_id or entry.name)
+    return count
 
 
 def _listed(folder: str) -> list[os.DirEntry[str]]:
@@ -190,14 +208,6 @@ def _listed(folder: str) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:
         return []
-
-
-def _add(found: list[Place], entry: os.DirEntry[str], session_id: str, *, is_subagent: bool) -> None:
-    try:
-        said = entry.stat()
-    except OSError:
-        return
-    found.append(Place(entry.path, session_id, is_subagent, said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns))
 
 
 def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterator[Portion]:
@@ -262,33 +272,31 @@ _BEGINNING = b'{"parentUuid":'
 _REQUEST_ID = b'"requestId":"'
 _USAGE = b'"usage":{"'
 _BEFORE_USAGE = (b'"stop_sequence":null,', b'"stop_details":null,')
-_decode = json.JSONDecoder().raw_decode
 
 
 def _calls_in(block: bytes) -> tuple[list[SeenCall], int]:
     """The API calls of whole lines, each once, and how many lines are broken."""
     calls: dict[int, SeenCall] = {}
-    malformed = _cut_lines(block)
-    last_lines: dict[tuple[bytes, bytes], tuple[int, int, re.Match[bytes]]] = {}
+    malformed = 0
+    last_lines: dict[tuple[bytes, bytes], tuple[bytes, re.Match[bytes]]] = {}
     others: list[bytes] = []
-    at = block.find(_ASSISTANT)
-    while at >= 0:
-        start = block.rfind(b"\n", 0, at) + 1
-        end = block.find(b"\n", at)
-        begun = _FRESH.match(block, start, end)
-        if begun is None or block.rfind(_BEGINNING, start, end) != start:
-            others.append(block[start:end])
+    for line in block.split(b"\n"):
+        if not line.endswith(b"}"):
+            cut = line.rstrip()
+            malformed += cut != b"" and not cut.endswith(b"}")
+        if _ASSISTANT not in line:
+            continue
+        begun = _FRESH.match(line)
+        if begun is None or line.rfind(_BEGINNING) != 0:
+            others.append(line)
         else:
-            request_at = block.rfind(_REQUEST_ID, at - 500, end) + len(_REQUEST_ID)
-            request_id = (
-                block[request_at : block.find(b'"', request_at)] if request_at > start + len(_REQUEST_ID) else b""
-            )
-            last_lines[begun[2] or begun[3], request_id] = (start, end, begun)
-        at = block.find(_ASSISTANT, end)
-    for start, end, begun in last_lines.values():
-        call = _from_usual(block, start, end, begun)
+            at = line.rfind(_REQUEST_ID) + len(_REQUEST_ID)
+            request_id = line[at : line.find(b'"', at)] if at >= len(_REQUEST_ID) else b""
+            last_lines[begun[2] or begun[3], request_id] = (line, begun)
+    for line, begun in last_lines.values():
+        call = _from_usual(line, begun)
         if call is None:
-            others.append(block[start:end])
+            others.append(line)
         else:
             _keep_fuller(calls, call)
     for line in others:
@@ -306,35 +314,32 @@ def _calls_in(block: bytes) -> tuple[list[SeenCall], int]:
     return list(calls.values()), malformed
 
 
-def _cut_lines(block: bytes) -> int:
-    """How many lines do not end their object; to look into every line would take ten times as long."""
-    if block.count(b"}\n") == block.count(b"\n"):
-        return 0
-    lines = (line.rstrip() for line in block.split(b"\n"))
-    return sum(line != b"" and not line.endswith(b"}") for line in lines)
-
-
 def _keep_fuller(calls: dict[int, SeenCall], call: SeenCall) -> None:
     known = calls.get(call.key)
-    if known is None or call.tokens.output >= known.tokens.output:
+    if known is None or call.tokens[1] >= known.tokens[1]:
         calls[call.key] = call
 
 
-def _from_usual(block: bytes, start: int, end: int, begun: re.Match[bytes]) -> SeenCall | None:
+def _from_usual(line: bytes, begun: re.Match[bytes]) -> SeenCall | None:
     """A line in the CLI's usual order of fields, of which only the end is read as JSON; None where it surprises."""
-    at = block.rfind(_USAGE, start, end)
-    if at < 0 or not block.endswith(_BEFORE_USAGE, start, at):
+    at = line.rfind(_USAGE)
+    if at < 0 or not line.endswith(_BEFORE_USAGE, 0, at):
         return None
     try:
         # What follows the content closes the message, and then the line, only if this usage is the message's own.
-        text = '{"message":{' + block[at:end].decode()
-        event, length = _decode(text)
-        if length != len(text) or not (event.get("type") == "assistant" or _ASSISTANT in begun[0]):
+        event = from_json(b'{"message":{' + line[at:], cache_strings="keys")
+        if not (event.get("type") == "assistant" or _ASSISTANT in begun[0]):
             return None
         model, message_id = (begun[1], begun[2]) if begun[1] else (begun[4], begun[3])
-        return _seen(message_id.decode(), model.decode(), event["message"]["usage"], event)
+        return _seen(message_id.decode(), _decoded(model), event["message"]["usage"], event)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=256)
+def _decoded(model: bytes) -> str:
+    """One string for all calls of a model: what is sent on is the shorter for it."""
+    return model.decode()
 
 
 def _from_any(line: bytes) -> SeenCall | None:
@@ -388,10 +393,10 @@ def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> See
     )
 
 
-_NOTHING = Tokens()
+_NOTHING = (0, 0, 0, 0, 0, 0)
 
 
-def _tokens(usage: dict[str, Any]) -> Tokens:
+def _tokens(usage: dict[str, Any]) -> Classes:
     """The tokens of a usage object as the API sends it; :func:`wire.tokens_of`, at five times the time, for others."""
     try:
         split = usage["cache_creation"]
@@ -403,32 +408,24 @@ def _tokens(usage: dict[str, Any]) -> Tokens:
             usage["cache_read_input_tokens"],
             usage["server_tool_use"]["web_search_requests"],
         )
+        total = sum(said)
         if (
-            type(sum(said)) is int  # and so is each
+            type(total) is int  # and so is each
             and min(said) >= 0
-            and max(said) <= wire.MAX_TOKENS
+            and total <= wire.MAX_TOKENS
             and said[2] + said[3] == usage["cache_creation_input_tokens"]
         ):
-            return Tokens(*said)
+            return said
     except (KeyError, TypeError):
         pass
-    return wire.tokens_of(usage)
+    return astuple(wire.tokens_of(usage))
 
 
 def _instant_ms(timestamp: object) -> int:
-    """The CLI's form of an instant, or any other of ISO 8601."""
     if not isinstance(timestamp, str):
         raise ValueError("no timestamp")
-    seconds, milliseconds = timestamp[17:19], timestamp[20:23]
-    if len(timestamp) == 24 and timestamp[23] == "Z" and (seconds + milliseconds).isdecimal():
-        return _any_instant_ms(timestamp[:16] + "Z") + int(seconds) * 1000 + int(milliseconds)
-    return _any_instant_ms(timestamp)
-
-
-@lru_cache(maxsize=4096)
-def _any_instant_ms(timestamp: str) -> int:
     try:
-        at_ms = int(datetime.fromisoformat(timestamp).timestamp() * 1000)
+        at_ms = round(datetime.fromisoformat(timestamp).timestamp() * 1000)
     except (OverflowError, OSError) as error:
         raise ValueError(timestamp) from error
     if not 0 <= at_ms < wire.LAST_SECOND * 1000:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pool_mcp.ledger.glance import spent_nanousd
-from pool_mcp.ledger.imports import Imports
+from pool_mcp.ledger.imports import ADD_TO_HOUR, Imports
 from pool_mcp.ledger.organisation import Organisation
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.model import (
@@ -326,18 +326,7 @@ class Books:
             ),
         )
         self._conn.execute(
-            """
-            INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT DO UPDATE SET
-                calls = calls + excluded.calls,
-                unpriced_calls = unpriced_calls + excluded.unpriced_calls,
-                input_tokens = input_tokens + excluded.input_tokens,
-                output_tokens = output_tokens + excluded.output_tokens,
-                cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
-                cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
-                cost_nanousd = cost_nanousd + excluded.cost_nanousd,
-                estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd
-            """,
+            ADD_TO_HOUR,
             (
                 subscription,
                 at_ms - at_ms % HOUR_MS,

@@ -8,11 +8,11 @@ session's transcripts, by their time, its subagents' (which no stream shows) and
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pool_mcp.model import HOUR_MS, ModelCost, Tokens
 from pool_mcp.windows import grid_block
@@ -20,6 +20,20 @@ from pool_mcp.windows import grid_block
 CALLER = "outside"
 """Who made the calls that no run made."""
 SOURCE = "transcript"
+
+ADD_TO_HOUR = """
+    INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        calls = calls + excluded.calls,
+        unpriced_calls = unpriced_calls + excluded.unpriced_calls,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cost_nanousd = cost_nanousd + excluded.cost_nanousd,
+        estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd
+"""
+"""Adds to the sums of an hour, whatever is booked."""
 
 
 class FileState(NamedTuple):
@@ -33,14 +47,14 @@ class FileState(NamedTuple):
     digest: int
 
 
-class PricedCall(NamedTuple):
-    """An API call that a transcript shows.
+Call = tuple[int, int, str, int, int, int, int, int, int, int | None]
+"""A :class:`PricedCall` without its names: to make an object of each would add a twentieth to an import."""
 
-    ``message_key`` is 0 where no run can have made it; ``cost_nanousd`` is None where no price is known.
-    """
+
+class PricedCall(NamedTuple):
+    """An API call that a transcript shows; ``cost_nanousd`` is None where no price is known."""
 
     key: int
-    message_key: int
     at_ms: int
     model: str
     input: int
@@ -54,7 +68,13 @@ class PricedCall(NamedTuple):
     @property
     def cost(self) -> ModelCost:
         """What was used, and for how much."""
-        return ModelCost(Tokens(*self[4:10]), self.cost_nanousd)
+        return ModelCost(Tokens(*self[3:9]), self.cost_nanousd)
+
+
+_KEY: Final = 0
+_AT_MS: Final = 1
+_OUTPUT: Final = 4
+_COST: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +85,7 @@ class Found:
     subscription: str
     session_id: str
     is_subagent: bool
-    calls: Sequence[PricedCall]
+    calls: Sequence[Call]
     state: FileState
 
 
@@ -100,10 +120,19 @@ class Imports:
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
 
-    def files(self) -> dict[str, FileState]:
-        """Every transcript that has been read, by its path."""
-        rows = self._conn.execute("SELECT path, device, inode, size, modified_ns, offset, digest FROM transcript_files")
-        return {row[0]: FileState._make(row[1:]) for row in rows}
+    def seen(self) -> set[tuple[int, int, int, int]]:
+        """Device, inode, size and time of change (ns) of every transcript that has been read to its end."""
+        return set(self._conn.execute("SELECT device, inode, size, modified_ns FROM transcript_files"))
+
+    def marks(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """How far transcripts have been read, with the digest, of those paths that are known."""
+        rows = self._conn.execute(
+            """
+            SELECT known.path, offset, digest FROM json_each(?) CROSS JOIN transcript_files known ON known.path = value
+            """,
+            (json.dumps(list(paths)),),
+        )
+        return {path: (offset, digest) for path, offset, digest in rows}
 
     def first_run_ms(self) -> int | None:
         """When the pool's first run was placed; no earlier call can be a run's."""
@@ -116,42 +145,45 @@ class Imports:
             "INSERT OR IGNORE INTO run_calls VALUES (?, ?)", ((key, entry_id) for key in message_keys)
         )
 
-    def book(self, stretches: Sequence[Found], in_flight: AbstractSet[int]) -> Tally:
+    def book(self, stretches: Sequence[Found], message_keys: Mapping[int, int], in_flight: AbstractSet[int]) -> Tally:
         """Book every call that is neither known nor a run's; note how far the transcripts have been read.
 
-        ``in_flight`` are the message keys that the streams of unfinished runs show, read after the transcripts were.
+        ``message_keys`` are those of the calls, by their keys, that a run may have made. ``in_flight`` are those that
+        the streams of unfinished runs show, read after the transcripts were.
         """
         tally = Tally()
         busy = {session for (session,) in self._conn.execute(_BUSY_SESSIONS)}
         taken = [found for found in stretches if found.session_id not in busy]
         tally.waiting = {found.path for found in stretches if found.session_id in busy}
-        calls: dict[int, tuple[PricedCall, Found]] = {}
+        calls: dict[int, tuple[Call, Found]] = {}
         for found in taken:
             for call in found.calls:
-                before = calls.get(call.key)
-                if before is None or call.output > before[0].output:
-                    calls[call.key] = (call, found if before is None else before[1])
-                tally.known += before is not None
+                before = calls.get(call[_KEY])
+                if before is None:
+                    calls[call[_KEY]] = (call, found)
+                else:
+                    tally.known += 1
+                    if call[_OUTPUT] > before[0][_OUTPUT]:
+                        calls[call[_KEY]] = (call, before[1])
         known = self._known(calls)
-        covering = self._covering(calls, known)
-        new: list[tuple[PricedCall, Found]] = []
-        for key, (call, found) in calls.items():
+        covering = self._covering(calls, known, message_keys)
+        not_new = known.keys() | covering.keys() | {key for key, of in message_keys.items() if of in in_flight}
+        for key in not_new and [key for key in calls if key in not_new]:
+            call = PricedCall._make(calls.pop(key)[0])
             if key in known:
                 tally.known += 1
                 entry_id, output = known[key]
                 if call.output > output:
                     tally.corrected += self._correct(call, entry_id, output)
-            elif key in covering:
-                tally.covered += 1
-                self._cover(call, covering[key])
-            elif call.message_key in in_flight:
-                tally.covered += 1
             else:
-                new.append((call, found))
-        self._insert(new)
-        tally.new = len(new)
-        tally.unpriced = sum(call.cost_nanousd is None for call, _ in new)
-        tally.cost_nanousd = sum(call.cost_nanousd or 0 for call, _ in new)
+                tally.covered += 1
+                if key in covering:
+                    self._cover(call, covering[key])
+        self._insert(list(calls.values()))
+        tally.new = len(calls)
+        costs = [call[_COST] for call, _ in calls.values()]
+        tally.unpriced = costs.count(None)
+        tally.cost_nanousd = sum(filter(None, costs))
         self.keep_files([(found.path, found.state) for found in taken])
         return tally
 
@@ -173,24 +205,28 @@ class Imports:
         return {key: (entry_id, output) for key, entry_id, output in rows}
 
     def _covering(
-        self, calls: dict[int, tuple[PricedCall, Found]], known: dict[int, tuple[int, int]]
+        self,
+        calls: dict[int, tuple[Call, Found]],
+        known: dict[int, tuple[int, int]],
+        message_keys: Mapping[int, int],
     ) -> dict[int, int]:
         """The run's entry for every call, of those that are not known, that a run made."""
-        asked = {key: pair for key, pair in calls.items() if pair[0].message_key and key not in known}
+        asked = [key for key in message_keys if key in calls and key not in known]
         if not asked:
             return {}
         rows = self._conn.execute(
             "SELECT message_key, entry_id FROM json_each(?) CROSS JOIN run_calls ON message_key = value",
-            (json.dumps(sorted({call.message_key for call, _ in asked.values()})),),
+            (json.dumps(sorted({message_keys[key] for key in asked})),),
         )
         of_streams = dict(rows.fetchall())
-        spans = {session: self._spans(session) for session in {found.session_id for _, found in asked.values()}}
+        spans = {session: self._spans(session) for session in {calls[key][1].session_id for key in asked}}
         covering: dict[int, int] = {}
-        for key, (call, found) in asked.items():
-            entry_id = of_streams.get(call.message_key)
+        for key in asked:
+            call, found = calls[key]
+            entry_id = of_streams.get(message_keys[key])
             if entry_id is None:
                 for span in spans[found.session_id]:
-                    if (found.is_subagent or span.is_lost) and span.starts_at_ms <= call.at_ms <= span.ends_at_ms:
+                    if (found.is_subagent or span.is_lost) and span.starts_at_ms <= call[_AT_MS] <= span.ends_at_ms:
                         entry_id = span.entry_id
             if entry_id is not None:
                 covering[key] = entry_id
@@ -207,49 +243,42 @@ class Imports:
         )
         return [_Span(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
 
-    def _insert(self, new: Sequence[tuple[PricedCall, Found]]) -> None:
+    def _insert(self, new: Sequence[tuple[Call, Found]]) -> None:
         """Give every call an entry of its own."""
         (last,) = self._conn.execute("SELECT coalesce(max(entry_id), 0) FROM entries").fetchone()
-        numbered = list(enumerate(new, start=last + 1))
+        entries, models, keys = [], [], []
+        hours: dict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0] * 7)
+        for entry_id, (call, found) in enumerate(new, start=last + 1):
+            key, at_ms, model, input_, output, creation_5m, creation_1h, read, searches, cost = call
+            hour_ms = at_ms - at_ms % HOUR_MS
+            entries.append((entry_id, at_ms, _block_of_hour(hour_ms), found.subscription, found.session_id, cost or 0))
+            models.append((entry_id, model, input_, output, creation_5m, creation_1h, read, searches, cost))
+            keys.append((key, entry_id, output))
+            sums = hours[found.subscription, hour_ms, model]
+            sums[0] += 1
+            sums[1] += cost is None
+            sums[2] += input_
+            sums[3] += output
+            sums[4] += creation_5m + creation_1h
+            sums[5] += read
+            sums[6] += cost or 0
         self._conn.executemany(
             f"""
             INSERT INTO entries (entry_id, kind, at_ms, block_start_ms, subscription, session_id, caller, source,
                 cost_nanousd, is_estimate)
             VALUES (?, 'call', ?, ?, ?, ?, '{CALLER}', '{SOURCE}', ?, 0)
             """,  # noqa: S608  (constants)
+            entries,
+        )
+        self._conn.executemany("INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", models)
+        keys.sort()
+        self._conn.executemany("INSERT INTO transcript_calls VALUES (?, ?, ?)", keys)
+        self._conn.executemany(
+            ADD_TO_HOUR,
             (
-                (
-                    entry_id,
-                    call.at_ms,
-                    _block_of_hour(call.at_ms - call.at_ms % HOUR_MS),
-                    found.subscription,
-                    found.session_id,
-                    call.cost_nanousd or 0,
-                )
-                for entry_id, (call, found) in numbered
+                (subscription, hour_ms, CALLER, model, SOURCE, *sums, 0)
+                for (subscription, hour_ms, model), sums in hours.items()
             ),
-        )
-        self._conn.executemany(
-            "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            ((entry_id, call.model, *call[4:]) for entry_id, (call, _) in numbered),
-        )
-        self._conn.executemany(
-            "INSERT INTO transcript_calls VALUES (?, ?, ?)",
-            sorted((call.key, entry_id, call.output) for entry_id, (call, _) in numbered),
-        )
-        hours: dict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0] * 7)
-        for call, found in new:
-            sums = hours[found.subscription, call.at_ms - call.at_ms % HOUR_MS, call.model]
-            sums[0] += 1
-            sums[1] += call.cost_nanousd is None
-            sums[2] += call.input
-            sums[3] += call.output
-            sums[4] += call.cache_creation_5m + call.cache_creation_1h
-            sums[5] += call.cache_read
-            sums[6] += call.cost_nanousd or 0
-        self._conn.executemany(
-            _ADD_TO_HOUR,
-            ((subscription, hour, CALLER, model, *sums, 0) for (subscription, hour, model), sums in hours.items()),
         )
 
     def _correct(self, call: PricedCall, entry_id: int, output: int) -> bool:
@@ -336,12 +365,13 @@ class Imports:
         )
         tokens = more.tokens
         self._conn.execute(
-            _ADD_TO_HOUR,
+            ADD_TO_HOUR,
             (
                 subscription,
                 at_ms - at_ms % HOUR_MS,
                 caller,
                 model,
+                SOURCE,
                 0,
                 more.cost_nanousd is None,
                 tokens.input,
@@ -365,19 +395,6 @@ _AMOUNTS = (
     "web_search_requests",
     "cost_nanousd",
 )
-
-_ADD_TO_HOUR = f"""
-    INSERT INTO hours VALUES (?, ?, ?, ?, '{SOURCE}', ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET
-        calls = calls + excluded.calls,
-        unpriced_calls = unpriced_calls + excluded.unpriced_calls,
-        input_tokens = input_tokens + excluded.input_tokens,
-        output_tokens = output_tokens + excluded.output_tokens,
-        cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
-        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
-        cost_nanousd = cost_nanousd + excluded.cost_nanousd,
-        estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd
-"""  # noqa: S608  (a constant)
 
 
 @lru_cache(maxsize=8192)
