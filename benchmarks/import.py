@@ -5,7 +5,7 @@
 Before anything is timed the transcripts are generated and, when all is done, removed. Both programs are timed from
 spawn to exit, in turn; CPU is that of all their processes, memory the sum of what these hold at once (pages that
 several share are counted in parts), looked at ten times a second. What the ledger holds is compared with the
-generator's manifest, model by model and class by class, and so is what ccusage says.
+generator's manifest, model by model and class by class, and so is what ccusage says; the costs are shown side by side.
 """
 
 import argparse
@@ -27,9 +27,12 @@ from pathlib import Path
 
 from pool_mcp.importing import Imported, Importer, Source
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import Tokens
+from pool_mcp.model import NANO, Tokens
 from side_by_side import report
 from transcripts import Manifest, generate
+
+WEB_SEARCH_USD = 0.01
+"""What Anthropic asks for one, and ccusage leaves out."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,28 @@ def differences(said: bytes, manifest: Manifest) -> dict[str, int]:
     return {name: sum(block.get(name, 0) for block in blocks) - count for name, count in expected.items()}
 
 
+def price_differences(ledger_path: Path, said: bytes) -> dict[str, dict[str, float | None]]:
+    """Model by model, in dollars: the ledger's cost, of which for web searches, and ccusage's; None where unknown."""
+    conn = sqlite3.connect(ledger_path)
+    rows = conn.execute("SELECT model, sum(cost_nanousd), sum(web_search_requests) FROM entry_models GROUP BY model")
+    ours = {model: (cost, searches) for model, cost, searches in rows.fetchall()}
+    conn.close()
+    report = json.loads(said)
+    unpriced = {model.removesuffix("-fast") for model in report["totals"].get("unpricedModels", ())}
+    theirs = dict.fromkeys(ours, 0.0)
+    for day in report["daily"]:
+        for one in day["modelBreakdowns"]:
+            theirs[one["modelName"].removesuffix("-fast")] += one["cost"]
+    return {
+        model: {
+            "pool-mcp": None if cost is None else round(cost / NANO, 4),
+            "of which web searches": round(searches * WEB_SEARCH_USD, 2),
+            "ccusage": None if model in unpriced else round(theirs[model], 4),
+        }
+        for model, (cost, searches) in ours.items()
+    }
+
+
 def main(calls: int, rounds: int, ccusage: list[str] | None, *, as_json: bool) -> None:
     """Generate, time in turn, compare, remove."""
     with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +197,8 @@ def main(calls: int, rounds: int, ccusage: list[str] | None, *, as_json: bool) -
                 facts[f"{name}: peak MB"] = [round(one.peak_mb) for one in those]
         if ccusage:
             facts["ccusage minus generated"] = differences(used["ccusage blocks"][-1].stdout, manifest)
+            daily = run([*ccusage, "daily", "--json", "--offline", "--breakdown"], more).stdout
+            facts["dollars"] = price_differences(home / "ledger.db", daily)
     report("first import", times, "ccusage blocks" if ccusage else "pool-mcp import", as_json=as_json)
     print(json.dumps(facts, indent=2))
 
