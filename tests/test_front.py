@@ -115,3 +115,40 @@ front.send('{"jsonrpc": "2.0", "method": "ours"}')
     )
     assert ran.stdout == '{"jsonrpc": "2.0", "method": "ours"}\n'
     assert ran.stderr == "a stray print\na stray child\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "ended"),
+    [
+        ("", 0),
+        (
+            '{"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}\n'
+            '{"method": "notifications/initialized"}\n',
+            0,
+        ),
+        ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "of another time"}}\n', 3),
+        ('{"id": 1, "method": "tools/call", "params": {"name": "usage_status"}}\n', 3),
+        ("the host's words\n", 3),
+    ],
+)
+def test_a_host_that_leaves_while_the_rest_is_loaded_is_waited_for_only_where_it_is_owed_a_reply(
+    tmp_path: Path, said: str, ended: int
+) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from pool_mcp.front import Front, Replies
+replies = Replies(Path(sys.argv[1]))
+replies.learn("initialize 2025-06-18", {"protocolVersion": "2025-06-18"})
+front = Front(replies)
+heard = False
+while not heard:
+    time.sleep(0.01)
+    with front._lock:
+        heard = None in front._waiting
+sys.exit(3)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "replies.json")], input=said, text=True, timeout=20, check=False
+    )
+    assert ran.returncode == ended

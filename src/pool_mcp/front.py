@@ -82,6 +82,8 @@ class Front:
         self._lock = threading.Lock()
         self._deliver: Deliver | None = None
         self._waiting: list[bytes | None] = []
+        self._is_owed = False
+        """Whether a request waits that only the SDK can answer."""
         self._version: str | None = None
         self._asked: dict[str, str] = {}
         """Requests whose answer is worth keeping: key by request id."""
@@ -126,25 +128,34 @@ class Front:
                 self._deliver(line)
                 return
             self._waiting.append(line)
-            if line is not None and len(line) <= _MAX_LINE:
-                self._answer(line)
+            if line is not None:
+                self._is_owed |= not self._answer(line)
+            elif not self._is_owed:
+                os._exit(0)  # the host has gone: nothing has begun, and nobody waits for the rest to be loaded
 
-    def _answer(self, line: bytes) -> None:
-        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+    def _answer(self, line: bytes) -> bool:
+        """Reply where an earlier reply is known; False where the line asks for what only the SDK can answer."""
+        if len(line) > _MAX_LINE:
+            return False
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
             message = json.loads(line)
+            if isinstance(message, dict) and "id" not in message:
+                return True
             key = self._key(message)
             if key is None:
-                return
+                return False
             request = _id(message)
             self._asked[request] = key
             answer = self._replies.get(key)
             if answer is None:
-                return
+                return False
             if message["method"] == "initialize":
                 self._version = answer["protocolVersion"]
             self._answered.add(request)
             reply = {"jsonrpc": "2.0", "id": message["id"], "result": answer}
             self._write(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+            return True
+        return False
 
     def _key(self, message: Any) -> str | None:
         """What an answer depends on: the method and the protocol's version. None for what is not kept."""
