@@ -45,7 +45,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from pool_mcp.claude.find import bundled_cli, find_cli
 from pool_mcp.locks import is_held
 from pool_mcp.model import NANO
-from pool_mcp.standin import Behaviour, Call, Standin
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour, Call
 
 Json = dict[str, Any]
 

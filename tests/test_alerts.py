@@ -8,7 +8,8 @@ from mcp import MCPDeprecationWarning
 from mcp_types import TextResourceContents
 
 from hosting import Era, Host, host
-from pool_mcp.standin import Behaviour, Standin
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour
 from support import make_home, until
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,8 @@ from pool_mcp.errors import PoolError
 from pool_mcp.locks import is_held
 from pool_mcp.model import Ask, Run
 from pool_mcp.settings import Settings
-from pool_mcp.standin import Behaviour, Standin
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour
 from support import group_is_gone, make_home, open_ledger, open_pool, until
 
 pytestmark = pytest.mark.anyio

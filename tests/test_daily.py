@@ -33,7 +33,8 @@ from pool_mcp.results import (
     SubscriptionResult,
     WeekResult,
 )
-from pool_mcp.standin import Behaviour, Standin
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour
 from support import make_home, open_ledger, open_pool, until
 
 LONG = "subscription-of-the-whole-platform-engineering-team.europe-north"

@@ -15,7 +15,8 @@ from pool_mcp.outcomes import LONGEST_MS, lengthened
 from pool_mcp.pool import Pool
 from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
 from pool_mcp.settings import Settings
-from pool_mcp.standin import Behaviour, Standin
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour
 from pool_mcp.upkeep import Upkeep
 from support import make_home, now_ms, open_ledger, open_pool, sign_in
 
@@ -183,7 +184,7 @@ async def test_an_alert_is_told_once_whatever_process_sees_it(
 ) -> None:
     settings, env = make_home(tmp_path, standin, "alice")
     standin.accounts["alice"] = Behaviour(five_hour_utilization=0.85)
-    caplog.set_level(logging.WARNING, "pool_mcp.pool")
+    caplog.set_level(logging.WARNING, "pool_mcp.alerting")
     async with open_pool(settings, env) as pool, open_pool(settings, env) as another:
         await ask(pool)
         await ask(another)

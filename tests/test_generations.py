@@ -21,7 +21,8 @@ import pytest
 from generations import GENERATIONS, NEWEST, THIS_RUN, Generation
 from pool_mcp.errors import PoolError
 from pool_mcp.model import Ask, Cost, Outcome, Run, RunState, Tokens
-from pool_mcp.standin import Behaviour, Call, Reply, Standin, ToolUse
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour, Call, Reply, ToolUse
 from support import make_home, open_ledger, open_pool, until
 
 pytestmark = [

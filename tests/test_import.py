@@ -25,7 +25,8 @@ from pool_mcp.errors import LedgerError
 from pool_mcp.importing import BRISK, QUIET, Imported, Importer, Pace, Source
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
-from pool_mcp.standin import Behaviour, Reply, Standin, ToolUse
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour, Reply, ToolUse
 from support import make_home, new_id, open_ledger, open_pool, until
 from transcripts import generate
 from written import answer, dump
@@ -616,7 +617,7 @@ async def test_a_killed_run_and_what_is_done_by_hand_after_it_are_each_booked_on
 
 @pytest.mark.anyio
 async def test_an_open_pool_imports_by_itself(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pool_mcp.pool.IMPORT_AFTER_S", 0.1)
+    monkeypatch.setattr("pool_mcp.outside.IMPORT_AFTER_S", 0.1)
     await desk.by_hand()
     async with open_pool(desk.settings, desk.env) as pool, open_pool(desk.settings, desk.env):
         with anyio.fail_after(ASK_S):

@@ -8,7 +8,8 @@ import pytest
 
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import Ask
-from pool_mcp.standin import Behaviour, Reply, Standin, ToolUse
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour, Reply, ToolUse
 from support import make_home, open_pool
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,8 @@ import hosting
 from hosting import SERVE, Era, data
 from pool_mcp import hosts
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.standin import Behaviour, Reply, Standin, ToolUse
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour, Reply, ToolUse
 from pool_mcp.tools import TOOLS
 from support import CLAUDE, make_home
 

@@ -8,7 +8,8 @@ import pytest
 
 from hosting import SERVE, Host, host
 from pool_mcp.model import HOUR_MS
-from pool_mcp.standin import Behaviour, Standin
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour
 from support import make_home, now_ms, sign_in
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,8 @@ import jsonschema
 import pytest
 
 from pool_mcp.model import BLOCK_MS, HOUR_MS, Tokens, nanousd
-from pool_mcp.standin import Behaviour, Mode, Reply, Standin, ToolUse, example_of
+from pool_mcp.standin import Standin, example_of
+from pool_mcp.standin_accounts import Behaviour, Mode, Reply, ToolUse
 
 claude_agent_sdk = pytest.importorskip("claude_agent_sdk")
 CLAUDE = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"

@@ -23,7 +23,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from pool_mcp import locks
 from pool_mcp.model import NANO, Cost, ModelCost, Outcome, Run, RunState, Tokens
 from pool_mcp.settings import Settings
-from pool_mcp.standin import Behaviour, Call, Reply, Standin, ToolUse
+from pool_mcp.standin import Standin
+from pool_mcp.standin_accounts import Behaviour, Call, Reply, ToolUse
 from support import make_home, open_ledger, open_pool, until
 
 pytestmark = pytest.mark.anyio

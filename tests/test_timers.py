@@ -12,8 +12,9 @@ import pytest
 from organisation import ADMIN_KEY, Organisation, ms
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, SECOND_MS, WindowReading
-from pool_mcp.organisation import AGAIN_MS, SYNC_MS
-from pool_mcp.pool import IMPORT_AFTER_S, IMPORT_EVERY_MS, LOOK_AFTER_S, SYNC_LOOK_S, UPKEEP_S, Pool
+from pool_mcp.organisation import AGAIN_MS, SYNC_LOOK_S, SYNC_MS
+from pool_mcp.outside import IMPORT_AFTER_S, IMPORT_EVERY_MS
+from pool_mcp.pool import LOOK_AFTER_S, UPKEEP_S, Pool
 from pool_mcp.settings import load
 from support import new_id, until
 from written import answer, dump

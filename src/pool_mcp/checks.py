@@ -5,8 +5,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pool_mcp.errors import InvalidRequest, UnknownSession
-from pool_mcp.model import NANO, Ask
+from pool_mcp import windows
+from pool_mcp.budget import CallerBalance
+from pool_mcp.errors import BY_KIND, BudgetExceeded, InvalidRequest, LimitReached, PoolError, UnknownSession
+from pool_mcp.model import DAY_MS, NANO, Ask
+from pool_mcp.selection import Choice
 from pool_mcp.settings import TOOL_PROFILES, Settings
 
 MAX_PROMPT_BYTES = 4_000_000
@@ -20,6 +23,9 @@ MAX_NAME_BYTES = 1000
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}")
 _SESSION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+_REFUSALS = ("overloaded", "limit", "budget", "auth", "billing", "invalid_request")
+"""Of several reasons why nobody can serve, the one that is told first."""
 
 
 def check_ask(ask: Ask, settings: Settings) -> None:
@@ -54,6 +60,40 @@ def check_ask(ask: Ask, settings: Settings) -> None:
         )
     if ask.subscription is not None:
         settings.subscription(ask.subscription)
+
+
+def check_caller(caller: CallerBalance, estimate: int, now_ms: int) -> None:
+    """Pass, or say that a caller's own budget has no room for an ask.
+
+    Raises:
+        BudgetExceeded: it leaves less than the ask may need.
+    """
+    left = caller.left
+    if left is not None and estimate > left:
+        day_full = (
+            caller.budget.daily_nanousd is not None
+            and estimate > caller.budget.daily_nanousd - caller.day_spent - caller.reserved
+        )
+        raise BudgetExceeded(
+            f"The budget of caller {caller.caller!r} leaves ${left / NANO:.2f} and this ask may need "
+            f"${estimate / NANO:.2f}; " + ("ask again tomorrow (UTC)." if day_full else "ask again later this week."),
+            retry_at_ms=windows.day_start_ms(now_ms) + DAY_MS if day_full else None,
+        )
+
+
+def refusal(choice: Choice) -> PoolError:
+    """No subscription can serve: the error that says why, and when that will have changed."""
+    kinds = [c.blocked_by for c in choice.candidates if c.blocked_by not in (None, "pinned")]
+    kind = next((k for k in _REFUSALS if k in kinds), "limit")
+    relevant = [c for c in choice.candidates if c.blocked_by == kind]
+    times = [c.available_at_ms for c in choice.candidates if c.available_at_ms is not None]
+    retry_at_ms = min(times) if times else None
+    when = f" Try again at {windows.rfc3339(retry_at_ms)}." if retry_at_ms is not None else ""
+    return BY_KIND.get(kind, LimitReached)(
+        f"No subscription can serve this ask: {choice.reason}.{when}",
+        retry_at_ms=retry_at_ms,
+        subscription=relevant[0].id if len(relevant) == 1 else None,
+    )
 
 
 def _is_directory(path: str) -> bool:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SYNC_MS = HOUR_MS
 """How often a server reads the reports."""
+SYNC_LOOK_S = 20.0
+"""How often a server looks whether they are due; so commands, which are shorter, never do."""
 AGAIN_MS = 5 * MINUTE_MS
 """How often it is tried by itself where that fails: with a refused key it always does."""
 FIRST_DAYS, AGAIN_DAYS, REVISED_DAYS = 30, 3, 30
@@ -63,6 +65,17 @@ class Organisation:
         return places.read_env(self._env, self._settings.admin.api_key_env) is not None
 
     # Reading the reports
+
+    async def keep_synced(self, sleep: Callable[[float], Awaitable[object]]) -> None:
+        """For as long as a server is up: read the reports every hour, one server for all."""
+        while True:
+            await sleep(SYNC_LOOK_S)
+            try:
+                await self.sync_if_due()
+            except PoolError as error:
+                log.warning("could not read the organisation's reports: %s", error)
+            except Exception:  # the top of this task: others' figures are no reason to stop serving
+                log.exception("could not read the organisation's reports")
 
     async def sync_if_due(self) -> None:
         """Read the reports if nobody has within the hour, and nobody is at it or has just failed.

@@ -8,8 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,28 +18,19 @@ import anyio.abc
 import anyio.to_thread
 
 from pool_mcp import budget, charts, locks, pacing, places, results, selection, windows
-from pool_mcp.checks import check_ask
+from pool_mcp.alerting import Alerting, Listener, log_told
+from pool_mcp.checks import check_ask, check_caller, refusal
 from pool_mcp.claude import process as cli
-from pool_mcp.claude import transcripts, wire
+from pool_mcp.claude import wire
 from pool_mcp.claude.executor import Control, Executor
-from pool_mcp.errors import (
-    BY_KIND,
-    BudgetExceeded,
-    CliFailed,
-    InvalidRequest,
-    LedgerError,
-    LimitReached,
-    PoolError,
-    UnknownSession,
-)
+from pool_mcp.errors import BY_KIND, CliFailed, InvalidRequest, LedgerError, PoolError, UnknownSession
 from pool_mcp.figures import MAX_ROWS, Figures
 from pool_mcp.history import History, Which
-from pool_mcp.importing import BRISK, QUIET, Imported, Importer, Source
+from pool_mcp.importing import Imported
 from pool_mcp.ledger.books import WHOLE_POOL, Books
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import (
     DAY_MS,
-    MINUTE_MS,
     NANO,
     SECOND_MS,
     Ask,
@@ -54,6 +44,7 @@ from pool_mcp.model import (
 )
 from pool_mcp.organisation import Organisation
 from pool_mcp.outcomes import CUT, FAILOVER, lengthened
+from pool_mcp.outside import Outside
 from pool_mcp.reports import By, Only
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
@@ -67,9 +58,6 @@ Clock = Callable[[], int]
 Progress = Callable[[float, str], Awaitable[None]]
 """Told every few seconds how long an ask has taken and what it is doing."""
 
-Listener = Callable[[Sequence[pacing.Alert]], Awaitable[None]]
-"""Told new alerts."""
-
 PAGE_CHARS = 48_000
 """One page of an answer's text: well inside the 25,000 tokens that hosts show."""
 PROGRESS_S = 5.0
@@ -77,18 +65,8 @@ POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 STOP_S = 0.3
 """How long a stopping server waits for its inline runs to report what they cost."""
-IMPORT_AFTER_S = 30.0
-"""How often an open pool asks whether it is its turn to import; the first time keeps clear of the start."""
-IMPORT_EVERY_MS = 5 * MINUTE_MS
-"""How often what was spent outside is imported, by one of all processes."""
-IMPORT_REST_S = 0.05
-"""How long a quiet import rests after each few milliseconds of work."""
 LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left."""
-ALERTS_S = 2.0
-"""How often alerts that other processes have told are looked for, where somebody listens."""
-SYNC_LOOK_S = 20.0
-"""How often a server looks whether the organisation's reports are due; so commands, which are shorter, never do."""
 UPKEEP_S = 3.0
 """How long after that the server asks the CLI about logins and stale readings."""
 SETTLE_S = 2.0
@@ -116,13 +94,14 @@ class _Supervision:
     A ledger that cannot be reached for a while does not end a run that is being paid for: what it holds stays held.
     """
 
-    def __init__(self, pool: "Pool", run: Run) -> None:
+    def __init__(self, pool: "Pool", alerts: Alerting, run: Run) -> None:
         self._pool = pool
+        self._alerts = alerts
         self._run = run
 
     async def keep(self, readings: list[WindowReading]) -> None:
         await self._try(None, self._pool.record_readings, self._run, readings)
-        self._pool.wake_listeners()
+        self._alerts.wake()
 
     async def is_cancelled(self) -> bool:
         return await self._try(False, self._pool.is_cancelled, self._run)
@@ -159,16 +138,16 @@ class Pool:
         self._executor = Executor(settings, env, clock)
         self._history = History(settings, ledger, clock)
         self._state = State(settings)
+        self._alerts = Alerting(ledger, self._state, clock)
         self._upkeep = Upkeep(settings, ledger, env, clock)
+        self._outside = Outside(settings, ledger, env, clock, lambda run: self._executor.read(run.run_id).calls)
         self._organisation = Organisation(settings, ledger, env, clock)
         self._figures = Figures(settings, ledger, clock, places.time_zone(env))
         self._lock: locks.OwnerLock | None = None
         self._live: dict[str, _Live] = {}
         self._dropped: set[str] = set()
         """Runs of ours that nobody follows any more."""
-        self._news = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._stopping = threading.Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Pool"]:
@@ -185,8 +164,8 @@ class Pool:
                 self._tasks = tasks
                 tasks.start_soon(self._look_after_earlier_runs)
                 if self._organisation.has_key:
-                    tasks.start_soon(self._keep_synced)
-                tasks.start_soon(self._import_now_and_then)
+                    tasks.start_soon(self._organisation.keep_synced, self._sleep)
+                tasks.start_soon(self._outside.import_now_and_then, self._sleep)
                 try:
                     yield self
                 except Exception as error:
@@ -202,7 +181,7 @@ class Pool:
 
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
-        self._stopping.set()
+        self._outside.stop()
         inline = [live for live in self._live.values() if not live.run.background]
         for live in inline:
             live.control.stop = live.control.stop or Outcome.CANCELLED
@@ -271,7 +250,7 @@ class Pool:
         now_ms = self._clock()
         caller = self._state.caller(books, ask.caller, now_ms)
         estimates = self._estimates(books, ask.max_cost_nanousd, ask.model)
-        _check_caller(caller, min(estimates.values()), now_ms)
+        check_caller(caller, min(estimates.values()), now_ms)
         balances = self._state.balances(books, now_ms)
         request = selection.Request(
             estimates,
@@ -284,7 +263,7 @@ class Pool:
         )
         choice = selection.choose(request, balances, now_ms, self._settings.strategy)
         if choice.subscription is None:
-            raise _refusal(choice)
+            raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._executor.check(chosen.subscription)
         limits = (chosen.left, ask.max_cost_nanousd, caller.left)
@@ -385,7 +364,7 @@ class Pool:
             outcome = Outcome.INVALID_REQUEST if isinstance(error, InvalidRequest) else Outcome.CLI_FAILED
             settlement = Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), self._clock())
         else:
-            settlement = await self._executor.follow(run, process, live.control, _Supervision(self, run))
+            settlement = await self._executor.follow(run, process, live.control, _Supervision(self, self._alerts, run))
         following = await self._settle(settlement, live)
         files.prompt.unlink(missing_ok=True)
         return following
@@ -414,8 +393,7 @@ class Pool:
         if following is not None:
             went = (live.run.run_id, live.run.subscription, following.subscription, str(settlement.outcome))
             failover = [pacing.failover(*went, self._clock())]
-        await self._in_thread(self._alert, *failover)
-        self.wake_listeners()
+        await self._alerts.tell(*failover)
         return following
 
     def _book(self, settlement: Settlement, live: _Live) -> Run | None:
@@ -464,17 +442,42 @@ class Pool:
         cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
         return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)
 
-    def _alert(self, *more: pacing.Alert) -> None:
-        """Tell what has become worth telling, in a transaction that no booking depends on."""
-        try:
-            with self._ledger.write() as books:
-                now_ms = self._clock()
-                alerts = self._state.tell_alerts(books, now_ms)
-                alerts += [alert for alert in more if books.tell(alert, now_ms)]
-        except LedgerError as error:
-            log.warning("alerts could not be looked for: %s", error)
-        else:
-            _log_alerts(alerts)
+    # What a followed run asks for on its way
+
+    def record_readings(self, run: Run, readings: list[WindowReading]) -> None:
+        """Keep what Anthropic reported with a run."""
+        with self._ledger.write() as books:
+            books.record_readings(run.subscription, readings)
+            alerts = self._state.tell_alerts(books, self._clock())
+        log_told(alerts)
+
+    def is_cancelled(self, run: Run) -> bool:
+        """Whether somebody, in whatever process, wants the run stopped."""
+        with self._ledger.read() as books:
+            return books.cancel_requested(run.run_id)
+
+    def extend(self, run: Run, seen_nanousd: int) -> bool:
+        """Hold enough for what a run has spent and its next call; False where a budget has no room for that.
+
+        So a reservation is never less than what its run has been seen to spend, and however many run at once, each
+        overruns by one API call at most.
+        """
+        with self._ledger.write() as books:
+            held = books.reserved_by(run.run_id)
+            needed = round(seen_nanousd * budget.EXTENSION) - held
+            if needed <= 0:
+                return True
+            now_ms = self._clock()
+            balances = [b for b in self._state.balances(books, now_ms) if b.subscription.id == run.subscription]
+            caller = self._state.caller(books, run.caller, now_ms)
+            limits = [balance.left for balance in balances]
+            if caller.left is not None:
+                limits.append(caller.left)
+            if any(needed > left for left in limits):
+                return False
+            books.hold(run.run_id, held + needed)
+        log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
+        return True
 
     # Answering it
 
@@ -624,8 +627,7 @@ class Pool:
                 await self._in_thread(self._remove_old_answers)
                 await self._sleep(UPKEEP_S)  # a command that is over in a moment needs none of it
                 await self._in_thread(self._upkeep.look)
-                await self._in_thread(self._alert)  # of use elsewhere, which no run of the pool brings along
-                self.wake_listeners()
+                await self._alerts.tell()  # of use elsewhere, which no run of the pool brings along
             except (PoolError, OSError) as error:
                 log.warning("could not look after earlier runs: %s", error)
             except Exception:  # the top of this task: looking after others is no reason to stop serving
@@ -673,51 +675,6 @@ class Pool:
             (directory / "prompt").unlink(missing_ok=True)  # left by a server that was killed right after booking
             if run.ended_at_ms < before_ms:
                 shutil.rmtree(directory, ignore_errors=True)
-
-    # What was spent outside the pool
-
-    async def import_outside(self, told: Callable[[Imported], None] = lambda _: None) -> results.ImportResult:
-        """Read what was spent outside the pool from the transcripts of every subscription into the ledger.
-
-        ``told`` hears, in another thread, of every batch.
-        """
-        await self._adopt()
-
-        def go_on(done: Imported) -> bool:
-            told(done)
-            return not self._stopping.is_set()
-
-        done = await anyio.to_thread.run_sync(self._importer().run, BRISK, go_on, abandon_on_cancel=True)
-        return results.ImportResult(running_elsewhere=True) if done is None else _import_result(done)
-
-    async def _import_now_and_then(self) -> None:
-        """For as long as the pool is open: import a little at a time, in whichever process's turn it is."""
-        while True:
-            await self._sleep(IMPORT_AFTER_S)
-            try:
-                if await self._in_thread(self._is_my_turn, "import", IMPORT_EVERY_MS):
-                    done = await self._in_thread(self._importer().run, QUIET, self._rest)
-                    if done is not None and done.new_calls:
-                        log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
-            except (PoolError, OSError) as error:
-                log.warning("could not import what was spent outside: %s", error)
-            except Exception:  # the top of this task, likewise
-                log.exception("could not import what was spent outside")
-
-    def _importer(self) -> Importer:
-        sources = [
-            Source(one.id, transcripts.config_dir_or_default(one.config_dir, self._env))
-            for one in self._settings.subscriptions
-        ]
-        return Importer(self._ledger, sources, lambda run: self._executor.read(run.run_id).calls)
-
-    def _rest(self, _: Imported) -> bool:
-        return not self._stopping.wait(IMPORT_REST_S)
-
-    def _is_my_turn(self, name: str, every_ms: int) -> bool:
-        with self._ledger.write() as books:
-            now_ms = self._clock()
-            return books.take_lease(name, now_ms, now_ms + every_ms)
 
     # The pool's state
 
@@ -781,7 +738,7 @@ class Pool:
         Raises:
             InvalidRequest: there is no such subscription.
         """
-        return _by_hand(self._settings.subscription(subscription), self._settings.claude.base_url)
+        return cli.by_hand(self._settings.subscription(subscription), self._settings.claude.base_url)
 
     def _estimates(self, books: Books, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
         """What an ask may cost under each subscription."""
@@ -794,6 +751,24 @@ class Pool:
         """Prove the ledger's sums, and tell of runs that are not settled."""
         await self._adopt()
         return await self._in_thread(self._check)
+
+    def _check(self) -> results.CheckResult:
+        found = self._ledger.audit()
+        with self._ledger.read() as books:
+            return results.check_result(found, books.unfinished())
+
+    def _advice(self, caller: str) -> pacing.Advice:
+        with self._ledger.read() as books:
+            now_ms = self._clock()
+            balances, patience = self._state.balances(books, now_ms), self._state.patience(books, now_ms)
+            return pacing.advise(balances, self._state.caller(books, caller, now_ms), now_ms, patience)
+
+    async def listen(self, listener: Listener) -> None:
+        """Have every alert from now on told to a listener, once, whichever process it is that tells it first."""
+        assert self._tasks is not None, "the pool is not open"
+        await self._alerts.listen(listener, self._tasks)
+
+    # Figures, and what was spent elsewhere
 
     async def report(
         self,
@@ -817,96 +792,13 @@ class Pool:
         """The organisation's reports, and the ledger held against them."""
         return self._organisation
 
-    async def _keep_synced(self) -> None:
-        """For as long as the pool is open: read the organisation's reports every hour, one server for all."""
-        while True:
-            await self._sleep(SYNC_LOOK_S)
-            try:
-                await self._organisation.sync_if_due()
-            except PoolError as error:
-                log.warning("could not read the organisation's reports: %s", error)
-            except Exception:  # the top of this task: others' figures are no reason to stop serving
-                log.exception("could not read the organisation's reports")
+    async def import_outside(self, told: Callable[[Imported], None] = lambda _: None) -> results.ImportResult:
+        """Read what was spent outside the pool from the transcripts of every subscription into the ledger.
 
-    def _check(self) -> results.CheckResult:
-        found = self._ledger.audit()
-        with self._ledger.read() as books:
-            return results.check_result(found, books.unfinished())
-
-    def _advice(self, caller: str) -> pacing.Advice:
-        with self._ledger.read() as books:
-            now_ms = self._clock()
-            balances, patience = self._state.balances(books, now_ms), self._state.patience(books, now_ms)
-            return pacing.advise(balances, self._state.caller(books, caller, now_ms), now_ms, patience)
-
-    # What a followed run asks for on its way
-
-    def record_readings(self, run: Run, readings: list[WindowReading]) -> None:
-        """Keep what Anthropic reported with a run."""
-        with self._ledger.write() as books:
-            books.record_readings(run.subscription, readings)
-            alerts = self._state.tell_alerts(books, self._clock())
-        _log_alerts(alerts)
-
-    def is_cancelled(self, run: Run) -> bool:
-        """Whether somebody, in whatever process, wants the run stopped."""
-        with self._ledger.read() as books:
-            return books.cancel_requested(run.run_id)
-
-    def extend(self, run: Run, seen_nanousd: int) -> bool:
-        """Hold enough for what a run has spent and its next call; False where a budget has no room for that.
-
-        So a reservation is never less than what its run has been seen to spend, and however many run at once, each
-        overruns by one API call at most.
+        ``told`` hears, in another thread, of every batch.
         """
-        with self._ledger.write() as books:
-            held = books.reserved_by(run.run_id)
-            needed = round(seen_nanousd * budget.EXTENSION) - held
-            if needed <= 0:
-                return True
-            now_ms = self._clock()
-            balances = [b for b in self._state.balances(books, now_ms) if b.subscription.id == run.subscription]
-            caller = self._state.caller(books, run.caller, now_ms)
-            limits = [balance.left for balance in balances]
-            if caller.left is not None:
-                limits.append(caller.left)
-            if any(needed > left for left in limits):
-                return False
-            books.hold(run.run_id, held + needed)
-        log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
-        return True
-
-    # Alerts, as they are told
-
-    async def listen(self, listener: Listener) -> None:
-        """Have every alert from now on told to a listener, once, whichever process it is that tells it first."""
-        assert self._tasks is not None, "the pool is not open"
-        known = {alert.key for alert in await self._in_thread(self._told)}
-        self._tasks.start_soon(self._pass_on_alerts, listener, known)
-
-    def wake_listeners(self) -> None:
-        """Have listeners look at once; what others tell they hear of a little later."""
-        self._news.set()
-        self._news = anyio.Event()
-
-    async def _pass_on_alerts(self, listener: Listener, known: set[str]) -> None:
-        while True:
-            news = self._news
-            try:
-                alerts = [alert for alert in await self._in_thread(self._told) if alert.key not in known]
-                known.update(alert.key for alert in alerts)
-                if alerts:
-                    await listener(alerts)
-            except LedgerError as error:
-                log.warning("alerts could not be looked for: %s", error)
-            except Exception:  # the top of this task: who listens is no reason to stop serving
-                log.exception("alerts could not be passed on")
-            with anyio.move_on_after(ALERTS_S):
-                await news.wait()
-
-    def _told(self) -> list[pacing.Alert]:
-        with self._ledger.read() as books:
-            return [alert for _, alert in books.alerts(self._clock())]
+        await self._adopt()
+        return await self._outside.import_all(told)
 
     # Small things that the above is made of
 
@@ -938,45 +830,6 @@ class Pool:
             books.detach(run_id)
 
 
-def _log_alerts(alerts: Sequence[pacing.Alert]) -> None:
-    """What this process is the first to tell."""
-    for alert in alerts:
-        log.warning("alert (%s): %s", alert.kind, alert.message)
-
-
-def _check_caller(caller: budget.CallerBalance, estimate: int, now_ms: int) -> None:
-    left = caller.left
-    if left is not None and estimate > left:
-        day_full = (
-            caller.budget.daily_nanousd is not None
-            and estimate > caller.budget.daily_nanousd - caller.day_spent - caller.reserved
-        )
-        raise BudgetExceeded(
-            f"The budget of caller {caller.caller!r} leaves ${left / NANO:.2f} and this ask may need "
-            f"${estimate / NANO:.2f}; " + ("ask again tomorrow (UTC)." if day_full else "ask again later this week."),
-            retry_at_ms=windows.day_start_ms(now_ms) + DAY_MS if day_full else None,
-        )
-
-
-_REFUSALS = ("overloaded", "limit", "budget", "auth", "billing", "invalid_request")
-"""Of several reasons why nobody can serve, the one that is told first."""
-
-
-def _refusal(choice: selection.Choice) -> PoolError:
-    """No subscription can serve: the error that says why, and when that will have changed."""
-    kinds = [c.blocked_by for c in choice.candidates if c.blocked_by not in (None, "pinned")]
-    kind = next((k for k in _REFUSALS if k in kinds), "limit")
-    relevant = [c for c in choice.candidates if c.blocked_by == kind]
-    times = [c.available_at_ms for c in choice.candidates if c.available_at_ms is not None]
-    retry_at_ms = min(times) if times else None
-    when = f" Try again at {windows.rfc3339(retry_at_ms)}." if retry_at_ms is not None else ""
-    return BY_KIND.get(kind, LimitReached)(
-        f"No subscription can serve this ask: {choice.reason}.{when}",
-        retry_at_ms=retry_at_ms,
-        subscription=relevant[0].id if len(relevant) == 1 else None,
-    )
-
-
 def _fingerprint(ask: Ask) -> str:
     """A digest of an ask's arguments; not the arguments themselves."""
     parts = (
@@ -991,31 +844,3 @@ def _fingerprint(ask: Ask) -> str:
         ask.tool_profile,
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _by_hand(subscription: Subscription, base_url: str) -> dict[str, str]:
-    env = {"ANTHROPIC_BASE_URL": base_url} if base_url else {}
-    if subscription.config_dir is not None:
-        env["CLAUDE_CONFIG_DIR"] = str(subscription.config_dir)
-    if subscription.api_key_env is not None:
-        env["ANTHROPIC_API_KEY"] = f"${subscription.api_key_env}"
-    if subscription.oauth_token_env is not None:
-        env["CLAUDE_CODE_OAUTH_TOKEN"] = f"${subscription.oauth_token_env}"
-    return env
-
-
-def _import_result(done: Imported) -> results.ImportResult:
-    return results.ImportResult(
-        files=done.files,
-        files_read=done.files_read,
-        files_waiting=done.files_waiting,
-        files_unreadable=done.files_unreadable,
-        bytes_read=done.bytes_read,
-        malformed_lines=done.malformed_lines,
-        new_calls=done.new_calls,
-        known_calls=done.known_calls,
-        run_calls=done.run_calls,
-        corrected_calls=done.corrected_calls,
-        unpriced_calls=done.unpriced_calls,
-        cost_usd=results.usd(done.cost_nanousd),
-    )

@@ -13,13 +13,13 @@ or as a process of its own, ``python -m pool_mcp.standin``, which prints its URL
 told over HTTP what to do (``PUT /standin/accounts/alice``, ``GET /standin/books``, ``GET /standin/health``).
 
 ``Authorization: Bearer sk-ant-oat01-NAME`` is subscription NAME's; ``x-api-key: sk-ant-api03-NAME`` is a
-key's, to which no rate-limit windows apply. Names that were never set up behave as ``Behaviour()``.
+key's, to which no rate-limit windows apply. Names that were never set up behave as ``Behaviour()``. This module
+serves; what an account does with a call is decided in ``standin_accounts.py``.
 """
 
 import argparse
 import asyncio
 import json
-import random
 import re
 import socket
 import sys
@@ -27,8 +27,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -40,181 +40,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from pool_mcp.model import BLOCK_MS, HOUR_MS, NANO, SECOND_MS, WEEK_MS, Tokens
+from pool_mcp.model import Tokens
 from pool_mcp.pricing import price_nanousd
-
-Mode = Literal[
-    "answer",
-    "slow",  # the text in `chunks` pieces, `chunk_delay_s` apart
-    "hang",  # message_start, then nothing
-    "hang_before_start",  # nothing at all
-    "five_hour_limit",
-    "weekly_limit",
-    "warning",
-    "auth",
-    "billing",
-    "overloaded",
-    "error",
-    "burst",  # 429 that is not a used-up limit, with retry-after
-    "unknown_model",
-    "prompt_too_long",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """A tool that the stand-in calls, as a model would."""
-
-    name: str
-    input: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What one call is answered: a text (repeated up to ``text_size`` characters) and tool calls.
-
-    ``mode`` and ``tokens`` stand in for the account's own for this call. A reply with ``for_model`` waits for
-    a call whose model's name contains it, so that a subagent's calls can be told from its parent's.
-    """
-
-    text: str | None = None
-    text_size: int | None = None
-    tools: tuple[ToolUse, ...] = ()
-    mode: Mode | None = None
-    tokens: Tokens | None = None
-    for_model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How an account behaves.
-
-    ``mode`` holds for the next ``calls`` calls (None: always); after that the account answers. ``replies``
-    are used up in order, one a call. A window's utilization (0-1) is what is given plus, where the window has
-    a capacity, the account's spend inside it over that capacity; a window with neither does not exist. At 1
-    the account refuses with that window's limit until the window resets.
-    """
-
-    mode: Mode = "answer"
-    calls: int | None = None
-    replies: tuple[Reply, ...] = ()
-    chunks: int = 20
-    chunk_delay_s: float = 0.1
-    retry_after_s: float = 1.0
-    tokens: Tokens | None = None
-    five_hour_utilization: float | None = 0.0
-    five_hour_capacity_usd: float | None = None
-    five_hour_resets_at_ms: int | None = None
-    seven_day_utilization: float | None = 0.0
-    seven_day_capacity_usd: float | None = None
-    seven_day_resets_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An API call that was billed. Of a ``cut`` one the client did not wait for the end."""
-
-    index: int
-    account: str
-    message_id: str
-    request_id: str
-    model: str
-    tokens: Tokens
-    cost_nanousd: int | None
-    session_id: str | None
-    started_at_ms: int
-    ended_at_ms: int
-    state: Literal["complete", "cut"]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An API call that cost nothing: refused with ``status``, or left hanging (0)."""
-
-    account: str
-    status: int
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A rate-limit window as the headers show it."""
-
-    claim: Literal["five_hour", "seven_day"]
-    utilization: float
-    resets_at_ms: int
-
-    @property
-    def threshold(self) -> float | None:
-        """The warning threshold that is surpassed."""
-        threshold = {"five_hour": 0.9, "seven_day": 0.75}[self.claim]
-        return threshold if self.utilization >= threshold else None
-
-    @property
-    def status(self) -> str:
-        if self.utilization >= 1:
-            return "rejected"
-        return "allowed" if self.threshold is None else "allowed_warning"
-
-
-@dataclass(slots=True)
-class _Account:
-    """A behaviour and how much of it has been used up."""
-
-    behaviour: Behaviour
-    first_seen_ms: int
-    faults_left: int | None
-    replies_left: list[Reply]
-    calls: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How one call will be served."""
-
-    account: str
-    number: int
-    mode: Mode
-    reply: Reply
-    behaviour: Behaviour
-    tokens: Tokens
-    headers: dict[str, str]
-
-
-class Accounts(MutableMapping[str, Behaviour]):
-    """Behaviours by account name. Assigning starts the behaviour afresh; unknown names get the default."""
-
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
-        self._states: dict[str, _Account] = {}
-
-    def state(self, name: str) -> _Account:
-        """Return the mutable side of an account, which is made on first use."""
-        if name not in self._states:
-            self[name] = Behaviour()
-        return self._states[name]
-
-    def __getitem__(self, name: str) -> Behaviour:
-        return self.state(name).behaviour
-
-    def __setitem__(self, name: str, behaviour: Behaviour) -> None:
-        before = self._states.get(name)
-        self._states[name] = _Account(
-            behaviour,
-            first_seen_ms=before.first_seen_ms if before else self._clock(),
-            faults_left=behaviour.calls,
-            replies_left=list(behaviour.replies),
-            calls=before.calls if before else 0,
-        )
-
-    def __delitem__(self, name: str) -> None:
-        del self._states[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._states))
-
-    def __len__(self) -> int:
-        return len(self._states)
+from pool_mcp.standin_accounts import Accounts, Behaviour, Call, Plan, Refusal, Reply, ToolUse
 
 
 class Standin:
@@ -234,7 +62,6 @@ class Standin:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._clock = clock
-        self._seed = seed
         self._books_file = books_file
         self._changed = threading.Condition(threading.RLock())
         self._books: list[Call] = []
@@ -244,7 +71,7 @@ class Standin:
         self._in_flight = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self.accounts = Accounts(clock)
+        self.accounts = Accounts(clock, seed)
         self._socket = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(
@@ -364,80 +191,20 @@ class Standin:
         if account is None:
             return _error(401, "authentication_error", "x-api-key header is required")
         plan = self._plan(account, is_key, body)
-        status, kind, message = _REFUSALS.get(plan.mode, (200, "", ""))
-        if status != 200:
+        if plan.refusal is not None:
+            status, kind, message = plan.refusal
             with self._changed:
                 self._refused.append(Refusal(account, status, self._clock()))
             return _error(status, kind, message, plan.headers)
         session_id = request.headers.get("x-claude-code-session-id") or _session_of(body)
         return _Answering(self, plan, body, session_id)
 
-    def _plan(self, name: str, is_key: bool, body: dict[str, Any]) -> _Plan:
-        """Decide how a call is served, and use up what it uses of the account's behaviour."""
+    def _plan(self, account: str, is_key: bool, body: dict[str, Any]) -> Plan:
+        request_id = f"req_{uuid.uuid4().hex[:24]}"
         with self._changed:
             if self._requests is not None:
-                self._requests.append((name, body))
-            account = self.accounts.state(name)
-            behaviour = account.behaviour
-            account.calls += 1
-            windows: dict[str, _Window] = {}
-            if not is_key:
-                windows = {window.claim: window for window in self._windows(name, account)}
-            full = [claim for claim, window in windows.items() if window.utilization >= 1]
-            mode: Mode = "answer"
-            if account.faults_left is None or account.faults_left > 0:
-                mode = behaviour.mode
-                account.faults_left = None if account.faults_left is None else account.faults_left - 1
-            if full:
-                mode = "weekly_limit" if "seven_day" in full else "five_hour_limit"
-            reply = Reply()
-            if mode not in _REFUSALS:
-                fits = (r for r in account.replies_left if r.for_model in str(body.get("model")))
-                reply = next(fits, reply)
-                if reply in account.replies_left:
-                    account.replies_left.remove(reply)
-            mode = reply.mode or mode
-        tokens = reply.tokens or behaviour.tokens or _tokens(f"{self._seed}/{name}/{account.calls}")
-        headers = {"request-id": f"req_{uuid.uuid4().hex[:24]}"}
-        if mode == "burst":  # without window headers: the CLI takes any 429 that has them for a used-up limit
-            headers["retry-after"] = f"{behaviour.retry_after_s:g}"
-        else:
-            headers |= _limit_headers(mode, windows)
-        return _Plan(name, account.calls, mode, reply, behaviour, tokens, headers)
-
-    def _windows(self, name: str, account: _Account) -> Iterator[_Window]:
-        """Each window that the account has, with what it has spent inside."""
-        now, it, begun = self._clock(), account.behaviour, account.first_seen_ms
-        for claim, length, base, capacity, resets_at in (
-            (
-                "five_hour",
-                BLOCK_MS,
-                it.five_hour_utilization,
-                it.five_hour_capacity_usd,
-                it.five_hour_resets_at_ms,
-            ),
-            (
-                "seven_day",
-                WEEK_MS,
-                it.seven_day_utilization,
-                it.seven_day_capacity_usd,
-                it.seven_day_resets_at_ms,
-            ),
-        ):
-            if base is None and capacity is None:
-                continue
-            first_reset = resets_at or begun - begun % HOUR_MS + length - HOUR_MS
-            resets = max(0, -(-(now - first_reset + 1) // length))
-            end = first_reset + resets * length
-            used = (base or 0.0) if resets == 0 else 0.0
-            if capacity is not None:
-                inside = sum(
-                    call.cost_nanousd or 0
-                    for call in self._books
-                    if call.account == name and end - length <= call.started_at_ms < end
-                )
-                used += inside / (capacity * NANO)
-            yield _Window("five_hour" if claim == "five_hour" else "seven_day", used, end)
+                self._requests.append((account, body))
+            return self.accounts.plan(account, str(body.get("model")), request_id, self._books, is_key=is_key)
 
     def started(self) -> None:
         """Note that a call is being served."""
@@ -476,7 +243,7 @@ class Standin:
 class _Answering:
     """One call's answer as an ASGI response, which notices when the client goes away."""
 
-    def __init__(self, standin: Standin, plan: _Plan, body: dict[str, Any], session_id: str | None) -> None:
+    def __init__(self, standin: Standin, plan: Plan, body: dict[str, Any], session_id: str | None) -> None:
         self.standin, self.plan, self.body, self.session_id = standin, plan, body, session_id
         self.model = str(body.get("model"))
         self.message_id = f"msg_{uuid.uuid4().hex[:24]}"
@@ -628,17 +395,6 @@ class _Answering:
         return [{"type": "text_delta", "text": text[i : i + size]} for i in range(0, len(text), max(1, size))]
 
 
-_REFUSALS: dict[Mode, tuple[int, str, str]] = {
-    "five_hour_limit": (429, "rate_limit_error", "This request would exceed your account's rate limit."),
-    "weekly_limit": (429, "rate_limit_error", "This request would exceed your account's rate limit."),
-    "burst": (429, "rate_limit_error", "Number of requests has exceeded your rate limit. Slow down."),
-    "auth": (401, "authentication_error", "OAuth token has expired. Please obtain a new token."),
-    "billing": (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
-    "overloaded": (529, "overloaded_error", "Overloaded"),
-    "error": (500, "api_error", "Internal server error"),
-    "unknown_model": (404, "not_found_error", "model: no such model"),
-    "prompt_too_long": (400, "invalid_request_error", "prompt is too long: 1000001 tokens > 1000000 maximum"),
-}
 _behaviour = TypeAdapter(Behaviour)
 
 
@@ -672,18 +428,6 @@ def example_of(schema: Any, root: Any) -> Any:
     return None if kind == "null" else "stand-in".ljust(schema.get("minLength", 0), "!")[: schema.get("maxLength")]
 
 
-def _tokens(seed: str) -> Tokens:
-    """Draw the counts of a call: different for each, the same each time."""
-    draw = random.Random(seed).randint  # noqa: S311
-    return Tokens(
-        input=draw(3, 2000),
-        output=draw(50, 900),
-        cache_creation_5m=draw(0, 2000),
-        cache_creation_1h=draw(0, 6000),
-        cache_read=draw(0, 40_000),
-    )
-
-
 def _usage(tokens: Tokens) -> dict[str, Any]:
     usage: dict[str, Any] = {
         "input_tokens": tokens.input,
@@ -698,40 +442,6 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
     if tokens.web_search_requests:
         usage["server_tool_use"] = {"web_search_requests": tokens.web_search_requests}
     return usage
-
-
-def _limit_headers(mode: Mode, windows: dict[str, _Window]) -> dict[str, str]:
-    """Say what the account's windows are, as Anthropic does to subscriptions with every answer."""
-    forced = {
-        "five_hour_limit": ("five_hour", 1.0),
-        "weekly_limit": ("seven_day", 1.0),
-        "warning": ("five_hour", 0.92),
-    }
-    claim, least = forced.get(mode, ("", 0.0))
-    windows = {
-        name: replace(window, utilization=max(window.utilization, least if name == claim else 0.0))
-        for name, window in windows.items()
-    }
-    if not windows:
-        return {}
-    severity = ("allowed", "allowed_warning", "rejected")
-    worst = max(windows.values(), key=lambda window: severity.index(window.status))
-    prefix = "anthropic-ratelimit-unified"
-    headers = {
-        f"{prefix}-status": worst.status,
-        f"{prefix}-reset": str(worst.resets_at_ms // SECOND_MS),
-        f"{prefix}-representative-claim": worst.claim,
-        f"{prefix}-overage-status": "rejected",
-        f"{prefix}-overage-disabled-reason": "org_level_disabled",
-    }
-    for window in windows.values():
-        name = {"five_hour": "5h", "seven_day": "7d"}[window.claim]
-        headers[f"{prefix}-{name}-status"] = window.status
-        headers[f"{prefix}-{name}-utilization"] = f"{min(window.utilization, 1.0):.6g}"
-        headers[f"{prefix}-{name}-reset"] = str(window.resets_at_ms // SECOND_MS)
-        if window.threshold is not None:
-            headers[f"{prefix}-{name}-surpassed-threshold"] = f"{window.threshold:g}"
-    return headers
 
 
 def _account_of(request: Request) -> tuple[str | None, bool]:

@@ -21,6 +21,7 @@ import anyio
 
 from pool_mcp import locks
 from pool_mcp.errors import InvalidRequest
+from pool_mcp.model import Subscription
 from pool_mcp.private import make_directory
 
 READ_BYTES = 64 * 1024
@@ -75,6 +76,18 @@ def environment(
     if base_url:
         child["ANTHROPIC_BASE_URL"] = base_url
     return child
+
+
+def by_hand(subscription: Subscription, base_url: str) -> dict[str, str]:
+    """What to export to use a subscription by hand; ``$NAME`` stands for a variable, never its value."""
+    env = {"ANTHROPIC_BASE_URL": base_url} if base_url else {}
+    if subscription.config_dir is not None:
+        env["CLAUDE_CONFIG_DIR"] = str(subscription.config_dir)
+    if subscription.api_key_env is not None:
+        env["ANTHROPIC_API_KEY"] = f"${subscription.api_key_env}"
+    if subscription.oauth_token_env is not None:
+        env["CLAUDE_CODE_OAUTH_TOKEN"] = f"${subscription.oauth_token_env}"
+    return env
 
 
 def become(command: Sequence[str], env: Mapping[str, str], given: Mapping[str, str]) -> NoReturn:
