@@ -121,11 +121,7 @@ front.send('{"jsonrpc": "2.0", "method": "ours"}')
     ("said", "ended"),
     [
         ("", 0),
-        (
-            '{"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}\n'
-            '{"method": "notifications/initialized"}\n',
-            0,
-        ),
+        ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}\n{"method": "ready"}\n', 0),
         ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "of another time"}}\n', 3),
         ('{"id": 1, "method": "tools/call", "params": {"name": "usage_status"}}\n', 3),
         ("the host's words\n", 3),

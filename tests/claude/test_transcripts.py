@@ -51,6 +51,11 @@ def with_api_order(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "message": {**{name: message[name] for name in names}, "diagnostics": None}}
 
 
+def request_first(event: dict[str, Any]) -> dict[str, Any]:
+    first = {name: event[name] for name in ("parentUuid", "requestId")}
+    return {**first, **{name: value for name, value in event.items() if name not in first}}
+
+
 def reordered(event: dict[str, Any]) -> dict[str, Any]:
     return dict(reversed([(k, reordered(v) if isinstance(v, dict) else v) for k, v in event.items()]))
 
@@ -71,11 +76,13 @@ def reordered(event: dict[str, Any]) -> dict[str, Any]:
         b"\n" + dump(answer()) + b"\n\n",
         dump(older(answer())),
         dump(with_api_order(answer())),
+        dump(request_first(answer())),
         dump(answer()).replace(b"\n", b"\r\n"),
     ],
     ids=[
         "other order", "spaces", "new fields", "usage in an input", "quoted", "in a result", "in progress", "synthetic",
-        "nothing spent", "blank lines", "older CLI", "the order of the API", "carriage returns",
+        "nothing spent", "blank lines", "older CLI", "the order of the API", "the request's id first",
+        "carriage returns",
     ],
 )  # fmt: skip
 def test_an_answer_is_told_from_what_looks_like_one_whatever_the_order_of_its_fields(

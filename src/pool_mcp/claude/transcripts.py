@@ -323,7 +323,7 @@ def _keep_fuller(calls: dict[int, SeenCall], call: SeenCall) -> None:
 def _from_usual(line: bytes, begun: re.Match[bytes]) -> SeenCall | None:
     """A line in the CLI's usual order of fields, of which only the end is read as JSON; None where it surprises."""
     at = line.rfind(_USAGE)
-    if at < 0 or not line.endswith(_BEFORE_USAGE, 0, at):
+    if at < 0 or not line.endswith(_BEFORE_USAGE, 0, at) or _REQUEST_ID in begun[0]:
         return None
     try:
         # What follows the content closes the message, and then the line, only if this usage is the message's own.
