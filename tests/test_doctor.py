@@ -284,6 +284,15 @@ def test_a_host_that_keeps_other_books_is_found(machine: Machine) -> None:
     assert broken_elsewhere(machine) == [("hosts", "pool-mcp install cursor")]
 
 
+def test_codex_keeps_back_a_key_that_it_is_not_told_to_pass_on(machine: Machine) -> None:
+    machine.set(WORK_KEY="k")
+    machine.say("install", "codex")
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    assert broken_elsewhere(machine) == [("hosts", "pool-mcp install codex")]
+    machine.say("install", "codex")
+    assert broken_elsewhere(machine) == []
+
+
 def test_claude_desktop_does_not_find_what_only_a_shell_finds(machine: Machine) -> None:
     (machine.bin / "uvx").write_text("")
     (machine.bin / "uvx").chmod(0o755)

@@ -142,6 +142,20 @@ def test_other_entries_and_comments_stay_and_the_file_as_it_was_is_kept(machine:
     assert not (machine.home / "called").exists()  # it would have dropped the comment behind a server of its own
 
 
+def test_codex_is_told_which_variables_to_pass_on_and_keeps_those_that_it_was_told_before(machine: Machine) -> None:
+    (machine.bin / "codex").write_text('#!/bin/sh\ntouch "$HOME/called"\n')
+    (machine.bin / "codex").chmod(0o755)
+    machine.set(WORK_KEY="k", BUILD_TOKEN="t", POOL_MCP_HOME=str(machine.home / "pool"))
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    machine.say("install", "codex")
+    assert read(machine, "codex")["mcp_servers"]["pool"]["env_vars"] == ["WORK_KEY"]
+    assert not (machine.home / "called").exists()  # its own command has no word for them
+    assert "nothing to do" in machine.say("install", "codex")
+    machine.say("add", "build", "--oauth-token-env", "BUILD_TOKEN")
+    machine.say("install", "codex")
+    assert read(machine, "codex")["mcp_servers"]["pool"]["env_vars"] == ["WORK_KEY", "BUILD_TOKEN"]
+
+
 def test_a_file_that_is_a_link_stays_one(machine: Machine) -> None:
     (machine.home / "dotfiles").mkdir()
     (machine.home / "dotfiles" / "mcp.json").write_text("{}\n")

@@ -170,10 +170,11 @@ def install(names: tuple[str, ...], name: str, dry_run: bool) -> None:
     from pool_mcp import hosts
 
     env = dict(os.environ)
-    changed = [_change_host(host_name, name, hosts.launch(env), dry_run) for host_name in names]
+    variables = _variables(env)
+    changed = [_change_host(host_name, name, hosts.launch(env, variables), dry_run) for host_name in names]
     if any(changed):
         _say(_console(), "A host that is running has to be started anew.")
-        if variables := _variables(env):
+        if variables:
             _say(_console(), f"It needs {', '.join(variables)} in its environment, as pool.toml says.")
 
 
@@ -196,10 +197,9 @@ def _variables(env: dict[str, str]) -> list[str]:
     from pool_mcp.settings import load
 
     try:
-        subscriptions = load(env).subscriptions
+        return load(env).variables
     except PoolError:
         return []
-    return [name for one in subscriptions if (name := one.api_key_env or one.oauth_token_env)]
 
 
 def _change_host(host_name: str, entry: str, wanted: "hosts.Launch | None", dry_run: bool) -> bool:

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,17 +31,19 @@ CLOCK_SLACK_MS = 5 * MINUTE_MS
 def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
     """Everything that can be wrong without anybody's fault, looked at once; takes a second or two."""
     findings: list[FindingResult] = []
+    variables: list[str] = []
     try:
         settings = load(env)
     except PoolError as error:
         file = places.directories(env)[0] / "pool.toml"
         findings.append(_broken("settings", error.message, f'"${{EDITOR:-vi}}" {shlex.quote(str(file))}'))
     else:
+        variables = settings.variables
         findings.append(_settings(settings))
         findings += _cli_and_logins(settings, env)
         findings += _ledger(settings, now_ms)
         findings += _permissions(settings)
-    findings += _hosts(env)
+    findings += _hosts(env, variables)
     return DoctorResult(ok=all(one.status != "broken" for one in findings), findings=findings)
 
 
@@ -212,7 +214,7 @@ def _permissions(settings: Settings) -> Iterator[FindingResult]:
         yield _ok("permissions", f"ledger and answers are yours alone ({short(state)})")
 
 
-def _hosts(env: Mapping[str, str]) -> Iterator[FindingResult]:
+def _hosts(env: Mapping[str, str], variables: Sequence[str]) -> Iterator[FindingResult]:
     """What starts pool-mcp, and from where; the hosts on this machine that do not are one note together."""
     here = [host for host in (hosts.find(name, env) for name in hosts.NAMES) if host.is_here]
     without: list[hosts.Host] = []
@@ -225,7 +227,7 @@ def _hosts(env: Mapping[str, str]) -> Iterator[FindingResult]:
         if not ours:
             without.append(host)
         for name, entry in ours.items():
-            yield _host(host, name, entry, env)
+            yield _host(host, name, entry, env, variables)
     if without:
         names = " ".join(host.name for host in without)
         yield _note("hosts", f"not in {', '.join(host.title for host in without)}", f"pool-mcp install {names}")
@@ -233,7 +235,9 @@ def _hosts(env: Mapping[str, str]) -> Iterator[FindingResult]:
         yield _note("hosts", "none found on this machine", "pool-mcp install claude-code")
 
 
-def _host(host: hosts.Host, name: str, entry: hosts.Entry, env: Mapping[str, str]) -> FindingResult:
+def _host(
+    host: hosts.Host, name: str, entry: hosts.Entry, env: Mapping[str, str], variables: Sequence[str]
+) -> FindingResult:
     fix = f"pool-mcp install {host.name}" + ("" if name == hosts.ENTRY else f" --name {shlex.quote(name)}")
     wanted = hosts.launch(env).env.get("POOL_MCP_HOME")
     if missing := hosts.missing_program(host, entry, env):
@@ -241,4 +245,6 @@ def _host(host: hosts.Host, name: str, entry: hosts.Entry, env: Mapping[str, str
     if hosts.home_of(entry) != wanted:
         other = hosts.home_of(entry) or "the usual places"
         return _broken("hosts", f"{host.title}: its entry {name!r} keeps its books in {other}", fix)
+    if kept_back := hosts.missing_variables(host, entry, variables):
+        return _broken("hosts", f"{host.title}: does not pass {', '.join(kept_back)} on to its entry {name!r}", fix)
     return _ok("hosts", f"{host.title}: starts it as {name!r}")

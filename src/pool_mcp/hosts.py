@@ -45,6 +45,8 @@ class Host:
     form: Literal["json", "toml"] = "json"
     has_type: bool = False
     """Whether an entry says ``"type": "stdio"``."""
+    keeps_back: bool = False
+    """Whether a server gets, of the host's own variables, only those that its entry names in ``env_vars``."""
 
     @property
     def is_here(self) -> bool:
@@ -54,11 +56,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a host is to start the server."""
+    """How a host is to start the server. ``variables`` are those of the person's that it needs, by name."""
 
     command: str
     args: list[str]
     env: dict[str, str]
+    variables: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def find(name: str, env: Mapping[str, str], platform: str = sys.platform) -> Hos
     known = (
         Host("claude-code", "Claude Code", claude / ".claude.json", "mcpServers", program="claude", has_type=True),
         Host("claude-desktop", "Claude Desktop", applications / "Claude" / "claude_desktop_config.json", "mcpServers"),
-        Host("codex", "Codex", codex / "config.toml", "mcp_servers", program="codex", form="toml"),
+        Host("codex", "Codex", codex / "config.toml", "mcp_servers", program="codex", form="toml", keeps_back=True),
         Host("cursor", "Cursor", home / ".cursor" / "mcp.json", "mcpServers"),
         Host("gemini", "Gemini CLI", home / ".gemini" / "settings.json", "mcpServers", program="gemini"),
         Host(
@@ -102,7 +105,7 @@ def find(name: str, env: Mapping[str, str], platform: str = sys.platform) -> Hos
     return next(host for host in known if host.name == name)
 
 
-def launch(env: Mapping[str, str]) -> Launch:
+def launch(env: Mapping[str, str], variables: Sequence[str] = ()) -> Launch:
     """How this very installation is started again, by its whole path: the PATH of a graphical host is short."""
     home = {}
     if places.read_env(env, "POOL_MCP_HOME"):
@@ -111,11 +114,11 @@ def launch(env: Mapping[str, str]) -> Launch:
     uvx = shutil.which("uvx", path=env.get("PATH"))
     if uvx and re.search(r"/(archive|environments|builds)-v\d+/", str(python)):
         # uv's cache: what lies there today may be cleaned away tomorrow.
-        return Launch(uvx, _uvx_arguments(), home)
+        return Launch(uvx, _uvx_arguments(), home, variables)
     script = python.with_name("pool-mcp")
     if script.is_file():
-        return Launch(str(script), [], home)
-    return Launch(str(python), ["-m", "pool_mcp"], home)
+        return Launch(str(script), [], home, variables)
+    return Launch(str(python), ["-m", "pool_mcp"], home, variables)
 
 
 def _uvx_arguments() -> list[str]:
@@ -156,6 +159,17 @@ def home_of(entry: Entry) -> str | None:
     return str(env["POOL_MCP_HOME"]) if isinstance(env, dict) and env.get("POOL_MCP_HOME") else None
 
 
+def missing_variables(host: Host, entry: Entry, variables: Sequence[str]) -> list[str]:
+    """The variables, of those that the server needs, that the host would keep back."""
+    if not host.keeps_back:
+        return []
+    env, passed = entry.get("env"), entry.get("env_vars")
+    given = {*(env if isinstance(env, dict) else ())}
+    for one in passed if isinstance(passed, list) else ():
+        given.add(one.get("name") if isinstance(one, dict) else one)
+    return [name for name in variables if name not in given]
+
+
 def plan(host: Host, entry: str, wanted: Launch | None, env: Mapping[str, str]) -> Plan:
     """What is to be done so that the host has the entry as wanted, or not at all (None).
 
@@ -168,7 +182,7 @@ def plan(host: Host, entry: str, wanted: Launch | None, env: Mapping[str, str]) 
         raise InvalidRequest(
             f"{host.title} has a server {entry!r} that is not pool-mcp ({host.file}); choose another with --name."
         )
-    if _is_as_wanted(present, wanted):
+    if _is_as_wanted(host, present, wanted):
         return Plan(host, entry, wanted, before, before)
     after = _edit(host, before, entry, wanted)
     command: list[str] = []
@@ -189,7 +203,7 @@ def carry_out(plan: Plan, env: Mapping[str, str]) -> tuple[bool, Path | None]:
     host = plan.host
     if plan.command:
         external.run(plan.command, env)
-        if _is_as_wanted(entries(host).get(plan.entry), plan.launch):
+        if _is_as_wanted(host, entries(host).get(plan.entry), plan.launch):
             return True, None
     before = textfile.read(host.file)
     return False, textfile.replace(host.file, _edit(host, before, plan.entry, plan.launch), backup=True)
@@ -213,13 +227,14 @@ def _is_ours(entry: Entry) -> bool:
     return any(isinstance(word, str) and re.search(r"\bpool[-_]mcp\b", word) for word in words)
 
 
-def _is_as_wanted(present: Entry | None, wanted: Launch | None) -> bool:
+def _is_as_wanted(host: Host, present: Entry | None, wanted: Launch | None) -> bool:
     if present is None or wanted is None:
         return present is None and wanted is None
     return (
         present.get("command") == wanted.command
         and (present.get("args") or []) == wanted.args
         and home_of(present) == wanted.env.get("POOL_MCP_HOME")
+        and not missing_variables(host, present, wanted.variables)
     )
 
 
@@ -233,7 +248,7 @@ def _edit(host: Host, text: str, entry: str, wanted: Launch | None) -> str:
             return jsonc.remove(text, (host.key, entry))
         if present is None:
             return jsonc.set_value(text, (host.key, entry), _new_entry(host, wanted))
-        for key, value in _merged(present, wanted).items():
+        for key, value in _merged(host, present, wanted).items():
             if present.get(key) != value:
                 text = jsonc.set_value(text, (host.key, entry, key), value)
         return text
@@ -248,22 +263,25 @@ def _edit_toml(host: Host, text: str, entry: str, present: Entry | None, wanted:
             raise ValueError("the server is not in a table of its own")
     if wanted is None:
         return text
-    values = _new_entry(host, wanted) if present is None else {**present, **_merged(present, wanted)}
+    values = _new_entry(host, wanted) if present is None else {**present, **_merged(host, present, wanted)}
     return toml_text.append(text, f"[{host.key}.{toml_text.key(entry)}]", values)
 
 
 def _new_entry(host: Host, wanted: Launch) -> dict[str, object]:
     kind = {"type": "stdio"} if host.has_type else {}
     env = {"env": wanted.env} if wanted.env else {}
-    return {**kind, "command": wanted.command, "args": wanted.args, **env}
+    passed = {"env_vars": list(wanted.variables)} if host.keeps_back and wanted.variables else {}
+    return {**kind, "command": wanted.command, "args": wanted.args, **env, **passed}
 
 
-def _merged(present: Entry, wanted: Launch) -> dict[str, object]:
+def _merged(host: Host, present: Entry, wanted: Launch) -> dict[str, object]:
     """What has to be in an entry that is there; variables of the person's own stay."""
     said = present.get("env")
     kept = said if isinstance(said, dict) else {}
     env = {name: value for name, value in kept.items() if name != "POOL_MCP_HOME"} | wanted.env
-    return {"command": wanted.command, "args": wanted.args, **({"env": env} if env or kept else {})}
+    missing = missing_variables(host, present, wanted.variables)
+    passed = {"env_vars": [*(present.get("env_vars") or []), *missing]} if missing else {}
+    return {"command": wanted.command, "args": wanted.args, **({"env": env} if env or kept else {}), **passed}
 
 
 def _command(host: Host, program: str, entry: str, wanted: Launch | None) -> list[str]:
@@ -275,6 +293,8 @@ def _command(host: Host, program: str, entry: str, wanted: Launch | None) -> lis
             case "codex":
                 return [program, "mcp", "remove", entry]
         return []  # VS Code's adds and does not remove
+    if host.keeps_back and wanted.variables:
+        return []  # Codex's cannot say which to pass on
     start: Sequence[str] = [wanted.command, *wanted.args]
     env = [f"{name}={value}" for name, value in wanted.env.items()]
     match host.name:

@@ -118,6 +118,11 @@ class Settings:
         """Where each running process holds its lock."""
         return self.state_dir / "owners"
 
+    @property
+    def variables(self) -> list[str]:
+        """The names of the variables that hold keys and tokens."""
+        return [name for one in self.subscriptions if (name := one.api_key_env or one.oauth_token_env)]
+
     def subscription(self, subscription_id: str) -> Subscription:
         """The subscription of that id.
 
