@@ -1,6 +1,8 @@
 """Advice that an agent can act on, forecasts, and alerts."""
 
-from dataclasses import replace
+import itertools
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool_mcp.budget import Balance, CallerBalance
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, CallerBudget, Cooldown, WindowReading
+from pool_mcp.model import (
+    BLOCK_MS,
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    NANO,
+    WEEK_MS,
+    CallerBudget,
+    Cooldown,
+    WindowReading,
+)
 from pool_mcp.pacing import Action, Advice, advise, alerts, exhausts_at_ms, failover, headroom_nanousd
+from pool_mcp.windows import Block
 from test_budget import NOW, ONE, balance, cooldown, official
 
 USED_UP = balance(name="used-up", spent=20)
@@ -24,7 +37,8 @@ def at(said: str) -> int:
 
 def me(daily: float | None = None, weekly: float | None = None, **said: int) -> CallerBalance:
     budget = CallerBudget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
-    return CallerBalance("me", budget, **{key: value * NANO for key, value in said.items()})
+    spent: dict[str, Any] = {key: value * NANO for key, value in said.items()}
+    return CallerBalance("me", budget, **spent)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +88,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
                 Action.SLOW_DOWN,
                 "At $6.00 an hour the room of $15.00 would not last until 2026-01-28T15:00:00Z.",
                 15 * NANO,
-                max_nanousd_per_hour=5 * NANO,
+                max_nanousd_per_hour=round(14 * NANO / 3),  # the last 5 % are spared
                 exhausts_at_ms=NOW + 150 * MINUTE_MS,
             ),
             id="a pace that does not",
@@ -86,14 +100,14 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             id="the pool bears what one subscription does not",
         ),
         pytest.param(
-            [balance(official(50, "seven_day", resets_at_ms=NOW + 4 * DAY_MS), hour=3, day_spent=72 * NANO)],
+            [balance(official(50, "seven_day", resets_at_ms=NOW + 4 * DAY_MS), hour=3, days=[72 * NANO])],
             None,
             Advice(
                 Action.SLOW_DOWN,
                 "At $3.00 an hour, the last day's mean, the week's room of $140.00 would not last until it is filled "
                 "up again.",
                 20 * NANO,
-                max_nanousd_per_hour=round(140 * NANO / 96),
+                max_nanousd_per_hour=round((140 - 14) * NANO / 96),
                 exhausts_at_ms=at("2026-01-30T10:40:00Z"),
             ),
             id="a day's pace that the week does not bear",
@@ -105,7 +119,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
                 Action.SLOW_DOWN,
                 "Every subscription that is left is over 80% used.",
                 3 * NANO,
-                max_nanousd_per_hour=NANO,
+                max_nanousd_per_hour=round(2 * NANO / 3),
             ),
             id="all approaching",
         ),
@@ -195,6 +209,82 @@ def test_advice_is_what_the_room_and_the_pace_allow(
     balances: list[Balance], caller: CallerBalance | None, expected: Advice
 ) -> None:
     assert advise(balances, caller, NOW) == expected
+
+
+@dataclass
+class Agent:
+    """Asks without end under one subscription, or for a caller with a budget; obeys the advice, or only refusals."""
+
+    obeys: bool
+    weekly: float
+    daily: float | None = None
+    spends: list[int] = field(default_factory=list)
+
+    def spent(self, since_ms: int, until_ms: int) -> int:
+        return ASK * (bisect_left(self.spends, until_ms) - bisect_left(self.spends, since_ms))
+
+    def work(self, days: int) -> None:
+        """An ask every five minutes, or as seldom as it is told to."""
+        now_ms = NOW
+        while now_ms < NOW + days * DAY_MS:
+            advice, left = self.look(now_ms)
+            assert advice.action is Action.WAIT or advice.action is Action.STOP or advice.headroom_nanousd == left
+            if self.obeys and advice.action in (Action.WAIT, Action.STOP):
+                assert advice.retry_at_ms is not None, "told to stop, though room comes back"
+                next_ms = advice.retry_at_ms
+            elif left < ASK:
+                next_ms = now_ms + 5 * MINUTE_MS
+            else:
+                self.spends.append(now_ms)
+                next_ms = now_ms + 5 * MINUTE_MS
+                if self.obeys and advice.max_nanousd_per_hour is not None:
+                    next_ms = max(next_ms, now_ms + ASK * HOUR_MS // max(1, advice.max_nanousd_per_hour))
+            now_ms = next_ms
+
+    @property
+    def longest_pause_ms(self) -> int:
+        return max(after - before for before, after in itertools.pairwise(self.spends))
+
+    def look(self, now_ms: int) -> tuple[Advice, int]:
+        """The advice, and what the budgets really leave."""
+        week = self.spent(now_ms - WEEK_MS, now_ms)
+        days = [self.spent(now_ms - (age + 1) * DAY_MS, now_ms - age * DAY_MS) for age in range(7)]
+        block = Block(now_ms - now_ms % BLOCK_MS, now_ms - now_ms % BLOCK_MS + BLOCK_MS, "utc-grid")
+        mine = Balance(
+            replace(ONE, weekly_budget_nanousd=round(self.weekly * NANO), block_budget_nanousd=25 * NANO),
+            block,
+            block_spent=self.spent(block.starts_at_ms, now_ms),
+            week_spent=week,
+            hour_spent=self.spent(now_ms - HOUR_MS, now_ms),
+            days=days,
+        )
+        if week >= 0.95 * self.weekly * NANO:
+            over = (week - round(0.95 * self.weekly * NANO)) // ASK
+            first = bisect_left(self.spends, now_ms - WEEK_MS)
+            mine = replace(mine, week_frees_at_ms=self.spends[first + over] + WEEK_MS + 1)
+        if self.daily is None:
+            return advise([mine], None, now_ms), mine.left
+        today = self.spent(now_ms - now_ms % DAY_MS, now_ms)
+        caller = me(daily=self.daily)
+        caller = replace(caller, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days)
+        assert caller.left is not None
+        return advise([mine], caller, now_ms), min(mine.left, caller.left)
+
+
+ASK = 3 * NANO // 10
+
+
+@pytest.mark.parametrize(("weekly", "daily"), [(456.0, None), (200.0, None), (90.0, None), (456.0, 10.0)])
+def test_who_follows_the_advice_spends_what_there_is_and_never_stands_still_for_long(
+    weekly: float, daily: float | None
+) -> None:
+    steady, greedy = Agent(True, weekly, daily), Agent(False, weekly, daily)
+    for agent in (steady, greedy):
+        agent.work(21)
+    allowed = 7 * min(weekly / 7, daily or weekly) * NANO
+    third_week = steady.spent(NOW + 14 * DAY_MS, NOW + 21 * DAY_MS)  # when the beginning has been forgotten
+    assert 0.9 * allowed < third_week <= allowed
+    assert steady.longest_pause_ms < 16 * HOUR_MS < greedy.longest_pause_ms
 
 
 def test_while_anthropic_is_overloaded_the_whole_pool_waits() -> None:

@@ -39,6 +39,7 @@ class Status(StrEnum):
 class Balance:
     """All that is known of one subscription at one instant; money in nano-dollars.
 
+    ``days`` is what was spent in each of the last seven times 24 hours, to the hour, the newest first.
     ``week_frees_at_ms`` is when enough of the rolling week's spend will have passed out of it, where it is full. By
     official window there are the newest reading, what the ledger has spent since (``spent_since``) and before it
     (``spent_before``), and the rate between dollars and percent. Subscriptions of one ``organisation`` are one quota,
@@ -56,7 +57,7 @@ class Balance:
     cooldown: Cooldown | None = None
     last_used_ms: int | None = None
     week_frees_at_ms: int | None = None
-    day_spent: int = 0
+    days: Sequence[int] = ()
     spent_since: Mapping[str, int] = field(default_factory=dict)
     spent_before: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[str, Rate] = field(default_factory=dict)
@@ -112,7 +113,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class CallerBalance:
-    """One caller's own budget and what it has used of it; nano-dollars."""
+    """One caller's own budget and what it has used of it; nano-dollars. ``days`` as in :class:`Balance`."""
 
     caller: str
     budget: CallerBudget
@@ -120,6 +121,7 @@ class CallerBalance:
     week_spent: int = 0
     reserved: int = 0
     hour_spent: int = 0
+    days: Sequence[int] = ()
 
     @property
     def left(self) -> int | None:

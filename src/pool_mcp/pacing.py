@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from pool_mcp.budget import (
     APPROACHING_PERCENT,
+    LIMITED_PERCENT,
     NEEDS_A_PERSON,
     Balance,
     CallerBalance,
@@ -26,6 +27,10 @@ FAST = 1.1
 
 LEAST_HOURS = 1.0
 """A pace is told for at least an hour, or the last minutes of a block would allow any."""
+
+WEEK_DAYS = WEEK_MS // DAY_MS
+SPARED_SHARE = 1 - LIMITED_PERCENT / 100
+"""The part of a budget or window with no more than which a subscription counts as limited."""
 
 HELD_MS = MINUTE_MS
 """When to look again while only runs in flight hold what is left."""
@@ -62,7 +67,9 @@ class Advice:
 class _Constraint:
     """Something that can run out: what is left, when it is filled up again, how fast it is being used (an hour).
 
-    ``quota`` names what it belongs to where several subscriptions can share it.
+    ``quota`` names what it belongs to where several subscriptions can share it. ``returns`` is what comes back bit by
+    bit until the refill, as spend falls out of a rolling budget. ``spared`` is the last of the room, which a pace
+    leaves alone: with no more than that a subscription counts as limited.
     """
 
     left: int
@@ -70,32 +77,53 @@ class _Constraint:
     burn: float
     is_weekly: bool
     quota: str | None = None
+    returns: int = 0
+    spared: float = 0.0
 
     def pace(self, now_ms: int) -> float:
         """What can be spent an hour without running dry before the refill."""
-        return self.left / max(LEAST_HOURS, (self.refills_at_ms - now_ms) / HOUR_MS)
+        return max(0.0, self.left + self.returns - self.spared) / self._hours(now_ms)
 
     def exhausts_at_ms(self, now_ms: int) -> int | None:
         """When it runs dry at its burn, or None where it is refilled first."""
-        if self.burn <= 0:
+        burn = self.burn - self.returns / self._hours(now_ms)
+        if burn <= 0:
             return None
-        at_ms = now_ms + round(self.left / self.burn * HOUR_MS)
+        at_ms = now_ms + round(self.left / burn * HOUR_MS)
         return at_ms if at_ms < self.refills_at_ms else None
+
+    def _hours(self, now_ms: int) -> float:
+        return max(LEAST_HOURS, (self.refills_at_ms - now_ms) / HOUR_MS)
+
+
+def _rolling_week(left: int, days: Sequence[int], now_ms: int, spared: float = 0.0) -> _Constraint:
+    """What a budget over the last seven days runs out of first: what is left and what comes back, by some day's end.
+
+    Without what comes back, whoever kept to the pace would never spend more than half of the budget.
+    """
+    burn = days[0] / 24 if days else 0.0
+    ends = (
+        _Constraint(left, now_ms + day * DAY_MS, burn, True, None, sum(days[WEEK_DAYS - day :]), spared)
+        for day in range(1, WEEK_DAYS + 1)
+    )
+    return min(ends, key=lambda one: one.pace(now_ms))
 
 
 def _constraints(balance: Balance, now_ms: int) -> list[_Constraint]:
     """What a subscription can run out of. A week is measured by the day's burn, five hours by the hour's."""
-    hour, day = float(balance.hour_spent), balance.day_spent / 24
-    found = [
-        _Constraint(max(0, balance.block_left), balance.block.ends_at_ms, hour, is_weekly=False),
-        # A rolling budget gives back bit by bit; over a week it is filled up once.
-        _Constraint(max(0, balance.week_left), now_ms + WEEK_MS, day, is_weekly=True),
-    ]
+    hour, day = float(balance.hour_spent), balance.days[0] / 24 if balance.days else 0.0
+    subscription, block_left, week_left = balance.subscription, max(0, balance.block_left), max(0, balance.week_left)
+    spared = SPARED_SHARE * subscription.block_budget_nanousd
+    found = [_Constraint(block_left, balance.block.ends_at_ms, hour, is_weekly=False, spared=spared)]
+    spared = SPARED_SHARE * subscription.weekly_budget_nanousd
+    found.append(_rolling_week(week_left, balance.days, now_ms, spared))
     for name, gauge in balance.gauges(now_ms).items():
         refills_at_ms = gauge.resets_at_ms or now_ms + length_ms(name)
         is_weekly = name != FIVE_HOUR
-        quota = balance.organisation or balance.subscription.id
-        found.append(_Constraint(gauge.left_nanousd, refills_at_ms, day if is_weekly else hour, is_weekly, quota))
+        quota = balance.organisation or subscription.id
+        spared = SPARED_SHARE * 100 * gauge.rate.nanousd_per_percent
+        burn = day if is_weekly else hour
+        found.append(_Constraint(gauge.left_nanousd, refills_at_ms, burn, is_weekly, quota, spared=spared))
     return found
 
 
@@ -213,7 +241,7 @@ def _caller_constraint(caller: CallerBalance, now_ms: int) -> _Constraint | None
         found.append(_Constraint(left, refills_at_ms, float(caller.hour_spent), is_weekly=False))
     if caller.budget.weekly_nanousd is not None:
         left = max(0, caller.budget.weekly_nanousd - caller.week_spent - caller.reserved)
-        found.append(_Constraint(left, now_ms + WEEK_MS, caller.day_spent / 24, is_weekly=True))
+        found.append(_rolling_week(left, caller.days, now_ms))
     return min(found, key=lambda one: one.pace(now_ms), default=None)
 
 

@@ -3,7 +3,7 @@
 from pool_mcp import rates, windows
 from pool_mcp.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
 from pool_mcp.ledger.books import WHOLE_POOL, Books, Reserved
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
+from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
 from pool_mcp.pacing import Alert, alerts
 from pool_mcp.selection import family_of
 from pool_mcp.settings import Settings
@@ -56,7 +56,7 @@ class State:
                     block_spent=books.spent_nanousd(name, block.starts_at_ms),
                     week_spent=week_spent,
                     hour_spent=books.spent_nanousd(name, now_ms - HOUR_MS),
-                    day_spent=books.spent_nanousd(name, now_ms - DAY_MS),
+                    days=books.days_of_subscription(name, now_ms),
                     reserved=held.nanousd,
                     in_flight=held.in_flight,
                     readings=own,
@@ -86,6 +86,7 @@ class State:
             week_spent=books.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
             hour_spent=books.caller_spent_nanousd(caller, now_ms - HOUR_MS),
             reserved=books.caller_reserved_nanousd(caller),
+            days=books.days_of_caller(caller, now_ms),
         )
 
     def patience(self, books: Books, now_ms: int) -> Cooldown | None:

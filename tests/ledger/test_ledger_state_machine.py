@@ -3,6 +3,7 @@
 Several connections stand for several processes, whose writes come one after the other, as SQLite makes them.
 """
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -404,6 +405,19 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
                     assert spent == self.plain.spent(since_ms, subscription=subscription)
                 for caller in CALLERS:
                     assert books.caller_spent_nanousd(caller, since_ms) == self.plain.spent(since_ms, caller=caller)
+
+    @invariant()
+    def spent_by_day_is_the_sum_of_its_entries_to_the_hour(self) -> None:
+        hour_ends_ms = self.now_ms - self.now_ms % HOUR_MS + HOUR_MS
+        with self._a_reader().read() as books:
+            for whose, names, days_of in (
+                ("subscription", SUBSCRIPTIONS, books.days_of_subscription),
+                ("caller", CALLERS, books.days_of_caller),
+            ):
+                for name in names:
+                    spent = [self.plain.spent(hour_ends_ms - age * DAY_MS, **{whose: name}) for age in range(1, 8)]
+                    days = [older - newer for newer, older in itertools.pairwise([0, *spent])]
+                    assert days_of(name, self.now_ms) == days
 
     @invariant()
     def reserved_is_what_unfinished_runs_hold(self) -> None:

@@ -14,6 +14,7 @@ from pool_mcp.ledger.imports import ADD_TO_HOUR, Imports
 from pool_mcp.ledger.organisation import Organisation
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.model import (
+    DAY_MS,
     HOUR_MS,
     WEEK_MS,
     Cooldown,
@@ -79,6 +80,26 @@ class Books:
     def caller_spent_nanousd(self, caller: str, since_ms: int) -> int:
         """What a caller has spent since an instant, under any subscription."""
         return spent_nanousd(self._conn, "caller", caller, since_ms)
+
+    def days_of_subscription(self, subscription: str, now_ms: int) -> list[int]:
+        """What a subscription has spent in each of the last seven times 24 hours, to the hour, the newest first."""
+        return self._days("subscription_hours WHERE subscription = ?", subscription, now_ms)
+
+    def days_of_caller(self, caller: str, now_ms: int) -> list[int]:
+        """What a caller has spent in each of the last seven times 24 hours, to the hour, the newest first."""
+        return self._days("hours WHERE caller = ?", caller, now_ms)
+
+    def _days(self, whose: str, name: str, now_ms: int) -> list[int]:
+        this_hour_ms = now_ms - now_ms % HOUR_MS
+        days = [0] * (WEEK_MS // DAY_MS)
+        for age, spent in self._conn.execute(
+            f"""
+            SELECT max(0, (? - hour_ms) / {DAY_MS}) AS age, sum(cost_nanousd) FROM {whose} AND hour_ms > ? GROUP BY age
+            """,  # noqa: S608  (ours)
+            (this_hour_ms, name, this_hour_ms - WEEK_MS),
+        ):
+            days[age] = spent
+        return days
 
     def week_frees_at_ms(self, subscription: str, since_ms: int, amount_nanousd: int) -> int | None:
         """When the rolling week will have let go of an amount, by the hours in which it was spent."""
