@@ -79,14 +79,15 @@ class State:
 
     def caller(self, books: Books, caller: str, now_ms: int) -> CallerBalance:
         """A caller's own budget and what it has used of it."""
+        budget = self._settings.callers.get(caller, CallerBudget())
         return CallerBalance(
             caller,
-            self._settings.callers.get(caller, CallerBudget()),
+            budget,
             day_spent=books.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
             week_spent=books.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
             hour_spent=books.caller_spent_nanousd(caller, now_ms - HOUR_MS),
             reserved=books.caller_reserved_nanousd(caller),
-            days=books.days_of_caller(caller, now_ms),
+            days=books.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
         )
 
     def patience(self, books: Books, now_ms: int) -> Cooldown | None:
