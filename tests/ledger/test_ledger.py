@@ -127,6 +127,20 @@ def test_a_ledger_that_was_copied_for_all_to_read_is_made_private_again(path: Pa
         assert set(modes(path.parent).values()) == {"600"}
 
 
+def test_a_server_loads_nothing_that_takes_long_before_it_is_needed(path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+import pool_mcp.cli, pool_mcp.server
+from pool_mcp.ledger.ledger import Ledger
+Ledger(Path(sys.argv[1])).close()
+heavy = {"genai_prices", "jsonschema", "numpy", "PIL", "rich", "sqlite_utils"}
+print(*heavy & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
 # What it refuses, without touching it
 
 
@@ -242,7 +256,7 @@ def test_entries_can_be_neither_changed_nor_given_a_second_time(path: Path) -> N
 # Disks
 
 CHILD = """
-import json, os, resource, sys
+import json, os, resource, sqlite_utils, sys
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[1])
 from test_ledger import Ledger, LedgerError, book, reserve, settle, spent, NANO

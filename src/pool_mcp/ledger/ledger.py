@@ -14,12 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlite_utils import Database
-
 from pool_mcp.errors import LedgerError
+from pool_mcp.ledger import migrations
 from pool_mcp.ledger.audit import audit
 from pool_mcp.ledger.books import Books
-from pool_mcp.ledger.migrations import migrations
 from pool_mcp.model import Audit
 from pool_mcp.private import make_directory
 
@@ -123,17 +121,16 @@ class Ledger:
         # FULL: a reservation and a settlement are on the disk before what follows them is done.
         self._conn.execute("PRAGMA synchronous = FULL")
         self._conn.execute("PRAGMA foreign_keys = ON")
-        db = Database(self._conn, execute_plugins=False)
-        if migrations.pending(db):
+        known, taken = [step.__name__ for step in migrations.STEPS], migrations.applied(self._conn)
+        if set(known) - set(taken):
             self._conn.execute("BEGIN IMMEDIATE")
             try:
-                migrations.apply(db)
+                migrations.apply(self._conn)
                 self._conn.execute("COMMIT")
             except BaseException:
                 self._conn.execute("ROLLBACK")
                 raise
-        known = {migration.name for migration in migrations.pending(Database(memory=True))}
-        if newer := [step.name for step in migrations.applied(db) if step.name not in known]:
+        if newer := [name for name in taken if name not in known]:
             raise LedgerError(
                 f"{self.path} was written by a newer pool-mcp (it has the step {newer[0]}); upgrade this one"
             )

@@ -4,11 +4,8 @@ A step that has been released is never edited; a change is a further step. Money
 integer Unix milliseconds, booleans are 0 and 1.
 """
 
+import sqlite3
 from typing import Any
-
-from sqlite_utils import Migrations
-
-migrations = Migrations("pool_mcp")
 
 _FIRST = """
 CREATE TABLE asks (
@@ -143,7 +140,6 @@ CREATE INDEX cooldowns_open ON cooldowns (subscription, since_ms) WHERE lifted_a
 """
 
 
-@migrations()
 def m001_first(db: Any) -> None:
     """Asks, runs, sessions, entries with their sums, official windows and cooldowns."""
     for statement in _statements(_FIRST):
@@ -207,7 +203,6 @@ END;
 """
 
 
-@migrations()
 def m_subscription_hours(db: Any) -> None:
     """Sums by subscription and hour: a week is 168 rows however many models, callers and sources it has."""
     for statement in _statements(_SUBSCRIPTION_HOURS):
@@ -238,7 +233,6 @@ CREATE TABLE leases (                   -- what only one process at a time does
 """
 
 
-@migrations()
 def m_choosing(db: Any) -> None:
     """Logins, alerts and leases."""
     for statement in _statements(_CHOOSING):
@@ -284,7 +278,6 @@ CREATE TABLE run_transcripts (          -- what transcripts show of runs whose e
 """
 
 
-@migrations()
 def m_imports(db: Any) -> None:
     """What has been read of transcripts, and which calls are in which entry."""
     for statement in _statements(_IMPORTS):
@@ -320,17 +313,38 @@ CREATE TABLE organisation_syncs (       -- which spans of which report were read
 """
 
 
-@migrations()
 def m_organisation(db: Any) -> None:
     """The organisation's figures."""
     for statement in _statements(_ORGANISATION):
         db.execute(statement)
 
 
+STEPS = (m001_first, m_subscription_hours, m_choosing, m_imports, m_organisation)
+
+_SET = "pool_mcp"
+
+
+def applied(conn: sqlite3.Connection) -> list[str]:
+    """The steps that a ledger has taken, in their order, by name."""
+    if conn.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone() is None:
+        return []
+    rows = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY rowid", (_SET,))
+    return [name for (name,) in rows]
+
+
+def apply(conn: sqlite3.Connection) -> None:
+    """Take the steps that a ledger has not taken yet, in the transaction that is open."""
+    # It takes longer to load than all the rest of the ledger, and hardly any start has a step to take.
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations(_SET)
+    for step in STEPS:
+        migrations()(step)
+    migrations.apply(Database(conn, execute_plugins=False))
+
+
 def _statements(script: str) -> list[str]:
     """Split a script; ``executescript`` would commit the transaction that the migration runs in."""
-    import sqlite3
-
     statements, buffer = [], ""
     for line in script.splitlines(keepends=True):
         buffer += line
