@@ -123,7 +123,8 @@ front.send('{"jsonrpc": "2.0", "method": "ours"}')
         ("", 0),
         ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}\n{"method": "ready"}\n', 0),
         ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "of another time"}}\n', 3),
-        ('{"id": 1, "method": "tools/call", "params": {"name": "usage_status"}}\n', 3),
+        ('{"id": 1, "method": "tools/call", "params": {"name": "usage_status"}}\n', 0),
+        ('{"id": 1, "method": "resources/read", "params": {"uri": "pool://status"}}\n', 3),
         ("the host's words\n", 3),
     ],
 )

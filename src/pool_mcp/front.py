@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pool_mcp import __version__
 
@@ -84,6 +84,8 @@ class Front:
         self._waiting: list[bytes | None] = []
         self._is_owed = False
         """Whether a request waits that only the SDK can answer."""
+        self._calls: list[Any] = []
+        """Tool calls that wait, by their ids; the SDK drops them when the input ends."""
         self._version: str | None = None
         self._asked: dict[str, str] = {}
         """Requests whose answer is worth keeping: key by request id."""
@@ -131,15 +133,26 @@ class Front:
             if line is not None:
                 self._is_owed |= not self._answer(line)
             elif not self._is_owed:
-                os._exit(0)  # the host has gone: nothing has begun, and nobody waits for the rest to be loaded
+                self._leave()
+
+    def _leave(self) -> NoReturn:
+        """The host has gone: nothing has begun, and nobody waits for the rest to be loaded."""
+        with contextlib.suppress(OSError):
+            for request in self._calls:
+                error = {"code": -32000, "message": "Connection closed"}  # as the SDK says it
+                self._write(json.dumps({"jsonrpc": "2.0", "id": request, "error": error}).encode() + b"\n")
+        os._exit(0)
 
     def _answer(self, line: bytes) -> bool:
-        """Reply where an earlier reply is known; False where the line asks for what only the SDK can answer."""
+        """Reply where an earlier reply is known; False where only the SDK can answer, even after the host has gone."""
         if len(line) > _MAX_LINE:
             return False
         with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
             message = json.loads(line)
             if isinstance(message, dict) and "id" not in message:
+                return True
+            if message["method"] == "tools/call":
+                self._calls.append(message["id"])
                 return True
             key = self._key(message)
             if key is None:
