@@ -3,9 +3,10 @@
 ./dev run python benchmarks/reports.py [--quick] [--json] [--keep DIR]
 
 For each size: the sums of the block and of the week of one subscription, inside an open transaction as the server asks
-for them; the whole of ``usage_status``; and a report by day over the year. The ledgers are filled by SQL: three
-subscriptions, two callers, three models. The first two are also measured as they would be from the sums of ``hours``,
-which are per caller, model and source ("before").
+for them; the whole of ``usage_status``, and of what a choice rests on where the dollars per percent have to be learned
+anew, as they are every few minutes; and a report by day over the year. The ledgers are filled by SQL: three
+subscriptions with three official windows each, two callers, three models. The first two are also measured as they would
+be from the sums of ``hours``, which are per caller, model and source ("before").
 """
 
 import argparse
@@ -28,6 +29,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, WEEK_MS
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
+from pool_mcp.state import State
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 NOW_MS = 1_795_340_000_000
@@ -45,7 +47,9 @@ _FILL = (
     """,
     """
     INSERT INTO entry_models
-    SELECT entry_id, 'model-' || (entry_id / 6 % 3), 100, 200, 300, 0, 4000, 0, cost_nanousd FROM entries
+    SELECT entry_id, 'claude-' || substr('opus  sonnethaiku ', entry_id / 6 % 3 * 6 + 1, 6), 100, 200, 300, 0, 4000, 0,
+        cost_nanousd
+    FROM entries
     """,
     """
     INSERT INTO hours
@@ -53,6 +57,18 @@ _FILL = (
         sum(output_tokens), sum(cache_creation_5m_tokens + cache_creation_1h_tokens), sum(cache_read_tokens),
         sum(m.cost_nanousd), 0
     FROM entries JOIN entry_models m USING (entry_id) GROUP BY 1, 2, 3, 4, 5
+    """,
+    """
+    WITH RECURSIVE numbers (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i < 1000),
+        windows (window, length) AS (VALUES ('five_hour', 18000000), ('seven_day', 604800000),
+            ('seven_day_opus', 604800000))
+    INSERT INTO official_readings
+    SELECT 'sub-' || sub, window, at, round(100.0 * (at % length) / length, 1), at - at % length + length, 'allowed'
+    FROM (SELECT i % 3 AS sub, window, length, :now - 300000 - i / 3 * 1200000 AS at FROM numbers JOIN windows)
+    """,
+    """
+    INSERT INTO official_windows
+    SELECT subscription, window, percent, resets_at_ms, status, max(observed_at_ms) FROM official_readings GROUP BY 1, 2
     """,
 )
 
@@ -74,6 +90,8 @@ def fill(path: Path, count: int) -> None:
         for _, sql in indexes:
             conn.execute(sql)
         conn.execute(_FILL[2])
+        conn.execute(_FILL[3], {"now": NOW_MS})
+        conn.execute(_FILL[4])
         conn.execute("COMMIT")
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -119,6 +137,8 @@ def measure(home: Path, count: int) -> dict[str, float]:
     with closing(Ledger(settings.ledger_path)) as ledger:
         figures = Figures(settings, ledger, lambda: NOW_MS, UTC)
         result["usage_status"] = anyio.run(_status_ms, Pool(settings, ledger, env, lambda: NOW_MS, lambda: "bench"))
+        with ledger.read() as books:
+            result["balances, rates learned"] = median_ms(lambda: State(settings).balances(books, NOW_MS), 7)
         result["by_day_over_a_year"] = median_ms(lambda: figures.report("day", limit=400), 7)
         result["by_model_over_a_year"] = median_ms(lambda: figures.report("model"), 3)
     return {name: round(value, 4) for name, value in result.items()}

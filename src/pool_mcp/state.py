@@ -8,8 +8,8 @@ from pool_mcp.pacing import Alert, alerts
 from pool_mcp.selection import family_of
 from pool_mcp.settings import Settings
 
-RATES_MS = MINUTE_MS
-"""How long a learned rate is used before the ledger's readings are gone through again."""
+RATES_MS = 5 * MINUTE_MS
+"""How long a learned rate is used before the readings are gone through again, which takes some milliseconds."""
 
 HISTORY_MS = 2 * WEEK_MS
 """From how far back rates are learned: plans change."""
@@ -19,7 +19,7 @@ FULL_WEEK_SHARE = 0.95
 
 
 class State:
-    """Reads balances within a transaction of the caller's; remembers nothing but learned rates, for a minute."""
+    """Reads balances within a transaction of the caller's; remembers nothing but learned rates, for a while."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

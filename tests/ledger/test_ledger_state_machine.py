@@ -125,12 +125,15 @@ class Plain:
     cooldowns: list[tuple[str, Cooldown]] = field(default_factory=list)
     sessions: dict[str, str] = field(default_factory=dict)
 
-    def spent(self, since_ms: int, *, subscription: str | None = None, caller: str | None = None) -> int:
+    def spent(
+        self, since_ms: int, *, subscription: str | None = None, caller: str | None = None, model: str | None = None
+    ) -> int:
         return sum(
             part.cost_nanousd or 0
             for entry in self.entries
             if entry.at_ms >= since_ms and subscription in (None, entry.subscription) and caller in (None, entry.caller)
-            for part in entry.cost.models.values()
+            for used, part in entry.cost.models.items()
+            if model in (None, used)
         )
 
     def unfinished(self) -> list[Run]:
@@ -403,6 +406,10 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
                 for subscription in SUBSCRIPTIONS:
                     spent = books.spent_nanousd(subscription, since_ms)
                     assert spent == self.plain.spent(since_ms, subscription=subscription)
+                    of_families = [books.family_spent_nanousd(subscription, since_ms, model) for model in MODELS]
+                    assert of_families == [
+                        self.plain.spent(since_ms, subscription=subscription, model=model) for model in MODELS
+                    ]
                 for caller in CALLERS:
                     assert books.caller_spent_nanousd(caller, since_ms) == self.plain.spent(since_ms, caller=caller)
 

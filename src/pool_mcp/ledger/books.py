@@ -72,12 +72,21 @@ class Books:
 
     def family_spent_nanousd(self, subscription: str, since_ms: int, family: str) -> int:
         """What a subscription has spent on one family of models (``opus``) since an instant."""
+        first_whole_hour = -(-since_ms // HOUR_MS) * HOUR_MS
         (total,) = self._conn.execute(
             """
-            SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)
-            WHERE subscription = ? AND at_ms >= ? AND model LIKE ?
+            SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM hours
+                    WHERE subscription = :subscription AND hour_ms >= :first_whole_hour AND model LIKE :models)
+                 + (SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)
+                    WHERE subscription = :subscription AND at_ms >= :since AND at_ms < :first_whole_hour
+                        AND model LIKE :models)
             """,
-            (subscription, since_ms, f"%{family}%"),
+            {
+                "subscription": subscription,
+                "since": since_ms,
+                "first_whole_hour": first_whole_hour,
+                "models": f"%{family}%",
+            },
         ).fetchone()
         return int(total)
 
