@@ -41,6 +41,7 @@ class Alerting:
 
     def _tell(self, *more: Alert) -> None:
         try:
+            self._state.learn(self._ledger, self._clock())
             with self._ledger.write() as books:
                 now_ms = self._clock()
                 alerts = self._state.tell_alerts(books, now_ms)

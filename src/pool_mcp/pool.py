@@ -236,6 +236,7 @@ class Pool:
         Returns the run and whether it is new: an idempotency key that is known gives the latest run under it.
         """
         outside = None if ask.session_id is None else self._executor.find_session(ask.session_id)
+        self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as books:
             known = self._known(books, ask)
             if known is not None:
@@ -446,6 +447,7 @@ class Pool:
 
     def record_readings(self, run: Run, readings: list[WindowReading]) -> None:
         """Keep what Anthropic reported with a run."""
+        self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as books:
             books.record_readings(run.subscription, readings)
             alerts = self._state.tell_alerts(books, self._clock())

@@ -3,6 +3,7 @@
 from pool_mcp import rates, windows
 from pool_mcp.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
 from pool_mcp.ledger.books import WHOLE_POOL, Books, Reserved
+from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
 from pool_mcp.pacing import Alert, alerts
 from pool_mcp.selection import family_of
@@ -23,13 +24,25 @@ class State:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._rates: dict[tuple[str, str], tuple[int, rates.Rate]] = {}
+        self._rates: dict[tuple[str, str], rates.Rate] = {}
+        self._learned_at_ms: int | None = None
+
+    def learn(self, ledger: Ledger, now_ms: int) -> None:
+        """Learn the rates anew where that is due. Called before a write, which would have others wait for it."""
+        if self._is_due(now_ms):
+            with ledger.read() as books:
+                self.balances(books, now_ms)
+
+    def _is_due(self, now_ms: int) -> bool:
+        return self._learned_at_ms is None or not 0 <= now_ms - self._learned_at_ms < RATES_MS
 
     def balances(self, books: Books, now_ms: int) -> list[Balance]:
         """Every subscription's, in the order of the settings. Those of one organisation share readings and limits."""
         reserved, last_used = books.reserved(), books.last_used_ms()
         readings, cooldowns, organisations = books.latest_readings(), books.cooldowns(), books.organisations()
         week_start_ms = windows.week_start_ms(now_ms)
+        if self._is_due(now_ms):
+            self._rates, self._learned_at_ms = {}, now_ms
         balances = []
         for subscription in self._settings.subscriptions:
             name = subscription.id
@@ -100,12 +113,10 @@ class State:
         return [alert for alert in alerts(self.balances(books, now_ms), now_ms) if books.tell(alert, now_ms)]
 
     def _rate(self, books: Books, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
-        key = (subscription.id, window)
-        learned_at_ms, rate = self._rates.get(key, (None, None))
-        if rate is None or learned_at_ms is None or not 0 <= now_ms - learned_at_ms < RATES_MS:
+        rate = self._rates.get((subscription.id, window))
+        if rate is None:
             steps = books.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
-            rate = rates.learn(steps, rates.prior(subscription, window))
-            self._rates[key] = (now_ms, rate)
+            rate = self._rates[subscription.id, window] = rates.learn(steps, rates.prior(subscription, window))
         return rate
 
 
