@@ -25,6 +25,10 @@ def nanousd(usd: float) -> int:
     return round(usd * NANO)
 
 
+Classes = tuple[int, int, int, int, int, int]
+"""A call's tokens in the order of :class:`Tokens`' fields, made in a tenth of the time of the object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Token counts of one or more API calls, in the classes that are priced apart.
@@ -38,6 +42,18 @@ class Tokens:
     cache_creation_1h: int = 0
     cache_read: int = 0
     web_search_requests: int = 0
+
+    @property
+    def classes(self) -> Classes:
+        """All of them, in their order."""
+        return (
+            self.input,
+            self.output,
+            self.cache_creation_5m,
+            self.cache_creation_1h,
+            self.cache_read,
+            self.web_search_requests,
+        )
 
     @property
     def cache_creation(self) -> int:

@@ -11,13 +11,10 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pool_mcp.model import DAY_MS, NANO, Tokens
+from pool_mcp.model import DAY_MS, NANO, Classes, Tokens
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice
-
-Classes = tuple[int, int, int, int, int, int]
-"""A call's tokens, in the order of :class:`~pool_mcp.model.Tokens`, made in a tenth of the time of the object."""
 
 _MTOK = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,15 +57,7 @@ def price_nanousd(model: str, tokens: Tokens, at_ms: int, *, fast: bool = False,
     cannot be told from a sum. The ``[1m]`` suffix of the CLI's model names and dated ids are understood. ``fast`` and
     ``us_only`` are what the call's own usage says (``speed`` "fast", ``inference_geo`` "us").
     """
-    classes = (
-        tokens.input,
-        tokens.output,
-        tokens.cache_creation_5m,
-        tokens.cache_creation_1h,
-        tokens.cache_read,
-        tokens.web_search_requests,
-    )
-    return price_of_classes(model, classes, at_ms, fast=fast, us_only=us_only)
+    return price_of_classes(model, tokens.classes, at_ms, fast=fast, us_only=us_only)
 
 
 def price_of_classes(model: str, tokens: Classes, at_ms: int, *, fast: bool, us_only: bool) -> int | None:

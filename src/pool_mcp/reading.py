@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pool_mcp.claude import transcripts
 from pool_mcp.claude.transcripts import Mark
 from pool_mcp.errors import LedgerError
-from pool_mcp.pricing import Classes
+from pool_mcp.model import Classes
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

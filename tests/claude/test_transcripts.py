@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 
 SEEN = SeenCall(
-    call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", astuple(TOKENS), fast=False, us_only=False
+    call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", TOKENS.classes, fast=False, us_only=False
 )
 
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pydantic_core import from_json
 
 from pool_mcp.claude import wire
-from pool_mcp.pricing import Classes
+from pool_mcp.model import Classes
 
 BLOCK_BYTES = 1 << 20
 """How much of a transcript is read at a time."""
@@ -418,7 +418,7 @@ def _tokens(usage: dict[str, Any]) -> Classes:
             return said
     except (KeyError, TypeError):
         pass
-    return astuple(wire.tokens_of(usage))
+    return wire.tokens_of(usage).classes
 
 
 def _instant_ms(timestamp: object) -> int:

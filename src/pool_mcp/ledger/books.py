@@ -343,17 +343,7 @@ class Books:
         cost = part.cost_nanousd or 0
         self._conn.execute(
             "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                entry_id,
-                model,
-                tokens.input,
-                tokens.output,
-                tokens.cache_creation_5m,
-                tokens.cache_creation_1h,
-                tokens.cache_read,
-                tokens.web_search_requests,
-                part.cost_nanousd,
-            ),
+            (entry_id, model, *tokens.classes, part.cost_nanousd),
         )
         self._conn.execute(
             ADD_TO_HOUR,

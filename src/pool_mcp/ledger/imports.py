@@ -310,7 +310,7 @@ class Imports:
             INSERT INTO run_transcripts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _AMOUNTS)}
             """,  # noqa: S608  (column names)
-            (entry_id, model, *_columns(part.tokens), part.cost_nanousd or 0),
+            (entry_id, model, *part.tokens.classes, part.cost_nanousd or 0),
         )
         *tokens, nanousd = self._conn.execute(
             f"SELECT {', '.join(_AMOUNTS)} FROM run_transcripts WHERE entry_id = ? AND model = ?",  # noqa: S608
@@ -361,7 +361,7 @@ class Imports:
         ).lastrowid
         self._conn.execute(
             "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (adjustment_id, model, *_columns(more.tokens), more.cost_nanousd),
+            (adjustment_id, model, *more.tokens.classes, more.cost_nanousd),
         )
         tokens = more.tokens
         self._conn.execute(
@@ -400,14 +400,3 @@ _AMOUNTS = (
 @lru_cache(maxsize=8192)
 def _block_of_hour(hour_ms: int) -> int:
     return grid_block(hour_ms).starts_at_ms
-
-
-def _columns(tokens: Tokens) -> tuple[int, int, int, int, int, int]:
-    return (
-        tokens.input,
-        tokens.output,
-        tokens.cache_creation_5m,
-        tokens.cache_creation_1h,
-        tokens.cache_read,
-        tokens.web_search_requests,
-    )
