@@ -149,3 +149,24 @@ sys.exit(3)
         [sys.executable, "-c", program, str(tmp_path / "replies.json")], input=said, text=True, timeout=20, check=False
     )
     assert ran.returncode == ended
+
+
+def test_a_host_that_dies_before_it_reads_the_first_reply_leaves_no_server_behind(tmp_path: Path) -> None:
+    converse(tmp_path, LEGACY)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pool_mcp", "serve"],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "POOL_MCP_HOME": str(tmp_path / "pool")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdout.close()
+        server.stdin.write("".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in LEGACY))
+        server.stdin.close()
+        try:
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()

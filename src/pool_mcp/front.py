@@ -119,10 +119,12 @@ class Front:
         self._write(line.encode() + b"\n")
 
     def _read(self) -> None:
-        with os.fdopen(self._input, "rb", closefd=False) as lines:
-            for line in lines:
-                self._take_in(line)
-        self._take_in(None)
+        try:
+            with os.fdopen(self._input, "rb", closefd=False) as lines:
+                for line in lines:
+                    self._take_in(line)
+        finally:  # whatever ends the reading ends the input; else the server would never stop
+            self._take_in(None)
 
     def _take_in(self, line: bytes | None) -> None:
         with self._lock:
@@ -137,10 +139,9 @@ class Front:
 
     def _leave(self) -> NoReturn:
         """The host has gone: nothing has begun, and nobody waits for the rest to be loaded."""
-        with contextlib.suppress(OSError):
-            for request in self._calls:
-                error = {"code": -32000, "message": "Connection closed"}  # as the SDK says it
-                self._write(json.dumps({"jsonrpc": "2.0", "id": request, "error": error}).encode() + b"\n")
+        for request in self._calls:
+            error = {"code": -32000, "message": "Connection closed"}  # as the SDK says it
+            self._write(json.dumps({"jsonrpc": "2.0", "id": request, "error": error}).encode() + b"\n")
         os._exit(0)
 
     def _answer(self, line: bytes) -> bool:
@@ -184,8 +185,9 @@ class Front:
         return None if version is None else f"{method} {version}"
 
     def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._output, data) :]
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the end of input follows
+            while data:
+                data = data[os.write(self._output, data) :]
 
 
 def _id(message: Any) -> str:

@@ -145,8 +145,7 @@ class _Output:
         self._front = front
 
     async def write(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the end of input follows
-            await anyio.to_thread.run_sync(self._front.send, line.rstrip("\n"))
+        await anyio.to_thread.run_sync(self._front.send, line.rstrip("\n"))
 
     async def flush(self) -> None:
         """Nothing is held back."""
