@@ -10,8 +10,9 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pool_mcp.ledger.entries import add_model
 from pool_mcp.ledger.glance import spent_nanousd
-from pool_mcp.ledger.imports import ADD_TO_HOUR, Imports
+from pool_mcp.ledger.imports import Imports
 from pool_mcp.ledger.organisation import Organisation
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.model import (
@@ -287,7 +288,7 @@ class Books:
         assert entry_id is not None
         self.imports.keep_calls_of_run(entry_id, settlement.message_keys)
         for model, part in cost.models.items():
-            self._add_model(entry_id, at_ms, subscription, caller, model, part, is_estimate=cost.is_estimate)
+            add_model(self._conn, entry_id, at_ms, subscription, caller, model, part, is_estimate=cost.is_estimate)
 
     def adjust(self, subscription: str, at_ms: int, cost: Cost, note: str) -> None:
         """Book a difference, of money and tokens by model, as an adjustment; ``note`` is its evidence.
@@ -314,7 +315,8 @@ class Books:
         ).lastrowid
         assert entry_id is not None
         for model, part in cost.models.items():
-            self._add_model(
+            add_model(
+                self._conn,
                 entry_id,
                 at_ms,
                 subscription,
@@ -325,44 +327,6 @@ class Books:
                 source=source,
                 calls=0,
             )
-
-    def _add_model(
-        self,
-        entry_id: int,
-        at_ms: int,
-        subscription: str,
-        caller: str,
-        model: str,
-        part: ModelCost,
-        *,
-        is_estimate: bool,
-        source: str = "pool",
-        calls: int = 1,
-    ) -> None:
-        tokens = part.tokens
-        cost = part.cost_nanousd or 0
-        self._conn.execute(
-            "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (entry_id, model, *tokens.classes, part.cost_nanousd),
-        )
-        self._conn.execute(
-            ADD_TO_HOUR,
-            (
-                subscription,
-                at_ms - at_ms % HOUR_MS,
-                caller,
-                model,
-                source,
-                calls,
-                part.cost_nanousd is None,
-                tokens.input,
-                tokens.output,
-                tokens.cache_creation,
-                tokens.cache_read,
-                cost,
-                cost if is_estimate else 0,
-            ),
-        )
 
     def run(self, run_id: str) -> Run | None:
         """One run with its cost, or None."""

@@ -14,26 +14,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, add_model
 from pool_mcp.model import HOUR_MS, ModelCost, Tokens
 from pool_mcp.windows import grid_block
 
 CALLER = "outside"
 """Who made the calls that no run made."""
 SOURCE = "transcript"
-
-ADD_TO_HOUR = """
-    INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET
-        calls = calls + excluded.calls,
-        unpriced_calls = unpriced_calls + excluded.unpriced_calls,
-        input_tokens = input_tokens + excluded.input_tokens,
-        output_tokens = output_tokens + excluded.output_tokens,
-        cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
-        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
-        cost_nanousd = cost_nanousd + excluded.cost_nanousd,
-        estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd
-"""
-"""Adds to the sums of an hour, whatever is booked."""
 
 
 class FileState(NamedTuple):
@@ -270,7 +257,7 @@ class Imports:
             """,  # noqa: S608  (constants)
             entries,
         )
-        self._conn.executemany("INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", models)
+        self._conn.executemany(ADD_MODEL, models)
         keys.sort()
         self._conn.executemany("INSERT INTO transcript_calls VALUES (?, ?, ?)", keys)
         self._conn.executemany(
@@ -350,37 +337,26 @@ class Imports:
             "SELECT at_ms, block_start_ms, subscription, session_id, caller FROM entries WHERE entry_id = ?",
             (entry_id,),
         ).fetchone()
-        cost = more.cost_nanousd or 0
         adjustment_id = self._conn.execute(
             f"""
             INSERT INTO entries (kind, at_ms, block_start_ms, subscription, session_id, caller, source, cost_nanousd,
                 is_estimate, note)
             VALUES ('adjustment', ?, ?, ?, ?, ?, '{SOURCE}', ?, ?, ?)
             """,  # noqa: S608  (a constant)
-            (at_ms, block_ms, subscription, session_id, caller, cost, is_estimate, note),
+            (at_ms, block_ms, subscription, session_id, caller, more.cost_nanousd or 0, is_estimate, note),
         ).lastrowid
-        self._conn.execute(
-            "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (adjustment_id, model, *more.tokens.classes, more.cost_nanousd),
-        )
-        tokens = more.tokens
-        self._conn.execute(
-            ADD_TO_HOUR,
-            (
-                subscription,
-                at_ms - at_ms % HOUR_MS,
-                caller,
-                model,
-                SOURCE,
-                0,
-                more.cost_nanousd is None,
-                tokens.input,
-                tokens.output,
-                tokens.cache_creation,
-                tokens.cache_read,
-                cost,
-                cost if is_estimate else 0,
-            ),
+        assert adjustment_id is not None
+        add_model(
+            self._conn,
+            adjustment_id,
+            at_ms,
+            subscription,
+            caller,
+            model,
+            more,
+            is_estimate=is_estimate,
+            source=SOURCE,
+            calls=0,
         )
 
 
