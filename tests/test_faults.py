@@ -17,6 +17,7 @@ from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
 from pool_mcp.settings import Settings
 from pool_mcp.standin import Standin
 from pool_mcp.standin_accounts import Behaviour
+from pool_mcp.state import State
 from pool_mcp.upkeep import Upkeep
 from support import make_home, now_ms, open_ledger, open_pool, sign_in
 
@@ -152,7 +153,7 @@ async def test_a_login_that_was_lost_is_back_as_soon_as_somebody_signs_in(standi
 
 def look(settings: Settings, env: dict[str, str]) -> None:
     with closing(open_ledger(settings)) as ledger:
-        Upkeep(settings, ledger, env, now_ms).look()
+        Upkeep(settings, ledger, State(settings), env, now_ms).look()
 
 
 async def test_two_logins_of_one_organisation_are_one_quota(standin: Standin, tmp_path: Path) -> None:

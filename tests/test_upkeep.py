@@ -14,6 +14,7 @@ from pool_mcp.claude.wire import usage_readings
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Subscription, WindowReading
 from pool_mcp.settings import Settings
+from pool_mcp.state import State
 from pool_mcp.upkeep import REFRESH_MS, STALE_MS, Upkeep
 from support import make_home, open_ledger
 
@@ -107,7 +108,7 @@ def stored_login(tmp_path: Path, usage: str) -> tuple[Settings, Path]:
 
 
 def upkeep(settings: Settings, ledger: Ledger, clock: Clock) -> Upkeep:
-    return Upkeep(settings, ledger, {"HOME": "/nowhere"}, clock)
+    return Upkeep(settings, ledger, State(settings), {"HOME": "/nowhere"}, clock)
 
 
 def times_asked(calls: Path, what: str) -> int:

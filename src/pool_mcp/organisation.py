@@ -86,7 +86,9 @@ class Organisation:
         if not await anyio.to_thread.run_sync(self._is_due):
             return
         with locks.try_lock(self._settings.state_dir / "sync.lock") as mine:
-            if mine and await anyio.to_thread.run_sync(self._is_due) and await anyio.to_thread.run_sync(self._may_try):
+            if not mine or not await anyio.to_thread.run_sync(self._is_due):
+                return
+            if await anyio.to_thread.run_sync(self._ledger.take_lease, "sync", AGAIN_MS, self._clock):
                 now_ms = self._clock()
                 await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
 
@@ -94,11 +96,6 @@ class Organisation:
         with self._ledger.read() as books:
             last_ms = books.organisation.last_synced_ms()
         return last_ms is None or last_ms <= self._clock() - SYNC_MS
-
-    def _may_try(self) -> bool:
-        with self._ledger.write() as books:
-            now_ms = self._clock()
-            return books.take_lease("sync", now_ms, now_ms + AGAIN_MS)
 
     def _reach_ms(self) -> int:
         now_ms = self._clock()

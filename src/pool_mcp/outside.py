@@ -61,7 +61,7 @@ class Outside:
         while True:
             await sleep(IMPORT_AFTER_S)
             try:
-                if await anyio.to_thread.run_sync(self._is_my_turn):
+                if await anyio.to_thread.run_sync(self._ledger.take_lease, "import", IMPORT_EVERY_MS, self._clock):
                     done = await anyio.to_thread.run_sync(self._importer().run, QUIET, self._rest)
                     if done is not None and done.new_calls:
                         log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
@@ -82,11 +82,6 @@ class Outside:
 
     def _rest(self, _: Imported) -> bool:
         return not self._stopping.wait(REST_S)
-
-    def _is_my_turn(self) -> bool:
-        with self._ledger.write() as books:
-            now_ms = self._clock()
-            return books.take_lease("import", now_ms, now_ms + IMPORT_EVERY_MS)
 
 
 def _import_result(done: Imported) -> results.ImportResult:

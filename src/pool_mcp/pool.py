@@ -139,7 +139,7 @@ class Pool:
         self._history = History(settings, ledger, clock)
         self._state = State(settings)
         self._alerts = Alerting(ledger, self._state, clock)
-        self._upkeep = Upkeep(settings, ledger, env, clock)
+        self._upkeep = Upkeep(settings, ledger, self._state, env, clock)
         self._outside = Outside(settings, ledger, env, clock, lambda run: self._executor.read(run.run_id).calls)
         self._organisation = Organisation(settings, ledger, env, clock)
         self._figures = Figures(settings, ledger, clock, places.time_zone(env))

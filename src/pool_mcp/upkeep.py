@@ -39,12 +39,14 @@ IN_USE_MS = 30 * MINUTE_MS
 class Upkeep:
     """Call :meth:`asked` and :meth:`notice_logins` before a choice, and :meth:`look` now and then."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, env: Mapping[str, str], clock: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, state: State, env: Mapping[str, str], clock: Callable[[], int]
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._state = state
         self._env = env
         self._clock = clock
-        self._state = State(settings)
         self._asked_at_ms: int | None = None
 
     def asked(self) -> None:
@@ -85,7 +87,7 @@ class Upkeep:
 
     def _look_at_login(self, subscription: Subscription, balance: Balance) -> None:
         out = balance.cooldown is not None and balance.cooldown.cause == "auth"
-        if not self._take(f"login {subscription.id}", MISSING_LOGIN_MS if out else LOGIN_MS):
+        if not self._ledger.take_lease(f"login {subscription.id}", MISSING_LOGIN_MS if out else LOGIN_MS, self._clock):
             return
         found = login.login_of(find_cli(self._settings.claude.path, self._env), subscription, self._env)
         with self._ledger.write() as books:
@@ -102,18 +104,13 @@ class Upkeep:
             log.info("%s: somebody has signed in; it is tried again", subscription.id)
 
     def _refresh(self, subscription: Subscription) -> None:
-        if not self._take(f"usage {subscription.id}", REFRESH_MS):
+        if not self._ledger.take_lease(f"usage {subscription.id}", REFRESH_MS, self._clock):
             return
         cli = find_cli(self._settings.claude.path, self._env)
         where = make_directory(self._settings.state_dir / "work")
         readings = login.usage_of(cli, subscription, self._env, self._settings.claude.base_url, where, self._clock)
         with self._ledger.write() as books:
             books.record_readings(subscription.id, readings)
-
-    def _take(self, name: str, for_ms: int) -> bool:
-        with self._ledger.write() as books:
-            now_ms = self._clock()
-            return books.take_lease(name, now_ms, now_ms + for_ms)
 
 
 def _is_stale(balance: Balance, now_ms: int) -> bool:

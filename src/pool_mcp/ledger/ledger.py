@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,6 +93,16 @@ class Ledger:
         """See one consistent state of the ledger for the length of the block."""
         with self._transaction("BEGIN") as books:
             yield books
+
+    def take_lease(self, name: str, for_ms: int, clock: Callable[[], int]) -> bool:
+        """Take what one process at a time does, for a while; False while another has it.
+
+        Raises:
+            LedgerError: as :meth:`write`.
+        """
+        with self.write() as books:
+            now_ms = clock()  # under the lock, for which it may have waited
+            return books.take_lease(name, now_ms, now_ms + for_ms)
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Books]:
