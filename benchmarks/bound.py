@@ -11,8 +11,8 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
+from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.model import MINUTE_MS, NANO
-from pool_mcp.windows import FIVE_HOUR, SEVEN_DAY
 from simulator import Job, World
 
 FINEST_MS = 5 * MINUTE_MS

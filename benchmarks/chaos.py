@@ -43,10 +43,10 @@ import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pool_mcp.claude.find import bundled_cli, find_cli
-from pool_mcp.locks import is_held
+from pool_mcp.demo.standin import Standin
+from pool_mcp.demo.standin_accounts import Behaviour, Call
 from pool_mcp.model import NANO
-from pool_mcp.standin import Standin
-from pool_mcp.standin_accounts import Behaviour, Call
+from pool_mcp.system.locks import is_held
 
 Json = dict[str, Any]
 

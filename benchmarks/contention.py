@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from pool_mcp import budget, selection
+from pool_mcp.choosing import budget, selection
 from pool_mcp.ledger.books import Books
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import (

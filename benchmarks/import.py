@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pool_mcp.importing import Imported, Importer, Source
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import NANO, Tokens
+from pool_mcp.usage.importing import Imported, Importer, Source
 from side_by_side import report
 from transcripts import Manifest, generate
 

@@ -17,7 +17,7 @@ from mcp.client.stdio import stdio_client
 from pool_mcp.claude import wire
 from pool_mcp.claude.find import bundled_cli
 from pool_mcp.claude.process import environment
-from pool_mcp.standin import Standin
+from pool_mcp.demo.standin import Standin
 from side_by_side import in_turn, report
 
 PROMPT = "Say something."

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pool_mcp import budget, rates, selection, windows
+from pool_mcp.background.logins import IN_USE_MS, STALE_MS
+from pool_mcp.choosing import budget, rates, selection, windows
+from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.ledger.books import ROOM_PERCENT
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
-from pool_mcp.upkeep import IN_USE_MS, STALE_MS
-from pool_mcp.windows import FIVE_HOUR, SEVEN_DAY
 from simulator import Account, Job, Run
 
 NO_BUDGET = 10**6 * NANO

@@ -24,12 +24,12 @@ import anyio
 from rich.console import Console
 from rich.table import Table
 
-from pool_mcp.figures import Figures
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, WEEK_MS
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
 from pool_mcp.state import State
+from pool_mcp.usage.reports import Figures
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 NOW_MS = 1_795_340_000_000

@@ -2,8 +2,7 @@
 
 ./dev run python benchmarks/selection.py [--quick] [--tuning] [--workload NAME] [--json]
 
-Weights and margins in `pool_mcp/selection.py` and `pool_mcp/rates.py` were chosen on the tuning seeds; what is
-reported is from seeds that were not used for it.
+Weights and margins in `pool_mcp/choosing/` were chosen on the tuning seeds; what is reported is from other seeds.
 
 There are two bounds. The plain one knows all that will come and may hold an ask back although there is room for it now,
 because room will be cheaper in an hour. The other one knows as much, but no ask may start later than it did under the

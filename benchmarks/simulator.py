@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, WindowReading
-from pool_mcp.windows import FIVE_HOUR, SEVEN_DAY
 
 EPOCH_MS = 1_767_571_200_000
 """Where every simulation begins: Monday 2026-01-05, midnight UTC."""

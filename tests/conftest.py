@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from pool_mcp.standin import Standin
+from pool_mcp.demo.standin import Standin
 
 # A busy machine is no failure; pytest's own time-out finds what hangs.
 settings.register_profile("tests", settings(), deadline=None)

@@ -11,10 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from pool_mcp import settings
+from pool_mcp.choosing.pacing import Action
 from pool_mcp.errors import BY_KIND
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.pacing import Action
-from pool_mcp.tools import TOOLS, Tool, input_schema, output_schema
+from pool_mcp.server.tools import TOOLS, Tool, input_schema, output_schema
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support import make_home, now_ms, open_ledger, open_pool, sign_in
 
+from pool_mcp.asks.outcomes import LONGEST_MS, lengthened
+from pool_mcp.background.logins import Upkeep
+from pool_mcp.demo.standin import Standin
+from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import NeedsLogin, Overloaded
 from pool_mcp.ledger.books import WHOLE_POOL
 from pool_mcp.model import HOUR_MS, MINUTE_MS, Ask, Cooldown, WindowReading
-from pool_mcp.outcomes import LONGEST_MS, lengthened
 from pool_mcp.pool import Pool
 from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
 from pool_mcp.settings import Settings
-from pool_mcp.standin import Standin
-from pool_mcp.standin_accounts import Behaviour
 from pool_mcp.state import State
-from pool_mcp.upkeep import Upkeep
-from support import make_home, now_ms, open_ledger, open_pool, sign_in
 
 pytestmark = pytest.mark.anyio
 
@@ -185,7 +185,7 @@ async def test_an_alert_is_told_once_whatever_process_sees_it(
 ) -> None:
     settings, env = make_home(tmp_path, standin, "alice")
     standin.accounts["alice"] = Behaviour(five_hour_utilization=0.85)
-    caplog.set_level(logging.WARNING, "pool_mcp.alerting")
+    caplog.set_level(logging.WARNING, "pool_mcp.background.alerts")
     async with open_pool(settings, env) as pool, open_pool(settings, env) as another:
         await ask(pool)
         await ask(another)

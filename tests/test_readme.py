@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pool_mcp.cli import EXIT_CODES, commands
+from pool_mcp.cli.main import EXIT_CODES, commands
 from pool_mcp.errors import BY_KIND
+from pool_mcp.server.tools import TOOLS
 from pool_mcp.settings import load
-from pool_mcp.tools import TOOLS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

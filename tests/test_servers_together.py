@@ -5,12 +5,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-
 from hosting import SERVE, Host, host
-from pool_mcp.model import HOUR_MS
-from pool_mcp.standin import Standin
-from pool_mcp.standin_accounts import Behaviour
 from support import make_home, now_ms, sign_in
+
+from pool_mcp.demo.standin import Standin
+from pool_mcp.demo.standin_accounts import Behaviour
+from pool_mcp.model import HOUR_MS
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import CallerBudget, Subscription
-from pool_mcp.places import read_env
 from pool_mcp.settings import AdminSettings, ClaudeSettings, Settings, SubscriptionSettings, load
+from pool_mcp.system.places import read_env
 
 DEFAULT = Subscription(
     id="default",

@@ -3,11 +3,12 @@
 from contextlib import closing
 from pathlib import Path
 
+from balances import NOW
+from support import make_home, open_ledger
+
 from pool_mcp.ledger.books import Books
 from pool_mcp.model import MINUTE_MS, WindowReading
 from pool_mcp.state import RATES_MS, State
-from support import make_home, open_ledger
-from test_budget import NOW
 
 
 def test_rates_are_learned_before_a_write_so_that_nobody_waits_for_it(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_mcp import statusline, windows
-from pool_mcp.ledger import glance
-from pool_mcp.ledger.glance import Seen
+from pool_mcp import statusline
+from pool_mcp.choosing import windows
+from pool_mcp.ledger import quick_look
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.quick_look import Seen
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, NANO, SECOND_MS, Cost, ModelCost, Tokens, WindowReading
 from pool_mcp.settings import load
 
@@ -249,4 +250,4 @@ def test_the_command_loads_nothing_that_takes_long(env: dict[str, str]) -> None:
 
 
 def test_an_hour_is_an_hour_everywhere() -> None:
-    assert glance.HOUR_MS == HOUR_MS
+    assert quick_look.HOUR_MS == HOUR_MS

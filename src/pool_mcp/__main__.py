@@ -15,9 +15,9 @@ def main() -> None:
         from pool_mcp import statusline
 
         statusline.main(os.environ, time.time_ns() // 1_000_000)
-    from pool_mcp import cli
+    from pool_mcp.cli import main
 
-    cli.main()
+    main.main()
 
 
 if __name__ == "__main__":

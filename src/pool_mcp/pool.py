@@ -17,16 +17,18 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from pool_mcp import budget, charts, locks, pacing, places, results, selection, windows
-from pool_mcp.alerting import Alerting, Listener, log_told
-from pool_mcp.checks import check_ask, check_caller, refusal
+from pool_mcp import results
+from pool_mcp.accounting.periods import By, Only
+from pool_mcp.asks.admission import check_ask, check_caller, refusal
+from pool_mcp.asks.history import History, Which
+from pool_mcp.asks.outcomes import CUT, FAILOVER, lengthened
+from pool_mcp.asks.runner import Control, Executor
+from pool_mcp.background.alerts import Alerting, Listener, log_told
+from pool_mcp.background.logins import Upkeep
+from pool_mcp.choosing import budget, pacing, selection, windows
 from pool_mcp.claude import process as cli
 from pool_mcp.claude import wire
-from pool_mcp.claude.executor import Control, Executor
 from pool_mcp.errors import BY_KIND, CliFailed, InvalidRequest, LedgerError, PoolError, UnknownSession
-from pool_mcp.figures import MAX_ROWS, Figures
-from pool_mcp.history import History, Which
-from pool_mcp.importing import Imported
 from pool_mcp.ledger.books import WHOLE_POOL, Books
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import (
@@ -42,13 +44,14 @@ from pool_mcp.model import (
     Subscription,
     WindowReading,
 )
-from pool_mcp.organisation import Organisation
-from pool_mcp.outcomes import CUT, FAILOVER, lengthened
-from pool_mcp.outside import Outside
-from pool_mcp.reports import By, Only
+from pool_mcp.organisation.sync import Organisation
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
-from pool_mcp.upkeep import Upkeep
+from pool_mcp.system import locks, places
+from pool_mcp.usage import charts
+from pool_mcp.usage.import_schedule import Outside
+from pool_mcp.usage.importing import Imported
+from pool_mcp.usage.reports import MAX_ROWS, Figures
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pool_mcp import budget, pacing, reconcile, selection
+from pool_mcp.accounting import reconcile
+from pool_mcp.accounting.periods import ALWAYS, Span, Sums
+from pool_mcp.choosing import budget, pacing, selection
+from pool_mcp.choosing.rates import Gauge
+from pool_mcp.choosing.windows import percent_now, rfc3339, week_start_ms
 from pool_mcp.errors import PoolError
 from pool_mcp.model import NANO, Audit, Cooldown, Cost, Run, Tokens, WindowReading
-from pool_mcp.rates import Gauge
-from pool_mcp.reports import ALWAYS, Span, Sums
-from pool_mcp.windows import percent_now, rfc3339, week_start_ms
 
 
 class _Result(BaseModel):

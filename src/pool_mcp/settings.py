@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pool_mcp import places
 from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import NANO, CallerBudget, Subscription
+from pool_mcp.system import places
 
 ToolProfile = Literal["none", "read", "full"]
 TOOL_PROFILES: tuple[ToolProfile, ...] = ("none", "read", "full")

@@ -1,12 +1,12 @@
 """Puts together from the ledger what is known of every subscription and caller at one instant."""
 
-from pool_mcp import rates, windows
-from pool_mcp.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
+from pool_mcp.choosing import rates, windows
+from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
+from pool_mcp.choosing.pacing import Alert, alerts
+from pool_mcp.choosing.selection import family_of
 from pool_mcp.ledger.books import WHOLE_POOL, Books, Reserved
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
-from pool_mcp.pacing import Alert, alerts
-from pool_mcp.selection import family_of
 from pool_mcp.settings import Settings
 
 RATES_MS = 5 * MINUTE_MS

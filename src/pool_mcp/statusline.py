@@ -6,7 +6,7 @@ Claude Code runs the command after every answer, several times a minute, with JS
 exit code other than 0 or an empty line would blank the person's prompt, so whatever comes in, a line goes out.
 
 It answers in the time that Python takes to start and a little: it loads no settings model, no MCP, and only looks into
-the ledger; see :mod:`pool_mcp.ledger.glance`. A test holds its arithmetic against the server's.
+the ledger; see :mod:`pool_mcp.ledger.quick_look`. A test holds its arithmetic against the server's.
 """
 
 import json
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pool_mcp import places
-from pool_mcp.ledger.glance import HOUR_MS, Glance, Seen, glance
+from pool_mcp.ledger.quick_look import HOUR_MS, Glance, Seen, glance
+from pool_mcp.system import places
 
 WAIT_S = 0.05
 """How long another process's write is waited for; then there is the next time."""

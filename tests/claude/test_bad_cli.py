@@ -9,12 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
+from support import group_is_gone, make_home, new_id, open_ledger, open_pool, until
 
+from pool_mcp.demo.standin import Standin
 from pool_mcp.errors import PoolError
 from pool_mcp.model import Ask, Cost, ModelCost, Outcome, Run, RunState, Tokens
 from pool_mcp.settings import Settings
-from pool_mcp.standin import Standin
-from support import group_is_gone, make_home, new_id, open_ledger, open_pool, until
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from written import AT_MS, TOKENS, answer, dump, usage_of
 
 from pool_mcp.claude import wire
 from pool_mcp.claude.transcripts import Mark, Place, SeenCall, call_key, read_calls, walk
 from pool_mcp.model import Tokens
-from written import AT_MS, TOKENS, answer, dump, usage_of
 
 
 def read(

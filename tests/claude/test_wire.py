@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import CAPTURES, capture
 
+from pool_mcp.accounting.pricing import price_nanousd
+from pool_mcp.asks.outcomes import SPREAD_MS, cooldown_of
+from pool_mcp.choosing.windows import is_plausible, rfc3339
 from pool_mcp.claude.wire import (
     MAX_LINE_BYTES,
     Command,
@@ -22,10 +26,6 @@ from pool_mcp.claude.wire import (
     session_total,
 )
 from pool_mcp.model import NANO, Cost, ModelCost, Outcome, Subscription, Tokens, WindowReading
-from pool_mcp.outcomes import SPREAD_MS, cooldown_of
-from pool_mcp.pricing import price_nanousd
-from pool_mcp.windows import is_plausible, rfc3339
-from support import CAPTURES, capture
 
 NOW = 1_795_340_000_000
 OLD, MIDDLE, NEW = "2.1.197", "2.1.280", "2.1.330"

@@ -17,67 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_writes import NOW_MS, book, new_run, reserve, settle, spent
 
 from pool_mcp.errors import LedgerError
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import (
-    DAY_MS,
-    HOUR_MS,
-    NANO,
-    WEEK_MS,
-    Cost,
-    ModelCost,
-    Outcome,
-    Run,
-    RunState,
-    Settlement,
-    Tokens,
-)
-
-NOW_MS = 1_790_000_000_000
-
-
-def book(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
-    """A run from its reservation to its entry."""
-    reserve(ledger, run_id, nanousd, at_ms)
-    settle(ledger, run_id, nanousd, at_ms)
-
-
-def reserve(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
-    with ledger.write() as books:
-        books.insert_ask(run_id, "host", None, "", at_ms)
-        books.insert_run(new_run(run_id, nanousd, at_ms))
-        assert books.mark_running(run_id, "owner", None, at_ms)
-
-
-def new_run(run_id: str, nanousd: int, at_ms: int = NOW_MS) -> Run:
-    return Run(
-        run_id=run_id,
-        ask_id=run_id,
-        subscription="personal",
-        session_id=run_id,
-        resumed=False,
-        caller="host",
-        model=None,
-        state=RunState.RESERVED,
-        owner_id="owner",
-        background=False,
-        structured=False,
-        created_at_ms=at_ms,
-        deadline_ms=at_ms + HOUR_MS,
-        reserved_nanousd=nanousd,
-    )
-
-
-def settle(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
-    cost = Cost(nanousd, {"sonnet": ModelCost(Tokens(input=1), nanousd)})
-    with ledger.write() as books:
-        assert books.settle(Settlement(run_id, RunState.SETTLED, Outcome.OK, None, cost, at_ms), "owner")
-
-
-def spent(ledger: Ledger, since_ms: int = 0) -> int:
-    with ledger.read() as books:
-        return books.spent_nanousd("personal", since_ms)
+from pool_mcp.model import DAY_MS, HOUR_MS, NANO, WEEK_MS
 
 
 @pytest.fixture
@@ -131,7 +75,7 @@ def test_a_server_loads_nothing_that_takes_long_before_it_is_needed(path: Path) 
     code = """
 import sys
 from pathlib import Path
-import pool_mcp.cli, pool_mcp.server
+import pool_mcp.cli.main, pool_mcp.server.server
 from pool_mcp.ledger.ledger import Ledger
 Ledger(Path(sys.argv[1])).close()
 heavy = {"genai_prices", "jsonschema", "numpy", "PIL", "rich", "sqlite_utils"}
@@ -259,7 +203,10 @@ CHILD = """
 import json, os, resource, sqlite_utils, sys
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[1])
-from test_ledger import Ledger, LedgerError, book, reserve, settle, spent, NANO
+from ledger_writes import book, reserve, settle, spent
+from pool_mcp.errors import LedgerError
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import NANO
 uid, folder = int(sys.argv[2]), Path(sys.argv[3])
 if os.geteuid() == 0:
     # Root may write what is read-only; so be somebody else, now that everything is imported.

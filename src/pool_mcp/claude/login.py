@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool_mcp import external
 from pool_mcp.claude import wire
 from pool_mcp.claude.process import environment
 from pool_mcp.errors import CliFailed
 from pool_mcp.model import Subscription, WindowReading
+from pool_mcp.system import commands
 
 USAGE_TIMEOUT_S = 20.0
 """How long the CLI may take to tell what it knows of the limits; it takes about half a second."""
@@ -43,7 +43,7 @@ def login_of(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> L
     Raises:
         CliFailed: the CLI said nothing that can be understood.
     """
-    done = external.run([str(cli), "auth", "status"], _environment(subscription, env))
+    done = commands.run([str(cli), "auth", "status"], _environment(subscription, env))
     try:
         said = json.loads(done.stdout)
     except ValueError:
@@ -86,7 +86,7 @@ def usage_of(
     child = _environment(subscription, env, base_url)
     del child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"]  # which asking for the limits counts as
     child["DISABLE_TELEMETRY"] = "1"
-    done = external.run([str(cli), *arguments], child, timeout_s=USAGE_TIMEOUT_S, cwd=cwd)
+    done = commands.run([str(cli), *arguments], child, timeout_s=USAGE_TIMEOUT_S, cwd=cwd)
     return wire.usage_readings(done.stdout, clock())
 
 
@@ -95,12 +95,12 @@ def sign_in(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> in
     child = _environment(subscription, env)
     child.pop("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", None)  # the account's name and plan are asked for, too
     child |= {name: env[name] for name in _FOR_A_BROWSER if name in env}
-    return external.run_attached([str(cli), "auth", "login"], child)
+    return commands.run_attached([str(cli), "auth", "login"], child)
 
 
 def cli_version(cli: Path, env: Mapping[str, str]) -> str:
     """The CLI's version, such as ``2.1.330``; empty where it does not say."""
-    words = external.run([str(cli), "--version"], env).stdout.split()
+    words = commands.run([str(cli), "--version"], env).stdout.split()
     return words[0] if words else ""
 
 

@@ -19,10 +19,10 @@ from typing import NoReturn
 
 import anyio
 
-from pool_mcp import locks
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import Subscription
-from pool_mcp.private import make_directory
+from pool_mcp.system import locks
+from pool_mcp.system.private import make_directory
 
 READ_BYTES = 64 * 1024
 POLL_S = 0.02

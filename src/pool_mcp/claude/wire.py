@@ -14,15 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from pool_mcp.model import (
-    Cost,
-    ModelCost,
-    ModelCosts,
-    Outcome,
-    Tokens,
-    WindowReading,
-    nanousd,
-)
+from pool_mcp.model import Cost, ModelCost, ModelCosts, Outcome, Tokens, WindowReading, nanousd
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is passed over; the longest real ones hold one answer."""

@@ -10,10 +10,13 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pool_mcp.choosing.pacing import Alert
+from pool_mcp.choosing.rates import Step
+from pool_mcp.choosing.windows import grid_block, is_plausible
 from pool_mcp.ledger.entries import add_model
-from pool_mcp.ledger.glance import spent_nanousd
 from pool_mcp.ledger.imports import Imports
 from pool_mcp.ledger.organisation import Organisation
+from pool_mcp.ledger.quick_look import spent_nanousd
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.model import (
     DAY_MS,
@@ -29,9 +32,6 @@ from pool_mcp.model import (
     Tokens,
     WindowReading,
 )
-from pool_mcp.pacing import Alert
-from pool_mcp.rates import Step
-from pool_mcp.windows import grid_block, is_plausible
 
 _UNFINISHED = "state IN ('reserved', 'running')"
 

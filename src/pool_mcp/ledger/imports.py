@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from pool_mcp.choosing.windows import grid_block
 from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, add_model
 from pool_mcp.model import HOUR_MS, ModelCost, Tokens
-from pool_mcp.windows import grid_block
 
 CALLER = "outside"
 """Who made the calls that no run made."""

@@ -19,7 +19,7 @@ from pool_mcp.ledger import migrations
 from pool_mcp.ledger.audit import audit
 from pool_mcp.ledger.books import Books
 from pool_mcp.model import Audit
-from pool_mcp.private import make_directory
+from pool_mcp.system.private import make_directory
 
 BUSY_TIMEOUT_S = 30.0
 """How long a write waits for other processes' writes; they take well under a millisecond each."""

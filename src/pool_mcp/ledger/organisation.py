@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pool_mcp.accounting.reconcile import Amount, Booked, Figure
 from pool_mcp.model import Tokens
-from pool_mcp.reconcile import Amount, Booked, Figure
 
 _COLUMNS = (
     "report, starts_at_ms, ends_at_ms, key_id, model, detail, requests, input_tokens, output_tokens, "

@@ -9,8 +9,8 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from pool_mcp.accounting.periods import Only, Span, Sums, whole_hours
 from pool_mcp.model import HOUR_MS, WindowReading
-from pool_mcp.reports import Only, Span, Sums, whole_hours
 
 _COLUMNS = (
     "calls",

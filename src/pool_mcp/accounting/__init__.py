@@ -1,0 +1,1 @@
+"""Prices, periods and comparisons; pure."""

@@ -1,0 +1,1 @@
+"""One ask, from validation to settlement."""

@@ -1,0 +1,82 @@
+"""What was run: the latest runs, and all that is known of one; read from the ledger and the run's files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pool_mcp import results
+from pool_mcp.choosing import windows
+from pool_mcp.errors import InvalidRequest
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import DAY_MS, Run, RunState
+from pool_mcp.settings import Settings
+
+_NAMED = 5
+"""How many of the runs that an id could mean are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which runs are meant; None is all."""
+
+    subscription: str | None = None
+    caller: str | None = None
+    state: RunState | None = None
+
+
+class History:
+    """Tells of runs; changes nothing."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], int]) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._clock = clock
+
+    def find(self, begun: str) -> str:
+        """The id of the latest run of the ask that an id, or the beginning of one, means.
+
+        Raises:
+            InvalidRequest: it is the beginning of none, or of several asks' ids.
+        """
+        with self._ledger.read() as books:
+            latest = books.runs_beginning(begun, _NAMED + 1) if begun else []
+        if not latest:
+            raise InvalidRequest(f"No run or ask begins with {begun!r}; `pool-mcp runs` lists them.")
+        if len(latest) > 1:
+            named = ", ".join(latest[:_NAMED])
+            more = ", …" if len(latest) > _NAMED else ""
+            raise InvalidRequest(f"{begun!r} is the beginning of several: {named}{more}. Give more of it.")
+        return latest[0]
+
+    def runs(self, which: Which, limit: int) -> results.RunsResult:
+        """What runs now, and the latest of what has ended, newest first."""
+        with self._ledger.read() as books:
+            running = books.unfinished()
+            ended = books.ended_runs(which.subscription, which.caller, which.state, limit)
+        now_ms = self._clock()
+        return results.RunsResult(
+            generated_at=windows.rfc3339(now_ms),
+            running=[results.run_result(run, now_ms) for run in reversed(running) if _is_meant(run, which)],
+            ended=[results.run_result(run, now_ms) for run in ended],
+        )
+
+    def ask(self, run_id: str) -> results.AskDetails:
+        """All that is known of an ask, by any of its runs; without what was said."""
+        with self._ledger.read() as books:
+            run = books.run(run_id)
+            if run is None:
+                raise InvalidRequest(f"No run {run_id!r} in this ledger.")
+            attempts = books.runs_of_ask(run.ask_id)
+        return results.ask_details([(one, *self._files(one)) for one in attempts], self._clock())
+
+    def _files(self, run: Run) -> tuple[str | None, int | None]:
+        """Where a run's files are, and until when; None where they are gone, or stay as long as it runs."""
+        directory = self._settings.runs_dir / run.run_id
+        if not directory.is_dir():
+            return None, None
+        kept_ms = round(self._settings.claude.keep_answers_days * DAY_MS)
+        return str(directory), None if run.ended_at_ms is None else run.ended_at_ms + kept_ms
+
+
+def _is_meant(run: Run, which: Which) -> bool:
+    wanted = ((which.subscription, run.subscription), (which.caller, run.caller), (which.state, run.state))
+    return all(want in (None, has) for want, has in wanted)

@@ -1,0 +1,287 @@
+"""Runs the CLI for one run: starts it on the run's files, follows it to its end, and says what that comes to."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from pool_mcp.asks import outcomes
+from pool_mcp.claude import transcripts, wire
+from pool_mcp.claude.find import find_cli
+from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, booted_at_ms, environment, follow, start
+from pool_mcp.errors import InvalidRequest
+from pool_mcp.model import NANO, SECOND_MS, Ask, Cost, Outcome, Run, Settlement, Subscription, Tokens, WindowReading
+from pool_mcp.settings import Settings
+from pool_mcp.system.private import make_directory
+
+CANCEL_POLL_S = 0.5
+"""How often a followed run asks whether another process wants it stopped."""
+MAX_OUTPUT_BYTES = 1024**3
+"""More than any run prints; a CLI that goes beyond is broken, and stopped before it fills the disk."""
+LINGER_S = 5.0
+"""How long a CLI may stay after it has reported its result."""
+
+
+@dataclass(slots=True)
+class Control:
+    """What a followed run is told (``stop``, by what outcome) and tells (``doing``)."""
+
+    stop: Outcome | None = None
+    doing: str = "starting the CLI"
+
+
+class Supervisor(Protocol):
+    """Whoever is in charge of a followed run: keeps what it says and decides whether it may go on."""
+
+    async def keep(self, readings: list[WindowReading]) -> None:
+        """Keep what Anthropic reported of its windows."""
+
+    async def is_cancelled(self) -> bool:
+        """Whether another process wants the run stopped."""
+
+    async def can_afford(self, seen_nanousd: int) -> bool:
+        """Whether the run may go on to a further API call, having been seen to spend this much."""
+
+
+class Executor:
+    """Starts and follows runs of the CLI under the given settings and environment."""
+
+    def __init__(self, settings: Settings, env: Mapping[str, str], clock: Callable[[], int]) -> None:
+        self._settings = settings
+        self._env = env
+        self._clock = clock
+
+    def files(self, run_id: str) -> RunFiles:
+        """A run's files, whether or not they are there."""
+        return RunFiles(self._settings.runs_dir / run_id)
+
+    def find_session(self, session_id: str) -> Subscription | None:
+        """The subscription in whose config dir the CLI keeps a session."""
+        for subscription in self._settings.subscriptions:
+            if transcripts.find_transcript(self._config_dir(subscription), session_id):
+                return subscription
+        return None
+
+    def check(self, subscription: Subscription | None = None) -> Path:
+        """The CLI, if it is there and the subscription's variable is set.
+
+        Raises:
+            CliMissing: there is no CLI on this machine.
+            InvalidRequest: the variable that should hold the subscription's credential is not set.
+        """
+        for name in (subscription.api_key_env, subscription.oauth_token_env) if subscription else ():
+            if name is not None and not self._env.get(name):
+                raise InvalidRequest(
+                    f"The variable {name} of subscription {subscription.id if subscription else ''!r} is not set for "
+                    "this server; add it to the host's configuration of pool-mcp.",
+                )
+        return find_cli(self._settings.claude.path, self._env)
+
+    def prepare(self, run: Run, ask: Ask) -> str | None:
+        """Put the run's files on the disk; return what the CLI has booked on its session so far, as JSON."""
+        # A prompt that begins with a slash would be a command of the CLI's own; after a newline it is just words.
+        prompt = "\n" + ask.prompt if ask.prompt.startswith("/") else ask.prompt
+        self.files(run.run_id).prepare(prompt)
+        state = self._cost_state(run) if run.resumed else None
+        return None if state is None else json.dumps(state)
+
+    def start(self, run: Run, ask: Ask) -> CliProcess:
+        """Start the CLI on a prepared run. From here on it may spend.
+
+        Raises:
+            PoolError, OSError: it could not be started.
+        """
+        subscription = self._settings.subscription(run.subscription)
+        found = self.check(subscription)
+        if subscription.config_dir is not None:
+            make_directory(subscription.config_dir)
+        profile = ask.tool_profile or self._settings.claude.tool_profile
+        command = wire.Command(
+            session_id=run.session_id,
+            resume=run.resumed,
+            model=ask.model,
+            effort=ask.effort,
+            system_prompt=ask.system_prompt,
+            json_schema=ask.json_schema,
+            max_budget_usd=None if run.max_budget_nanousd is None else run.max_budget_nanousd / NANO,
+            tool_profile=profile,
+        )
+        env = environment(
+            self._env,
+            config_dir=subscription.config_dir,
+            api_key_env=subscription.api_key_env,
+            oauth_token_env=subscription.oauth_token_env,
+            base_url=self._settings.claude.base_url,
+            attachments=profile == "full",
+        )
+        return start(found, wire.argv(command), self.files(run.run_id), env, self._working_dir(ask))
+
+    async def follow(self, run: Run, process: CliProcess, control: Control, supervisor: Supervisor) -> Settlement:
+        """Read the run's output to its end; stop the CLI when told to, out of time or budget, or when it lingers."""
+        files = self.files(run.run_id)
+        stream, lines = wire.RunStream(), wire.Lines()
+        stop: Stop | None = None
+        answered = 0
+        began_s = asked_s = heard_s = anyio.current_time()
+        deadline_s = began_s + (run.deadline_ms - self._clock()) / SECOND_MS
+        taken_bytes = 0
+        async for data in follow(process, files):
+            now_s = anyio.current_time()
+            taken_bytes += len(data)
+            readings = [reading for line in lines.feed(data) for reading in stream.feed(line, self._clock())]
+            if readings:
+                await supervisor.keep(readings)
+            if data:
+                heard_s = now_s
+                control.doing = _doing(stream)
+                await anyio.lowlevel.checkpoint()
+            if control.stop is None and now_s > deadline_s:
+                control.stop = Outcome.TIMEOUT
+            if control.stop is None and taken_bytes > MAX_OUTPUT_BYTES:
+                control.stop = Outcome.CLI_FAILED
+            if control.stop is None and now_s - asked_s > CANCEL_POLL_S:
+                asked_s = now_s
+                if await supervisor.is_cancelled():
+                    control.stop = Outcome.CANCELLED
+            # Between two API calls is where a run can be kept from spending more than there is.
+            if control.stop is None and stream.result is None and stream.calls_to_follow > answered:
+                answered = stream.calls_to_follow
+                seen_nanousd = await anyio.to_thread.run_sync(self._seen_nanousd, run, stream)
+                if not await supervisor.can_afford(seen_nanousd):
+                    control.stop = Outcome.BUDGET
+            # A subagent in the background works on after the first result, and is silent while it does.
+            is_done = stream.result is not None and not stream.unfinished_agents
+            lingers = is_done and now_s - heard_s > LINGER_S
+            if stop is None and (control.stop is not None or lingers):
+                stop = Stop(process, now_s)
+            if stop is not None:
+                stop.tick(now_s)
+                if stop.is_long_past(now_s) and not process.is_alive:
+                    break  # what it wrote is more than can be read; no result is worth waiting for
+        process.kill_leftovers()
+        stream.feed(lines.rest(), self._clock())
+        return self._settlement(run, stream, control.stop, process.exit_code)
+
+    def read(self, run_id: str) -> wire.RunStream:
+        """What a run's output says, from its file; empty where the file has been removed."""
+        stream, lines, path = wire.RunStream(), wire.Lines(), self.files(run_id).stdout
+        if path.exists():
+            with path.open("rb") as file:
+                while data := file.read(READ_BYTES):
+                    for line in lines.feed(data):
+                        stream.feed(line, 0)
+            stream.feed(lines.rest(), 0)
+        return stream
+
+    def _settlement(self, run: Run, stream: wire.RunStream, stop: Outcome | None, exit_code: int | None) -> Settlement:
+        files, now_ms = self.files(run.run_id), self._clock()
+        verdict = wire.judge(stream)
+        if verdict is None:
+            outcome, said = stop or Outcome.CLI_FAILED, _complaint(files, exit_code, stream)
+        elif stop is not None and verdict.outcome is not Outcome.OK:
+            outcome, said = stop, None
+        else:
+            outcome, said = verdict.outcome, verdict.message
+        known = {subscription.id: subscription for subscription in self._settings.subscriptions}
+        subscription = known.get(run.subscription)
+        cooldown = outcomes.cooldown_of(outcome, verdict, said, subscription, now_ms) if subscription else None
+        began_ms = run.started_at_ms or run.created_at_ms
+        return Settlement(
+            run_id=run.run_id,
+            state=outcomes.state_of(outcome, has_result=verdict is not None, has_spent=bool(stream.calls)),
+            outcome=outcome,
+            message=outcomes.explain(outcome, said, run),
+            cost=self._cost(run, stream, began_ms),
+            ended_at_ms=max(began_ms, min(now_ms, _last_written_ms(files, now_ms))),
+            cli_version=stream.cli_version,
+            retry_at_ms=cooldown.until_ms if cooldown else None,
+            cooldown=cooldown,
+            message_keys=tuple(map(transcripts.message_key, stream.calls)),
+        )
+
+    def _cost(self, run: Run, stream: wire.RunStream, at_ms: int) -> Cost:
+        if not self.files(run.run_id).was_started:
+            if at_ms > booted_at_ms():
+                return Cost()
+            stream.requests += 1  # a power cut can have taken the files of a run that had begun
+        before = wire.session_total(json.loads(run.baseline_json)) if run.baseline_json else None
+        after = None
+        transcript = None if wire.is_whole(stream) else self._transcript(run)
+        if transcript is not None:
+            state = transcripts.last_cost_state(transcript)
+            after = wire.session_total(state) if state else None
+            for message in transcripts.subagent_calls(transcript, at_ms):
+                stream.add_finished_call(message)
+        price = _price_at(at_ms)
+        return wire.cost_of(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
+
+    def _seen_nanousd(self, run: Run, stream: wire.RunStream) -> int:
+        return wire.seen_cost(stream, _price_at(run.started_at_ms or run.created_at_ms)).nanousd
+
+    def _prompt_bytes(self, run: Run) -> int:
+        try:
+            return self.files(run.run_id).prompt.stat().st_size
+        except OSError:
+            return 0
+
+    def _transcript(self, run: Run) -> Path | None:
+        known = {subscription.id: subscription for subscription in self._settings.subscriptions}
+        subscription = known.get(run.subscription)
+        return transcripts.find_transcript(self._config_dir(subscription), run.session_id) if subscription else None
+
+    def _cost_state(self, run: Run) -> dict[str, Any] | None:
+        transcript = self._transcript(run)
+        return transcripts.last_cost_state(transcript) if transcript else None
+
+    def _config_dir(self, subscription: Subscription) -> Path:
+        return transcripts.config_dir_or_default(subscription.config_dir, self._env)
+
+    def _working_dir(self, ask: Ask) -> Path:
+        """The caller's directory, else an empty one of our own in which there is nothing to be read."""
+        if ask.working_dir is not None:
+            return Path(ask.working_dir).expanduser()
+        return make_directory(self._settings.state_dir / "work")
+
+
+def _price_at(at_ms: int) -> wire.Price:
+    def price(model: str, tokens: Tokens) -> int | None:
+        from pool_mcp.accounting.pricing import price_nanousd  # a third of a second to import, and rarely needed
+
+        return price_nanousd(model, tokens, at_ms)
+
+    return price
+
+
+def _complaint(files: RunFiles, exit_code: int | None, stream: wire.RunStream) -> str:
+    """What a CLI that ended without a result left behind, in a line."""
+    try:
+        with files.stderr.open("rb") as file:
+            file.seek(max(0, files.stderr.stat().st_size - 2000))
+            last = file.read().decode(errors="replace").strip().splitlines()[-1:]
+    except OSError:
+        last = []
+    said = f": {last[0][:300]}" if last else ""
+    garbage = f" and printed {stream.malformed} lines that are not events" if stream.malformed else ""
+    code = "" if exit_code is None else f" (exit code {exit_code})"
+    return f"The CLI ended without an answer{code}{garbage}{said}; ask again, or run `claude --version` to check it."
+
+
+def _last_written_ms(files: RunFiles, now_ms: int) -> int:
+    """When the CLI last wrote: the end of a run that nobody watched."""
+    try:
+        return int(files.stdout.stat().st_mtime * 1000)
+    except OSError:
+        return now_ms
+
+
+def _doing(stream: wire.RunStream) -> str:
+    if stream.text_chars:
+        return f"{stream.model or 'Claude'} has written {stream.text_chars:,} characters"
+    if stream.retries:
+        return f"Anthropic is busy, retry {stream.retries}"
+    return "waiting for the first words" if stream.cli_version else "starting the CLI"

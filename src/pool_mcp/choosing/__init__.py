@@ -1,0 +1,1 @@
+"""What is left, which subscription is chosen, and what pace to keep; pure."""

@@ -1,0 +1,182 @@
+"""What one percent of an official window is worth, and how full the window is now; pure, given ``now_ms``.
+
+Anthropic reports percent and the ledger counts dollars. Between two readings of one window the percent rose by what
+the pool spent, at some rate, plus whatever was used elsewhere (a phone, another machine). Use elsewhere only ever adds
+percent, so the rate is a low quantile of percent per dollar over many such stretches, and what the pool's own spend
+does not explain is outside use.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pool_mcp.choosing.windows import FIVE_HOUR, has_reset, length_ms, percent_now, resets_next_ms
+from pool_mcp.model import NANO, Subscription, WindowReading
+
+PLAN_FIVE_HOUR_USD = {"pro": 18.0, "max_5x": 35.0, "max_20x": 140.0}
+"""What five hours of a plan come to at list price: ``cost_limit`` in ``PLAN_LIMITS`` of Claude-Code-Usage-Monitor. A
+starting point only: Anthropic publishes no figure."""
+
+WEEK_IN_BLOCKS = 8.0
+"""A week's limit in five-hour limits. A guess that a few percent of evidence outweigh: nobody publishes a figure."""
+
+STRETCH_PERCENT = 6.0
+"""A stretch is closed when its percent has risen this far: figures are whole percents at times, and a run's cost is
+booked at its end. Of 3, 6, 12, 20 and 35 the least biased in the simulation."""
+
+QUANTILE = 0.35
+"""Which of the stretches, by own spend, tells the rate: below the middle, because outside use only adds percent."""
+
+PRIOR_PERCENT = 8.0
+"""The prior weighs as much as this many percent of evidence."""
+
+RESET_JITTER_MS = 10 * 60 * 1000
+"""Two readings of one window may give its reset this far apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Nano-dollars to a percent of a window. ``confidence`` is the share, 0-1, that the ledger's evidence has in it."""
+
+    nanousd_per_percent: float
+    confidence: float
+    source: Literal["learned", "plan", "budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A reading and what the ledger spent between the one before it and this one."""
+
+    reading: WindowReading
+    spent_nanousd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """How full a window is now.
+
+    ``official_percent`` is Anthropic's word, aged; ``percent`` adds what the ledger has spent since, ``held_percent``
+    is what unfinished runs hold. ``outside_percent`` is the part of the official figure that own spend does not
+    explain.
+    """
+
+    window: str
+    official_percent: float
+    percent: float
+    held_percent: float
+    outside_percent: float
+    resets_at_ms: int | None
+    observed_at_ms: int
+    rate: Rate
+
+    @property
+    def room_percent(self) -> float:
+        """What is left beside what is held, 0-100."""
+        return max(0.0, 100.0 - self.percent - self.held_percent)
+
+    @property
+    def left_nanousd(self) -> int:
+        """What is left, in money at the rate that is known."""
+        return round(self.room_percent * self.rate.nanousd_per_percent)
+
+    def share_of_time_left(self, now_ms: int) -> float:
+        """The part of the window, 0-1, that is still to come; 1 where its reset is not known."""
+        if self.resets_at_ms is None:
+            return 1.0
+        return min(1.0, max(0.0, (self.resets_at_ms - now_ms) / length_ms(self.window)))
+
+
+def prior(subscription: Subscription, window: str) -> Rate:
+    """The rate to assume before anything is known: the plan's, else that the person's own budget is the limit."""
+    plan = _known_plan(subscription.plan)
+    if plan is not None:
+        five_hour = PLAN_FIVE_HOUR_USD[plan] * NANO
+        return Rate((five_hour if window == FIVE_HOUR else five_hour * WEEK_IN_BLOCKS) / 100, 0.0, "plan")
+    budget = subscription.block_budget_nanousd if window == FIVE_HOUR else subscription.weekly_budget_nanousd
+    return Rate(budget / 100, 0.0, "budget")
+
+
+def _known_plan(label: str) -> str | None:
+    """A plan by the person's own words for it: ``Max 20x``, ``max_5x``, ``pro``; plain ``max`` is the smaller one."""
+    said = label.lower()
+    if "20" in said:
+        return "max_20x"
+    if "max" in said or "5x" in said:
+        return "max_5x"
+    return "pro" if "pro" in said else None
+
+
+def learn(steps: Sequence[Step], assumed: Rate) -> Rate:
+    """The rate that consecutive readings (oldest first) and the own spend between them show, tempered by a prior."""
+    stretches = list(_stretches(steps))
+    spent = sum(own for _, own in stretches)
+    if spent <= 0:
+        return assumed
+    ordered = sorted((rise / own, own) for rise, own in stretches if own > 0)
+    passed, percent_per_nanousd = 0.0, ordered[-1][0]
+    for ratio, own in ordered:
+        passed += own
+        if passed >= QUANTILE * spent:
+            percent_per_nanousd = ratio
+            break
+    evidence = percent_per_nanousd * spent
+    if evidence <= 0:
+        return assumed
+    weight = evidence / (evidence + PRIOR_PERCENT)
+    # The geometric middle: a rate that is half or double is equally wrong.
+    value = (1 / percent_per_nanousd) ** weight * assumed.nanousd_per_percent ** (1 - weight)
+    return Rate(value, weight, "learned")
+
+
+def _stretches(steps: Iterable[Step]) -> Iterable[tuple[float, int]]:
+    """Rise in percent and own spend of each stretch within which the window did not reset."""
+    before: WindowReading | None = None
+    rise, spent = 0.0, 0
+    for step in steps:
+        now = step.reading
+        if now.percent is None:
+            spent += step.spent_nanousd
+            continue
+        if before is None or not _same_window(before, now):
+            rise, spent = 0.0, 0
+        else:
+            rise += now.percent - (before.percent or 0.0)
+            spent += step.spent_nanousd
+            if now.percent >= 100:
+                rise, spent = 0.0, 0  # what comes on top of 100 is not shown
+            elif rise >= STRETCH_PERCENT:
+                yield rise, spent
+                rise, spent = 0.0, 0
+        before = now
+
+
+def _same_window(before: WindowReading, now: WindowReading) -> bool:
+    if before.percent is None or now.percent is None or now.percent < before.percent:
+        return False
+    if before.resets_at_ms is None or now.resets_at_ms is None:
+        return before.resets_at_ms == now.resets_at_ms
+    return abs(before.resets_at_ms - now.resets_at_ms) <= RESET_JITTER_MS
+
+
+def gauge(
+    reading: WindowReading, rate: Rate, now_ms: int, *, spent_since: int, spent_before: int, reserved: int
+) -> Gauge | None:
+    """How full a window is now, or None where nothing was said of it.
+
+    ``spent_since`` is the ledger's spend that the reading cannot hold (from :func:`~pool_mcp.windows.counts_from_ms`
+    on), ``spent_before`` what it spent in the window until the reading; nano-dollars.
+    """
+    official = percent_now(reading, now_ms)
+    if official is None:
+        return None
+    own_before = 0.0 if has_reset(reading, now_ms) else spent_before / rate.nanousd_per_percent
+    return Gauge(
+        window=reading.window,
+        official_percent=official,
+        percent=official + spent_since / rate.nanousd_per_percent,
+        held_percent=reserved / rate.nanousd_per_percent,
+        outside_percent=max(0.0, official - own_before),
+        resets_at_ms=resets_next_ms(reading, now_ms),
+        observed_at_ms=reading.observed_at_ms,
+        rate=rate,
+    )

@@ -1,0 +1,273 @@
+"""Chooses a subscription for an ask: a pure function that gives its reasons for every candidate.
+
+In order: eligible at all, fits every window and budget, the session's pin, the highest priority tier, the best score.
+
+The score weighs how much room a window has against how much of its time is left. At a ratio of 1 a subscription is on
+its pace; above, room will expire unused, so it goes first; below, it is ahead of its pace and is spared. The weekly
+window and the five-hour one each give such a part, and the ask's own size is taken off first, so that a large ask
+leaves a small plan alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, health, is_out
+from pool_mcp.choosing.rates import Gauge
+from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, rfc3339
+from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, SECOND_MS, Cooldown
+
+MARGIN_PERCENT = 0.5
+"""What is left free in a window beside the ask: readings are whole percents at times, and others use it, too."""
+
+MOST_NEEDED_PERCENT = 50.0
+"""No ask is taken to need more of a window than this, or one with a generous ``max_cost_usd`` would never fit."""
+
+WEEK_WEIGHT = 0.7
+"""The weekly part's weight in the score; the five-hour part has the rest. Chosen with ``benchmarks/selection.py``."""
+
+WEEK_POWER = 2.0
+"""How sharply the weekly part tells room that will expire from room that will not; likewise chosen."""
+
+TIGHT_SHARE = 0.2
+"""From here down, what a budget has left scales the score down."""
+
+LEAST_TIME_SHARE = 0.01
+"""Less time than this before a reset counts as this much."""
+
+WARM_MS = 5 * MINUTE_MS
+"""How long Anthropic keeps the cached beginning of a prompt, which every session of a subscription shares."""
+
+WARM_BONUS = 1.0
+"""What a warm cache is worth in points of the score, while nothing else is in flight there."""
+
+IN_FLIGHT_MALUS = 1.0
+"""Points off for each run in flight: many requests at once are what Anthropic answers with a burst 429."""
+
+PROBE_MS = 5 * SECOND_MS
+"""When to ask again while one run tries out whether a cooldown is really over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be placed.
+
+    ``estimates`` is what it may cost under each subscription, in nano-dollars. ``only`` pins it to one; ``by_name``
+    says that the caller named that one, so that it is tried even while it is thought to need a login. ``tried`` have
+    already refused it. ``patience`` is the pool's own cooldown while Anthropic is overloaded. ``may_probe`` lets the
+    ask itself find out whether somebody has signed in, where every subscription waits for that.
+    """
+
+    estimates: Mapping[str, int]
+    model: str | None = None
+    only: str | None = None
+    by_name: bool = False
+    tried: frozenset[str] = frozenset()
+    patience: Cooldown | None = None
+    may_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The verdict on one subscription. ``blocked_by`` is the error kind that keeps it out."""
+
+    id: str
+    eligible: bool
+    score: float
+    reasons: tuple[str, ...]
+    blocked_by: str | None = None
+    available_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The subscription chosen, or None, and the verdict on each."""
+
+    subscription: str | None
+    reason: str
+    candidates: tuple[Candidate, ...] = field(default_factory=tuple)
+
+    @property
+    def next_available_at_ms(self) -> int | None:
+        """When the first of those that are kept out may serve, where that is known."""
+        times = [c.available_at_ms for c in self.candidates if not c.eligible and c.available_at_ms is not None]
+        return min(times) if times else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """What keeps a subscription from serving: the error kind, why, and when it may have gone."""
+
+    kind: str
+    why: str
+    until_ms: int | None = None
+
+
+def choose(
+    request: Request,
+    balances: Sequence[Balance],
+    now_ms: int,
+    strategy: Literal["headroom", "health"] = "headroom",
+) -> Choice:
+    """The best subscription for an ask. The same input gives the same answer, whatever the order of candidates."""
+    waiting = [b for b in balances if b.subscription.enabled]
+    nobody_signed_in = request.may_probe and all(_needs_a_person(b) for b in waiting)
+    verdicts = {b.subscription.id: _judge(request, b, now_ms, strategy, last_resort=nobody_signed_in) for b in balances}
+    candidates = tuple(verdicts[key] for key in sorted(verdicts))
+    able = [b for b in balances if verdicts[b.subscription.id].eligible]
+    if not able:
+        return Choice(None, _why_none(request, candidates), candidates)
+    tier = max(b.subscription.priority for b in able)
+    best = min(
+        (b for b in able if b.subscription.priority == tier),
+        key=lambda b: (-verdicts[b.subscription.id].score, b.last_used_ms or 0, b.subscription.id),
+    )
+    chosen = verdicts[best.subscription.id]
+    return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates)
+
+
+def _judge(request: Request, balance: Balance, now_ms: int, strategy: str, *, last_resort: bool) -> Candidate:
+    name = balance.subscription.id
+    gauges = [one for one in balance.gauges(now_ms).values() if applies_to(one.window, request.model)]
+    score, reason = _score(request.estimates[name], balance, gauges, now_ms, strategy)
+    obstacle = (
+        _not_meant(request, name)
+        or _not_able(request, balance, now_ms, last_resort=last_resort)
+        or _no_room(request.estimates[name], balance, gauges)
+    )
+    if obstacle is None:
+        return Candidate(name, True, score, (reason,))
+    return Candidate(name, False, score, (obstacle.why, reason), obstacle.kind, obstacle.until_ms)
+
+
+# What keeps a subscription out
+
+
+def _not_meant(request: Request, name: str) -> _Obstacle | None:
+    if request.only is not None and name != request.only:
+        return _Obstacle("pinned", f"the ask is bound to {request.only}")
+    if name in request.tried:
+        return _Obstacle("limit", "has already refused this ask")
+    return None
+
+
+def _needs_a_person(balance: Balance) -> bool:
+    return balance.cooldown is not None and balance.cooldown.cause in NEEDS_A_PERSON
+
+
+def _not_able(request: Request, balance: Balance, now_ms: int, *, last_resort: bool) -> _Obstacle | None:
+    """Whether it can serve at all. After a cooldown one run at a time tries out whether that is really over."""
+    subscription, cooldown, patience = balance.subscription, balance.cooldown, request.patience
+    if not subscription.enabled:
+        return _Obstacle("invalid_request", "switched off in pool.toml")
+    if patience is not None and patience.is_probed:
+        return _Obstacle("overloaded", patience.detail, patience.until_ms)
+    if cooldown is not None:
+        tried_all_the_same = _needs_a_person(balance) and (request.by_name or last_resort)
+        if is_out(cooldown, now_ms) and not tried_all_the_same:
+            kind = cooldown.cause if _needs_a_person(balance) else "limit"
+            return _Obstacle(kind, cooldown.detail, cooldown.until_ms)
+        if cooldown.is_probed:
+            kind = cooldown.cause if _needs_a_person(balance) else "limit"
+            why = f"one run is trying out whether this is over: {cooldown.detail}"
+            return _Obstacle(kind, why, now_ms + PROBE_MS)
+    if balance.in_flight >= subscription.max_in_flight:
+        return _Obstacle("limit", f"has its {subscription.max_in_flight} runs in flight (max_in_flight)")
+    return None
+
+
+def _no_room(estimate: int, balance: Balance, gauges: Sequence[Gauge]) -> _Obstacle | None:
+    for gauge in gauges:
+        until = f" until {rfc3339(gauge.resets_at_ms)}" if gauge.resets_at_ms else ""
+        if gauge.percent >= FULL_PERCENT:
+            return _Obstacle("limit", f"its {gauge.window} window is used up{until}", gauge.resets_at_ms)
+        needed = _needed_percent(estimate, gauge)
+        if needed + MARGIN_PERCENT > gauge.room_percent:
+            why = f"its {gauge.window} window has {gauge.room_percent:.1f}% left{until}, the ask may need {needed:.1f}%"
+            return _Obstacle("limit", why, gauge.resets_at_ms)
+    needs = f"needs ${estimate / NANO:.2f}"
+    if estimate > balance.week_left:
+        left = f"its weekly budget leaves ${max(0, balance.week_left) / NANO:.2f}, the ask {needs}"
+        return _Obstacle("budget", left, balance.week_frees_at_ms)
+    if estimate > balance.block_left:
+        left = f"its block budget leaves ${max(0, balance.block_left) / NANO:.2f}, the ask {needs}"
+        return _Obstacle("budget", left, balance.block.ends_at_ms)
+    return None
+
+
+def _needed_percent(estimate: int, gauge: Gauge) -> float:
+    return min(MOST_NEEDED_PERCENT, estimate / gauge.rate.nanousd_per_percent)
+
+
+def applies_to(window: str, model: str | None) -> bool:
+    """Whether a window counts a model's use: ``seven_day_opus`` counts Opus only, the plain ones everything."""
+    family = family_of(window)
+    return family is None or (model is not None and family in model)
+
+
+def family_of(window: str) -> str | None:
+    """The family of models that a window counts, or None where it counts all."""
+    return next((name for name in ("opus", "sonnet", "haiku", "fable", "mythos") if window.endswith(f"_{name}")), None)
+
+
+# Which is best
+
+
+def _score(estimate: int, balance: Balance, gauges: Sequence[Gauge], now_ms: int, strategy: str) -> tuple[float, str]:
+    if strategy == "health":
+        score = health(balance, now_ms).score
+        return score, f"health {score:.0f}"
+    five_hour = [_part(estimate, one, now_ms) for one in gauges if one.window == FIVE_HOUR]
+    weekly = [_part(estimate, one, now_ms) for one in gauges if one.window != FIVE_HOUR]
+    block_share, week_share = _budget_shares(estimate, balance)
+    block_time_left = (balance.block.ends_at_ms - now_ms) / max(
+        1, balance.block.ends_at_ms - balance.block.starts_at_ms
+    )
+    block = min(five_hour, default=_pace(block_share, block_time_left))
+    week = min(weekly, default=_pace(week_share, 1.0, WEEK_POWER))
+    tight = min(1.0, block_share / TIGHT_SHARE, week_share / TIGHT_SHARE)
+    is_warm = balance.in_flight == 0 and balance.last_used_ms is not None and now_ms - balance.last_used_ms < WARM_MS
+    score = 100 * tight * (WEEK_WEIGHT * week + (1 - WEEK_WEIGHT) * block)
+    score = score + WARM_BONUS if is_warm else score - IN_FLIGHT_MALUS * balance.in_flight
+    return min(100.0, max(0.0, score)), _why(balance, gauges, week, now_ms, is_warm=is_warm)
+
+
+def _part(estimate: int, gauge: Gauge, now_ms: int) -> float:
+    """A window's part of the score, 0-1, with the ask's own size taken off."""
+    room = max(0.0, gauge.room_percent - _needed_percent(estimate, gauge)) / 100
+    return _pace(room, gauge.share_of_time_left(now_ms), 1.0 if gauge.window == FIVE_HOUR else WEEK_POWER)
+
+
+def _pace(room_share: float, time_share: float, power: float = 1.0) -> float:
+    """0.5 where room and time left are in step, towards 1 where room will expire unused, 0 where there is none."""
+    ratio: float = (room_share / max(LEAST_TIME_SHARE, time_share)) ** power
+    return ratio / (1 + ratio)
+
+
+def _budget_shares(estimate: int, balance: Balance) -> tuple[float, float]:
+    """What the block's and the week's budget have left beside the ask, as shares of the whole."""
+    subscription = balance.subscription
+    return (
+        max(0.0, (balance.block_left - estimate) / subscription.block_budget_nanousd),
+        max(0.0, (balance.week_left - estimate) / subscription.weekly_budget_nanousd),
+    )
+
+
+def _why(balance: Balance, gauges: Sequence[Gauge], week: float, now_ms: int, *, is_warm: bool) -> str:
+    """The score in words: what is used, whether weekly room is about to expire or is spared."""
+    held = f", ${balance.reserved / NANO:.2f} held" if balance.reserved else ""
+    used = ", ".join(f"{one.window} {one.percent:.0f}%" for one in gauges) or (
+        f"block budget {100 * balance.block_spent / balance.subscription.block_budget_nanousd:.0f}%, "
+        f"weekly budget {balance.week_percent:.0f}%"
+    )
+    said = f"used: {used}{held}"
+    resets = [one.resets_at_ms for one in gauges if one.window != FIVE_HOUR and one.resets_at_ms is not None]
+    if resets and week > 0.6:
+        said += f"; weekly room expires in {(min(resets) - now_ms) / HOUR_MS:.0f} h"
+    elif resets and week < 0.4:
+        said += "; spared, being ahead of its weekly pace"
+    return said + ("; its cache is warm" if is_warm else "")
+
+
+def _why_none(request: Request, candidates: Sequence[Candidate]) -> str:
+    return "; ".join(f"{c.id}: {c.reasons[0]}" for c in candidates if c.blocked_by != "pinned" or request.only is None)

@@ -1,0 +1,1 @@
+"""The demo and the loopback stand-in that it runs against."""

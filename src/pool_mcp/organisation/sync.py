@@ -1,0 +1,258 @@
+"""The organisation's own figures: read every hour by one of the servers, and held against the ledger.
+
+What is read is kept in tables of its own and is never spend: only ``adjust`` books anything, one entry per subscription
+and hour that differs, with its evidence. Afterwards nothing differs, so adjusting again books nothing.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from pool_mcp import results
+from pool_mcp.accounting import periods, reconcile
+from pool_mcp.accounting.periods import Span
+from pool_mcp.accounting.pricing import price_nanousd
+from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, CLAUDE_CODE, MESSAGES, Figure
+from pool_mcp.errors import InvalidRequest, NeedsLogin, PoolError
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.organisation import Sync
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS
+from pool_mcp.settings import Settings
+from pool_mcp.system import locks, places
+
+if TYPE_CHECKING:
+    from pool_mcp.organisation.admin_api import AdminApi, Fetched
+
+log = logging.getLogger(__name__)
+
+SYNC_MS = HOUR_MS
+"""How often a server reads the reports."""
+SYNC_LOOK_S = 20.0
+"""How often a server looks whether they are due; so commands, which are shorter, never do."""
+AGAIN_MS = 5 * MINUTE_MS
+"""How often it is tried by itself where that fails: with a refused key it always does."""
+FIRST_DAYS, AGAIN_DAYS, REVISED_DAYS = 30, 3, 30
+"""How far back: the first time; every hour; once a day, because figures are revised for so long."""
+FRESH_MS = 5 * MINUTE_MS
+"""A reconciliation reads the reports again when they were read longer ago than this."""
+MAX_DAYS = 92
+"""The longest span that is reconciled at once."""
+
+
+class Organisation:
+    """Sync and reconciliation over one ledger."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        env: Mapping[str, str],
+        clock: Callable[[], int],
+        backoff_s: float = 1.0,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._env = env
+        self._clock = clock
+        self._backoff_s = backoff_s
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the variable that the settings name holds something."""
+        return places.read_env(self._env, self._settings.admin.api_key_env) is not None
+
+    # Reading the reports
+
+    async def keep_synced(self, sleep: Callable[[float], Awaitable[object]]) -> None:
+        """For as long as a server is up: read the reports every hour, one server for all."""
+        while True:
+            await sleep(SYNC_LOOK_S)
+            try:
+                await self.sync_if_due()
+            except PoolError as error:
+                log.warning("could not read the organisation's reports: %s", error)
+            except Exception:  # the top of this task: others' figures are no reason to stop serving
+                log.exception("could not read the organisation's reports")
+
+    async def sync_if_due(self) -> None:
+        """Read the reports if nobody has within the hour, and nobody is at it or has just failed.
+
+        Raises:
+            PoolError: as :meth:`sync`.
+        """
+        if not await anyio.to_thread.run_sync(self._is_due):
+            return
+        with locks.try_lock(self._settings.state_dir / "sync.lock") as mine:
+            if not mine or not await anyio.to_thread.run_sync(self._is_due):
+                return
+            if await anyio.to_thread.run_sync(self._ledger.take_lease, "sync", AGAIN_MS, self._clock):
+                now_ms = self._clock()
+                await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
+
+    def _is_due(self) -> bool:
+        with self._ledger.read() as books:
+            last_ms = books.organisation.last_synced_ms()
+        return last_ms is None or last_ms <= self._clock() - SYNC_MS
+
+    def _reach_ms(self) -> int:
+        now_ms = self._clock()
+        with self._ledger.read() as books:
+            if books.organisation.last_synced_ms() is None:
+                return FIRST_DAYS * DAY_MS
+            old = books.organisation.latest_sync(BILLED, now_ms - (REVISED_DAYS - 2) * DAY_MS)
+        return (REVISED_DAYS if old is None or old.synced_at_ms < now_ms - DAY_MS else AGAIN_DAYS) * DAY_MS
+
+    async def sync(self, since: str | None = None, until: str | None = None) -> results.SyncResult:
+        """Read the reports for a span of UTC days (default: the last 30).
+
+        Raises:
+            NeedsLogin: there is no key, or it is refused.
+            PoolError: none of the reports could be read; the first reason.
+        """
+        now_ms = self._clock()
+        span = self._span(since or f"{FIRST_DAYS}d", until, now_ms)
+        return await self._sync(span)
+
+    def _span(self, since: str, until: str | None, now_ms: int) -> Span:
+        asked = periods.span_of(since, until, now_ms, UTC)
+        span = Span(asked.since_ms // HOUR_MS * HOUR_MS, min(asked.until_ms, now_ms))
+        if span.since_ms >= span.until_ms:
+            raise InvalidRequest(f"since ({since}) is not in the past.")
+        if span.until_ms - span.since_ms > MAX_DAYS * DAY_MS:
+            raise InvalidRequest(f"That is longer than {MAX_DAYS} days; ask for less at once.")
+        return span
+
+    async def _sync(self, span: Span) -> results.SyncResult:
+        synced: list[results.SyncedReport] = []
+        problems: list[PoolError] = []
+        days = Span(span.since_ms // DAY_MS * DAY_MS, -(-span.until_ms // DAY_MS) * DAY_MS)
+        hours = Span(span.since_ms // HOUR_MS * HOUR_MS, -(-span.until_ms // HOUR_MS) * HOUR_MS)
+        async with self._api() as api:
+            plan: tuple[tuple[str, Span, Callable[[int, int], Awaitable[Fetched]]], ...] = (
+                (ANALYTICS, hours, api.analytics),
+                (MESSAGES, hours, api.messages),
+                (BILLED, days, api.cost_report),
+                (CLAUDE_CODE, days, api.claude_code),
+            )
+            for report, part, fetch in plan:
+                try:
+                    fetched = await fetch(part.since_ms, part.until_ms)
+                except NeedsLogin:
+                    raise
+                except PoolError as error:
+                    log.info("%s could not be read: %s", report, error)
+                    problems.append(error)
+                    synced.append(results.synced_report(report, part, None, 0, error.message))
+                    continue
+                sync = Sync(part.since_ms, part.until_ms, self._clock(), fetched.refreshed_at_ms)
+                await anyio.to_thread.run_sync(self._keep, report, sync, fetched.figures)
+                synced.append(results.synced_report(report, part, fetched.refreshed_at_ms, len(fetched.figures), None))
+        if len(problems) == len(plan):
+            raise problems[0]
+        return results.SyncResult(synced_at=results.now(self._clock()), reports=synced)
+
+    def _keep(self, report: str, sync: Sync, figures: tuple[Figure, ...]) -> None:
+        with self._ledger.write() as books:
+            books.organisation.replace(report, sync, figures)
+
+    @asynccontextmanager
+    async def _api(self) -> "AsyncIterator[AdminApi]":
+        from pool_mcp.organisation.admin_api import AdminApi  # loads the HTTP client
+
+        admin = self._settings.admin
+        key = places.read_env(self._env, admin.api_key_env)
+        if key is None:
+            raise NeedsLogin(
+                f"There is no Admin key in ${admin.api_key_env}; set it to read the organisation's reports "
+                "(individual accounts have none)."
+            )
+        async with AdminApi(key, admin.api_key_env, admin.base_url, self._clock, self._backoff_s) as api:
+            yield api
+
+    # Holding them against the ledger
+
+    async def reconcile(
+        self, since: str | None = None, until: str | None = None, *, adjust: bool = False
+    ) -> results.ReconcileResult:
+        """Compare the ledger's API-key subscriptions with the organisation's figures; book the difference if asked.
+
+        Reads the reports first where they were last read more than five minutes ago and there is a key.
+
+        Raises:
+            InvalidRequest: there is nothing to compare.
+            PoolError: the reports could not be read.
+        """
+        now_ms = self._clock()
+        span = self._span(since or "7d", until, now_ms)
+        subscriptions = [s for s in self._settings.subscriptions if s.is_api_key]
+        if not subscriptions:
+            raise InvalidRequest(
+                "No subscription in pool.toml has an api_key_env: the organisation's reports know nothing of others."
+            )
+        if self.has_key and not await anyio.to_thread.run_sync(self._is_fresh, span, now_ms):
+            await self._sync(span)
+        return await anyio.to_thread.run_sync(self._reconcile, span, adjust)
+
+    def _is_fresh(self, span: Span, now_ms: int) -> bool:
+        with self._ledger.read() as books:
+            syncs = [books.organisation.latest_sync(report, span.since_ms) for report in (ANALYTICS, MESSAGES)]
+        return any(
+            one is not None and one.synced_at_ms > now_ms - FRESH_MS and one.until_ms >= span.until_ms for one in syncs
+        )
+
+    def _reconcile(self, span: Span, adjust: bool) -> results.ReconcileResult:
+        subscriptions = [s for s in self._settings.subscriptions if s.is_api_key]
+        with self._ledger.write() if adjust else self._ledger.read() as books:
+            source, sync = ANALYTICS, books.organisation.latest_sync(ANALYTICS, span.since_ms)
+            if sync is None:
+                source, sync = MESSAGES, books.organisation.latest_sync(MESSAGES, span.since_ms)
+            if sync is None:
+                raise InvalidRequest(
+                    f"The organisation's figures since {results.now(span.since_ms)} are not known; "
+                    f"set ${self._settings.admin.api_key_env} and run pool-mcp sync."
+                )
+            ids = [s.id for s in subscriptions]
+            final_ms = reconcile.settled_until_ms(
+                self._clock(),
+                source,
+                sync.synced_at_ms,
+                sync.refreshed_at_ms,
+                books.organisation.oldest_unfinished_ms(ids),
+            )
+            final = Span(span.since_ms, max(span.since_ms, min(final_ms, span.until_ms, sync.until_ms)))
+            figures = books.organisation.figures(source, final.since_ms, final.until_ms)
+            if source == MESSAGES:
+                figures = [_priced(one) for one in figures]
+            matches = reconcile.match_keys(subscriptions, [one.key_id for one in figures])
+            booked = books.organisation.booked(ids, final.since_ms, final.until_ms)
+            found = reconcile.compare(booked, figures, matches)
+            todo = reconcile.adjustments(found, source, sync.synced_at_ms, sync.refreshed_at_ms) if adjust else []
+            for one in todo:
+                books.adjust(one.subscription, one.at_ms, one.cost, one.note)
+            billed = books.organisation.figures(BILLED, final.since_ms // DAY_MS * DAY_MS, final.until_ms)
+        for one in todo:
+            log.info("adjusted %s at %s by $%.4f", one.subscription, results.now(one.at_ms), one.cost.nanousd / 1e9)
+        return results.reconcile_result(
+            found,
+            matches,
+            span,
+            final,
+            source,
+            sync.synced_at_ms,
+            sync.refreshed_at_ms,
+            billed,
+            todo if adjust else None,
+        )
+
+
+def _priced(figure: Figure) -> Figure:
+    """A row of tokens at list price; batches cost half. Long prompts' surcharges cannot be told from a sum."""
+    price = price_nanousd(figure.model, figure.tokens, figure.starts_at_ms) if figure.model else None
+    if price is not None and '"service_tier": "batch"' in figure.detail:
+        price //= 2
+    return replace(figure, cost_nanousd=price)

@@ -1,0 +1,1 @@
+"""Getting started and staying healthy: settings, hosts, doctor."""

@@ -1,0 +1,251 @@
+"""Looks an installation over and says of each part whether it is well, or which one command mends it.
+
+It changes nothing, but for bringing the ledger's schema up to date, as every other command would.
+"""
+
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pool_mcp.claude.find import find_cli
+from pool_mcp.claude.login import Login, cli_version, login_of
+from pool_mcp.claude.wire import version_of
+from pool_mcp.errors import PoolError
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO, WEEK_MS, Subscription, WindowReading
+from pool_mcp.results import DoctorResult, FindingResult
+from pool_mcp.settings import Settings, load
+from pool_mcp.setup import hosts
+from pool_mcp.system import locks, places
+from pool_mcp.system.textfile import short
+
+FIRST_WITH_WINDOWS = (2, 1, 248)
+"""From this CLI on every answer carries every official window."""
+
+CLOCK_SLACK_MS = 5 * MINUTE_MS
+
+
+def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
+    """Everything that can be wrong without anybody's fault, looked at once; takes a second or two."""
+    findings: list[FindingResult] = []
+    variables: list[str] = []
+    try:
+        settings = load(env)
+    except PoolError as error:
+        file = places.directories(env)[0] / "pool.toml"
+        findings.append(_broken("settings", error.message, f'"${{EDITOR:-vi}}" {shlex.quote(str(file))}'))
+    else:
+        variables = settings.variables
+        findings.append(_settings(settings))
+        findings += _cli_and_logins(settings, env)
+        findings += _ledger(settings, now_ms)
+        findings += _permissions(settings)
+    findings += _hosts(env, variables)
+    return DoctorResult(ok=all(one.status != "broken" for one in findings), findings=findings)
+
+
+def _ok(check: str, text: str) -> FindingResult:
+    return FindingResult(check=check, status="ok", text=text)
+
+
+def _note(check: str, text: str, fix: str | None = None) -> FindingResult:
+    return FindingResult(check=check, status="note", text=text, fix=fix)
+
+
+def _broken(check: str, text: str, fix: str) -> FindingResult:
+    return FindingResult(check=check, status="broken", text=text, fix=fix)
+
+
+def _settings(settings: Settings) -> FindingResult:
+    file, count = settings.config_file, len(settings.subscriptions)
+    if not file.exists():
+        return _note("settings", "no pool.toml; the CLI's own login is the one subscription", "pool-mcp setup")
+    return _ok("settings", f"{short(file)}: {count} subscription{'' if count == 1 else 's'}")
+
+
+def _cli_and_logins(settings: Settings, env: Mapping[str, str]) -> Iterator[FindingResult]:
+    try:
+        cli = find_cli(settings.claude.path, env)
+    except PoolError as error:
+        yield _broken("cli", error.message, "npm install -g @anthropic-ai/claude-code")
+        return
+    said = cli_version(cli, env)
+    version = version_of(said)
+    if version is None:
+        yield _broken("cli", f"{short(cli)} does not tell its version", f"{shlex.quote(str(cli))} update")
+        return
+    if version < FIRST_WITH_WINDOWS:
+        yield _note("cli", f"{said} ({short(cli)}) leaves out official windows", f"{shlex.quote(str(cli))} update")
+    else:
+        yield _ok("cli", f"{said} ({short(cli)}); reports every official window")
+    enabled = [one for one in settings.subscriptions if one.enabled]
+    with ThreadPoolExecutor(4) as threads:
+        logins = list(threads.map(lambda one: _login(cli, one, env), enabled))
+    seen: list[tuple[str, Login]] = []
+    for subscription, login in zip(enabled, logins, strict=True):
+        yield _login_finding(subscription, login, seen)
+        if isinstance(login, Login):
+            seen.append((subscription.id, login))
+
+
+def _login(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> Login | PoolError | str:
+    """The login; or the name of the variable that should hold it and does not."""
+    variable = subscription.api_key_env or subscription.oauth_token_env
+    if variable and not env.get(variable):
+        return variable
+    try:
+        return login_of(cli, subscription, env)
+    except PoolError as error:
+        return error
+
+
+def _login_finding(
+    subscription: Subscription, login: Login | PoolError | str, seen: list[tuple[str, Login]]
+) -> FindingResult:
+    name = subscription.id
+    if isinstance(login, str):
+        return _broken("login", f"{name}: {login} is not set in this environment", f"export {login}=…")
+    if isinstance(login, PoolError):
+        return _broken("login", f"{name}: {login.message}", f"pool-mcp login {name}")
+    if not login.signed_in:
+        return _broken("login", f"{name}: not signed in", f"pool-mcp login {name}")
+    if other := next((earlier for earlier, one in seen if one.shares_quota_with(login)), None):
+        return _note("login", f"{name}: {login.who}; the same organisation as {other}, so the same quota")
+    if subscription.is_api_key:
+        return _ok("login", f"{name}: an API key, from {subscription.api_key_env}")
+    if subscription.oauth_token_env:
+        return _ok("login", f"{name}: a token, from {subscription.oauth_token_env}")
+    return _ok("login", f"{name}: {login.who}")
+
+
+def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
+    path = settings.ledger_path
+    if not path.exists():
+        yield _ok("ledger", f"none yet; the first ask makes it ({short(path)})")
+        return
+    try:
+        ledger = Ledger(path)
+    except PoolError as error:
+        yield _broken("ledger", error.message, "pool-mcp ledger check")
+        return
+    try:
+        found = ledger.audit()
+        with ledger.read() as books:
+            unfinished = books.unfinished()
+            readings = [one for windows in books.latest_readings().values() for one in windows.values()]
+            newest_ms = max(books.last_used_ms().values(), default=0)
+    except PoolError as error:
+        yield _broken("ledger", error.message, "pool-mcp ledger check")
+        return
+    finally:
+        ledger.close()
+    if found.problems:
+        first = found.problems[0]
+        yield _broken("ledger", f"{first.meaning}: {', '.join(first.where)}", "pool-mcp ledger check")
+    else:
+        yield _ok("ledger", f"{found.entries} entries, ${found.spent_nanousd / NANO:.2f}; every sum proven")
+    left = [run for run in unfinished if not locks.is_alive(settings.owners_dir, run.owner_id)]
+    if left:
+        yield _broken("runs", f"{len(left)} without a server that follows them; not booked yet", "pool-mcp status")
+    elif unfinished:
+        yield _ok("runs", f"{len(unfinished)} in flight, each followed by a live server")
+    else:
+        yield _ok("runs", "all booked")
+    yield _stale_locks(settings)
+    yield _clock(readings, newest_ms, now_ms)
+
+
+def _stale_locks(settings: Settings) -> FindingResult:
+    files = list(settings.owners_dir.glob("*"))
+    held = sum(locks.is_held(path) for path in files)
+    if stale := len(files) - held:
+        return _note("locks", f"{stale} of processes that are gone; harmless", "pool-mcp status")
+    return _ok("locks", f"{held} live" if held else "none held")
+
+
+def _clock(readings: list[WindowReading], newest_ms: int, now_ms: int) -> FindingResult:
+    """The clock against the ledger's own times, and against the resets that Anthropic's clock has set."""
+    fix = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "sudo timedatectl set-ntp true"
+    latest_ms = max([newest_ms, *(one.observed_at_ms for one in readings)])
+    if latest_ms > now_ms + CLOCK_SLACK_MS:
+        return _broken("clock", f"{_span(latest_ms - now_ms)} behind what the ledger has seen", fix)
+    lengths = {"five_hour": BLOCK_MS, "seven_day": WEEK_MS}
+    for one in readings:
+        if one.window not in lengths or one.resets_at_ms is None:
+            continue
+        left_ms = one.resets_at_ms - one.observed_at_ms
+        if left_ms > lengths[one.window] + CLOCK_SLACK_MS:
+            return _broken("clock", f"at least {_span(left_ms - lengths[one.window])} behind Anthropic's", fix)
+        if left_ms < -CLOCK_SLACK_MS:
+            return _broken("clock", f"at least {_span(-left_ms)} ahead of Anthropic's", fix)
+    return _ok("clock", "agrees with Anthropic's resets" if readings else "nothing seen yet that it disagrees with")
+
+
+def _span(ms: int) -> str:
+    minutes = ms // MINUTE_MS
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"
+
+
+def _permissions(settings: Settings) -> Iterator[FindingResult]:
+    state = settings.state_dir
+    own = [state / "runs", state / "owners", *state.glob("ledger.db*")]
+    present = [path for path in own if path.exists()]
+    if foreign := [path for path in (state, *present) if path.exists() and path.stat().st_uid != os.getuid()]:
+        yield _broken(
+            "permissions",
+            f"{short(foreign[0])} belongs to somebody else",
+            f'sudo chown -R "$USER" {shlex.quote(str(state))}',
+        )
+    elif opened := [path for path in present if stat.S_IMODE(path.stat().st_mode) & 0o077]:
+        yield _broken(
+            "permissions", f"others may read {short(opened[0])}", f"chmod -R go-rwx {shlex.join(map(str, opened))}"
+        )
+    elif settings.config_file.exists() and stat.S_IMODE(settings.config_file.stat().st_mode) & 0o022:
+        # It names the program that is run.
+        yield _broken(
+            "permissions",
+            f"others may change {short(settings.config_file)}",
+            f"chmod go-w {shlex.quote(str(settings.config_file))}",
+        )
+    else:
+        yield _ok("permissions", f"ledger and answers are yours alone ({short(state)})")
+
+
+def _hosts(env: Mapping[str, str], variables: Sequence[str]) -> Iterator[FindingResult]:
+    """What starts pool-mcp, and from where; the hosts on this machine that do not are one note together."""
+    here = [host for host in (hosts.find(name, env) for name in hosts.NAMES) if host.is_here]
+    without: list[hosts.Host] = []
+    for host in here:
+        try:
+            ours = hosts.ours(host)
+        except PoolError as error:
+            yield _broken("hosts", f"{host.title}: {error.message}", f'"${{EDITOR:-vi}}" {shlex.quote(str(host.file))}')
+            continue
+        if not ours:
+            without.append(host)
+        for name, entry in ours.items():
+            yield _host(host, name, entry, env, variables)
+    if without:
+        names = " ".join(host.name for host in without)
+        yield _note("hosts", f"not in {', '.join(host.title for host in without)}", f"pool-mcp install {names}")
+    if not here:
+        yield _note("hosts", "none found on this machine", "pool-mcp install claude-code")
+
+
+def _host(
+    host: hosts.Host, name: str, entry: hosts.Entry, env: Mapping[str, str], variables: Sequence[str]
+) -> FindingResult:
+    fix = f"pool-mcp install {host.name}" + ("" if name == hosts.ENTRY else f" --name {shlex.quote(name)}")
+    wanted = hosts.launch(env).env.get("POOL_MCP_HOME")
+    if missing := hosts.missing_program(host, entry, env):
+        return _broken("hosts", f"{host.title}: its entry {name!r} starts {missing}, which it will not find", fix)
+    if hosts.home_of(entry) != wanted:
+        other = hosts.home_of(entry) or "the usual places"
+        return _broken("hosts", f"{host.title}: its entry {name!r} keeps its books in {other}", fix)
+    if kept_back := hosts.missing_variables(host, entry, variables):
+        return _broken("hosts", f"{host.title}: does not pass {', '.join(kept_back)} on to its entry {name!r}", fix)
+    return _ok("hosts", f"{host.title}: starts it as {name!r}")

@@ -1,0 +1,98 @@
+"""Who is alive, told by locks of the operating system that die with their holder.
+
+A lock on an open file (``flock``) is held until the last process that has that file open is gone: no time-out, no
+process id that may have been used again. Each process of the pool holds one under its ``owner_id``; each CLI process
+holds one on its own output file, through the standard output it was given.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pool_mcp.system.private import make_directory
+
+
+class OwnerLock:
+    """This process's proof of life: a locked file named after its ``owner_id``."""
+
+    def __init__(self, directory: Path, owner_id: str) -> None:
+        make_directory(directory)
+        self.owner_id = owner_id
+        self._path = directory / owner_id
+        while True:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            # A sweeper may have removed the file between open and lock; then the lock is on nothing.
+            if _is_named(self._fd, self._path):
+                return
+            os.close(self._fd)
+
+    def release(self) -> None:
+        """Give up the lock and remove its file."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def is_alive(directory: Path, owner_id: str) -> bool:
+    """Whether the process that took this ``owner_id`` still lives."""
+    return is_held(directory / owner_id)
+
+
+def is_held(path: Path) -> bool:
+    """Whether any process holds the lock on a file; False where the file is not there."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two who look at once do not take each other for the holder.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def sweep(directory: Path) -> None:
+    """Remove the lock files of processes that are gone."""
+    for path in directory.glob("*"):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have made the file anew meanwhile; under this lock the name can no longer change hands.
+            if _is_named(fd, path):
+                path.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock for the block, where no other process does: then True. The file stays."""
+    make_directory(path.parent)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def _is_named(fd: int, path: Path) -> bool:
+    """Whether a path still names the open file."""
+    try:
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""What was spent, in and outside the pool: imports, reports, charts."""

@@ -1,0 +1,101 @@
+"""Use outside the pool: when it is imported and by which process; the import itself is in ``importing.py``.
+
+A command imports at once and briskly. Open pools take turns, one every few minutes, and import a little at a time.
+"""
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import anyio.to_thread
+
+from pool_mcp import results
+from pool_mcp.claude.transcripts import config_dir_or_default
+from pool_mcp.errors import PoolError
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import MINUTE_MS, NANO, Run
+from pool_mcp.settings import Settings
+from pool_mcp.usage.importing import BRISK, QUIET, Imported, Importer, Source
+
+log = logging.getLogger(__name__)
+
+IMPORT_AFTER_S = 30.0
+"""How often an open pool asks whether it is its turn to import; the first time keeps clear of the start."""
+IMPORT_EVERY_MS = 5 * MINUTE_MS
+"""How often what was spent outside is imported, by one of all processes."""
+REST_S = 0.05
+"""How long a quiet import rests after each few milliseconds of work."""
+
+
+class Outside:
+    """What was spent outside the pool under its subscriptions, imported into one ledger."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        env: Mapping[str, str],
+        clock: Callable[[], int],
+        shown: Callable[[Run], Iterable[str]],
+    ) -> None:
+        """``shown`` gives the message ids that the stream of an unfinished run shows so far."""
+        self._settings = settings
+        self._ledger = ledger
+        self._env = env
+        self._clock = clock
+        self._shown = shown
+        self._stopping = threading.Event()
+
+    async def import_all(self, told: Callable[[Imported], None]) -> results.ImportResult:
+        """Import at once, unless another process is at it. ``told`` hears, in another thread, of every batch."""
+
+        def go_on(done: Imported) -> bool:
+            told(done)
+            return not self._stopping.is_set()
+
+        done = await anyio.to_thread.run_sync(self._importer().run, BRISK, go_on, abandon_on_cancel=True)
+        return results.ImportResult(running_elsewhere=True) if done is None else _import_result(done)
+
+    async def import_now_and_then(self, sleep: Callable[[float], Awaitable[object]]) -> None:
+        """For as long as the pool is open: import a little at a time, in whichever process's turn it is."""
+        while True:
+            await sleep(IMPORT_AFTER_S)
+            try:
+                if await anyio.to_thread.run_sync(self._ledger.take_lease, "import", IMPORT_EVERY_MS, self._clock):
+                    done = await anyio.to_thread.run_sync(self._importer().run, QUIET, self._rest)
+                    if done is not None and done.new_calls:
+                        log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
+            except (PoolError, OSError) as error:
+                log.warning("could not import what was spent outside: %s", error)
+            except Exception:  # the top of this task: what others spent is no reason to stop serving
+                log.exception("could not import what was spent outside")
+
+    def stop(self) -> None:
+        """End an import that is under way after its batch; the next one goes on from there."""
+        self._stopping.set()
+
+    def _importer(self) -> Importer:
+        sources = [
+            Source(one.id, config_dir_or_default(one.config_dir, self._env)) for one in self._settings.subscriptions
+        ]
+        return Importer(self._ledger, sources, self._shown)
+
+    def _rest(self, _: Imported) -> bool:
+        return not self._stopping.wait(REST_S)
+
+
+def _import_result(done: Imported) -> results.ImportResult:
+    return results.ImportResult(
+        files=done.files,
+        files_read=done.files_read,
+        files_waiting=done.files_waiting,
+        files_unreadable=done.files_unreadable,
+        bytes_read=done.bytes_read,
+        malformed_lines=done.malformed_lines,
+        new_calls=done.new_calls,
+        known_calls=done.known_calls,
+        run_calls=done.run_calls,
+        corrected_calls=done.corrected_calls,
+        unpriced_calls=done.unpriced_calls,
+        cost_usd=results.usd(done.cost_nanousd),
+    )

@@ -1,0 +1,359 @@
+"""What a person sees in the terminal: tables that survive 80 columns, a pipe and no colour."""
+
+import csv
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pool_mcp.results import AskResult, ImportResult, PickResult, ReconcileResult, ReportResult, ReportTotal, SyncResult
+from pool_mcp.usage import charts
+from pool_mcp.usage.charts import Bars, Chart, Lines
+from pool_mcp.usage.importing import Imported
+
+ID_WIDTH = 24
+"""Where a longer id is folded, so that it is still shown whole; the settings allow 64 characters."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console for this terminal; in a pipe, 100 columns and no colour."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a locale without bars and arrows shows question marks
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 100
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def save_picture(shown: RenderableType, title: str, path: Path) -> None:
+    """Write what an 80-column terminal would show as an SVG that fetches nothing."""
+    screen = Console(file=io.StringIO(), width=80, record=True, force_terminal=True, color_system="truecolor")
+    screen.print(shown)
+    without_web_fonts = re.sub(r"@font-face \{.*?\}", "", screen.export_svg(title=title), flags=re.DOTALL)
+    path.write_text(without_web_fonts, encoding="utf-8")
+
+
+def pick_table(pick: PickResult) -> Table:
+    """Every candidate with its reasons; the chosen one marked."""
+    table = plain_table()
+    table.add_column("", no_wrap=True)
+    table.add_column("subscription", overflow="fold", max_width=ID_WIDTH)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("why")
+    for one in pick.candidates:
+        chosen = one.id == pick.subscription
+        table.add_row(
+            "→" if chosen else " ",
+            Text(one.id, style="bold" if chosen else "" if one.eligible else "dim"),
+            f"{one.score:.0f}" if one.eligible else "-",
+            Text("; ".join(one.reasons)),
+        )
+    return table
+
+
+def report_table(report: ReportResult) -> Table:
+    """A report's rows and its total."""
+    table = plain_table()
+    table.add_column(report.by, overflow="fold", max_width=40)
+    for name in ("calls", "input", "output", "cache write", "cache read", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.rows:
+        table.add_row(row.key, *_cells(row))
+    table.add_section()
+    table.add_row(Text("total", style="bold"), *(Text(cell, style="bold") for cell in _cells(report.total)))
+    return table
+
+
+def _cells(sums: ReportTotal) -> list[str]:
+    counts = (sums.input_tokens, sums.output_tokens, sums.cache_creation_tokens, sums.cache_read_tokens)
+    return [
+        f"{sums.calls:,}",
+        *(_count(count) for count in counts),
+        f"${sums.cost_usd:,.2f}" + ("+?" if sums.unpriced_calls else ""),
+    ]
+
+
+def _count(count: int) -> str:
+    """A number of tokens in at most seven characters."""
+    if abs(count) < 100_000:
+        return f"{count:,}"
+    for size, letter in ((1e9, "G"), (1e6, "M")):
+        if abs(count) >= size:
+            return f"{count / size:,.1f} {letter}"
+    return f"{count / 1e3:.0f} k"
+
+
+def report_lines(report: ReportResult) -> list[Text]:
+    """What the table has no room for: what is left out, and what has no price."""
+    lines = []
+    if report.rows_left_out:
+        lines.append(Text(f"{report.rows_left_out} more rows are in the total only (--limit).", style="dim"))
+    if report.total.unpriced_calls:
+        lines.append(
+            Text(f"+? {report.total.unpriced_calls} calls have no known price: the cost is at least this.", "yellow")
+        )
+    return lines
+
+
+def report_csv(report: ReportResult) -> str:
+    """A report's rows as CSV, the total last."""
+    out = io.StringIO()
+    names = ["key", *type(report.total).model_fields]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.model_dump() for row in report.rows)
+    writer.writerow({"key": "total", **report.total.model_dump()})
+    return out.getvalue()
+
+
+def chart(picture: Chart) -> Group:
+    """A chart in the terminal."""
+    return Group(heading(picture.title), *(_bars(picture) if isinstance(picture, Bars) else _lines(picture)))
+
+
+_CHART_CELLS = 48
+_CHART_LINES = 10
+
+
+def _bars(picture: Bars) -> list[Text]:
+    if not picture.keys:
+        return [Text("nothing spent")]
+    totals = [sum(own[at] for own in picture.values.values()) for at in range(len(picture.keys))]
+    top = charts.nice_top(max(totals))
+    width = max(len(key) for key in picture.keys)
+    lines = []
+    for at, key in enumerate(picture.keys):
+        line = Text(f"{key:<{width}}  ")
+        drawn, until = 0, 0.0
+        for n, own in enumerate(picture.values.values()):
+            until += max(0.0, own[at])
+            cells = round(until / top * _CHART_CELLS) - drawn
+            line.append(_FILLS[n % len(_FILLS)] * cells, style=charts.colour_of(n))
+            drawn += cells
+        line.append(f"{'' if drawn == 0 else ' '}{charts.amount(totals[at], '$')}")
+        lines.append(line)
+    return [*lines, _legend(list(picture.values))]
+
+
+_FILLS = "█▓▒░"
+"""So that a stack can be read without colour, too."""
+_MARKS = "●○◆◇■□▲△"
+
+
+def _lines(picture: Lines) -> list[Text]:
+    courses = [*picture.lines.values(), *picture.expected.values()]
+    points = [point for course in courses for point in course]
+    if not points:
+        return [Text("nothing used yet")]
+    first, last = min(at for at, _ in points), max(at for at, _ in points)
+    top = charts.nice_top(max([picture.limit, *(value for _, value in points)]))
+    limit_row = round(picture.limit / top * _CHART_LINES)
+    grid = [[("╌" if row == limit_row else " ", "red")] * _CHART_CELLS for row in range(_CHART_LINES + 1)]
+    for n, course in enumerate(courses):
+        for at, value in _filled(course, (last - first) / _CHART_CELLS / 2):
+            cell = min(_CHART_CELLS - 1, int((at - first) / max(1, last - first) * _CHART_CELLS))
+            grid[min(_CHART_LINES, max(0, round(value / top * _CHART_LINES)))][cell] = (
+                _MARKS[n % len(_MARKS)],
+                charts.colour_of(n),
+            )
+    lines = []
+    for row in range(_CHART_LINES, -1, -1):
+        value = picture.limit if row == limit_row else top * row / _CHART_LINES
+        said = charts.amount(value, picture.unit) if row % 5 == 0 or row == limit_row else ""
+        lines.append(Text.assemble(f"{said:>8} │", *grid[row]))
+    form = "%a %d %b %H:%M" if last - first > 2 * 86_400_000 else "%H:%M"
+    ends = [datetime.fromtimestamp(at / 1000, picture.zone).strftime(form) for at in (first, last)]
+    lines.append(Text(f"{'':>8} └{'─' * _CHART_CELLS}"))
+    lines.append(Text(f"{'':>10}{ends[0]}{ends[1]:>{_CHART_CELLS - len(ends[0])}}"))
+    return [*lines, _legend([*picture.lines, *picture.expected], _MARKS)]
+
+
+def _filled(course: charts.Points, step: float) -> Iterator[tuple[float, float]]:
+    """A course with points in between, so that its line has no gaps."""
+    yield from course[:1]
+    for (at, value), (next_at, next_value) in pairwise(course):
+        parts = max(1, int((next_at - at) / step) if step else 1)
+        for part in range(1, parts + 1):
+            yield at + (next_at - at) * part / parts, value + (next_value - value) * part / parts
+
+
+def _legend(names: Sequence[str], marks: str = _FILLS) -> Text:
+    legend = Text()
+    for n, name in enumerate(names):
+        legend.append(marks[n % len(marks)], style=charts.colour_of(n))
+        legend.append(f" {name}   ")
+    return legend
+
+
+def sync_lines(done: SyncResult) -> list[Text]:
+    """What was read of each of the organisation's reports."""
+    return [
+        Text(f"{one.report}: {one.problem}", style="yellow")
+        if one.problem
+        else Text(
+            f"{one.report}: {one.rows} rows, {one.since} to {one.until}"
+            + (f", data until {one.refreshed_at}" if one.refreshed_at else "")
+        )
+        for one in done.reports
+    ]
+
+
+def reconcile_table(found: ReconcileResult) -> Table:
+    """Every day with both sides, per subscription and model."""
+    table = plain_table()
+    table.add_column("day (UTC)", no_wrap=True)
+    table.add_column("subscription", overflow="fold", max_width=ID_WIDTH)
+    table.add_column("model", overflow="fold", max_width=28)
+    for name in ("ledger", "official", "off by"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for day in found.days:
+        off = day.difference_usd
+        shown = Text(_cents(off), style="" if off is None or abs(off) <= 1 else "red")
+        sides = (_cents(day.ledger_usd), _cents(day.official_usd))
+        table.add_row(day.at[:10], day.subscription, day.model or "(none)", *sides, shown)
+    table.add_section()
+    totals = [_cents(one) for one in (found.ledger_usd, found.official_usd, found.difference_usd)]
+    table.add_row("total", "", "", *totals, style="bold")
+    return table
+
+
+def _cents(usd: float | None) -> str:
+    return "unknown" if usd is None else f"{'-' if usd < 0 else ''}${abs(usd):,.4f}"
+
+
+def reconcile_lines(found: ReconcileResult) -> list[Text]:
+    """What the table has no room for: warnings, what was left alone, what was booked."""
+    lines = [Text(f"warning: {warning}", style="yellow") for warning in found.warnings]
+    lines += [Text(f"not compared: {note}", style="dim") for note in found.not_compared]
+    price = "tokens at list price" if found.official_is_estimate else "cost at list price"
+    lines.append(
+        Text(
+            f"{found.source} ({price}), read {found.synced_at}; final, and compared, until {found.final_until}.", "dim"
+        )
+    )
+    if found.rows_left_out:
+        lines.append(Text(f"{found.rows_left_out} more rows are in the totals only.", style="dim"))
+    if found.adjusted is not None:
+        lines.append(Text(f"Booked {found.adjusted.entries} adjustments, {_cents(found.adjusted.cost_usd)} in all."))
+    return lines
+
+
+def attempts_table(answer: AskResult) -> Table:
+    """Every attempt of an ask in order: where, how it ended, what it cost, and what was said where it failed."""
+    table = plain_table()
+    table.add_column("attempt", justify="right", no_wrap=True)
+    table.add_column("subscription", overflow="fold", max_width=ID_WIDTH)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column("message")
+    for number, one in enumerate(answer.attempts, start=1):
+        table.add_row(
+            str(number),
+            one.subscription,
+            Text(one.outcome, style="green" if one.outcome == "ok" else "red"),
+            "-" if one.cost_usd is None else f"${one.cost_usd:.4f}",
+            Text((one.message or "").removeprefix(f"{one.subscription}: ")),
+        )
+    return table
+
+
+def ask_line(answer: AskResult, *, with_session: bool = True) -> Text:
+    """Who answered and what it cost, in a line; the session, by which to go on, in a second one."""
+    about = "at least " if answer.cost_is_estimate else ""
+    cost = "unknown cost" if answer.cost_usd is None else f"{about}${answer.cost_usd:.4f}"
+    tried = "" if len(answer.attempts) < 2 else f", attempt {len(answer.attempts)}"
+    session = f"\nsession {answer.session_id}" if with_session else ""
+    return Text(
+        f"{answer.subscription} · {answer.model or 'default model'} · {cost} · {answer.duration_ms / 1000:.1f} s{tried}"
+        f"{session}",
+        style="dim",
+    )
+
+
+def rows_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Plain rows under headers; numbers to the right."""
+    table = plain_table()
+    for at, header in enumerate(headers):
+        numeric = bool(rows) and all(isinstance(row[at], int | float) for row in rows)
+        if numeric:
+            table.add_column(header, justify="right", no_wrap=True)
+        else:
+            table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(f"{cell:.6f}" if isinstance(cell, float) else str(cell)) for cell in row))
+    return table
+
+
+def heading(text: str) -> Text:
+    """A step's heading, with an empty line before it."""
+    return Text(f"\n{text}", style="bold")
+
+
+@contextmanager
+def import_progress() -> Iterator[Callable[[Imported], None]]:
+    """Show on stderr, where that is a terminal, how far an import is."""
+    columns = (TextColumn("reading transcripts"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    where = console(stderr=True)
+    with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as progress:
+        task = progress.add_task("import", total=None)
+
+        def told(done: Imported) -> None:
+            progress.update(task, completed=done.bytes_read, total=done.bytes)
+
+        yield told
+
+
+def import_table(found: ImportResult) -> Table:
+    """What an import found, a line for each thing that there is any of."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(justify="right")
+    table.add_column()
+    if found.running_elsewhere:
+        table.add_row("", "Another process is importing just now; this one did nothing.")
+        return table
+    table.add_row(f"{found.new_calls:,}", f"new calls, {money(found.cost_usd)} at list prices")
+    for count, meaning in (
+        (found.unpriced_calls, "of them of unknown models: their cost is unknown and not in that sum"),
+        (found.corrected_calls, "known calls of which more was found"),
+        (found.known_calls, "calls that were booked already or stand there twice"),
+        (found.run_calls, "calls of the pool's own runs, booked with them"),
+        (found.malformed_lines, "lines that cannot be read, passed over"),
+        (found.files_waiting, "transcripts left for later: a run is in flight on them"),
+        (found.files_unreadable, "transcripts that cannot be opened"),
+    ):
+        if count:
+            table.add_row(f"{count:,}", meaning)
+    table.add_row(f"{found.files_read:,}", f"of {found.files:,} transcripts were new or had changed")
+    return table
+
+
+def pair(name: str, said: str | Text) -> Table:
+    """Who, and what, beside each other."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(min_width=8)
+    grid.add_column()
+    grid.add_row(Text(name), Text(said) if isinstance(said, str) else said)
+    return grid
+
+
+def plain_table() -> Table:
+    """A table without lines, whose last column has no spaces after it."""
+    return Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+
+
+def money(usd: float) -> str:
+    """Dollars in at most seven characters, for a column."""
+    if usd < 999.995:
+        return f"${usd:.2f}"
+    if usd < 99_999.5:
+        return f"${usd:.0f}"
+    return f"${usd / 1000:.0f}k" if usd < 9_999_500 else f"${usd / 1e6:.0f}M"

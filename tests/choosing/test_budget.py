@@ -1,0 +1,173 @@
+"""What is left: the health score, the standing, the size of a reservation."""
+
+from dataclasses import replace
+
+import pytest
+from balances import GRID, NOW, OFFICIAL, ONE, balance, cooldown, official
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_mcp.choosing.budget import (
+    Balance,
+    CallerBalance,
+    Health,
+    Standing,
+    Status,
+    estimate_nanousd,
+    health,
+    standing,
+)
+from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, CallerBudget
+
+# The health score
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        pytest.param(balance(), Health(100.0, 0, 0, 0, 0, 10.0), id="unused: 110, at most 100"),
+        pytest.param(balance(week=40), Health(100.0, 10, 0, 0, 0, 10.0), id="week 10 %: 105, at most 100"),
+        pytest.param(balance(week=200), Health(85.0, 50, 0, 0, 0, 10.0), id="week 50 %"),
+        pytest.param(balance(spent=10, week=10), Health(83.75, 2.5, 50, 0, 0, 0), id="block 50 %"),
+        pytest.param(balance(spent=30, week=30), Health(66.25, 7.5, 100, 0, 0, 0), id="block over its budget"),
+        pytest.param(balance(in_flight=3), Health(95.0, 0, 0, 3, 0, 10.0), id="three in flight"),
+        pytest.param(balance(hour=3, spent=3, week=3), Health(95.125, 0.75, 15, 0, 3, 0), id="burn 3: free"),
+        pytest.param(balance(hour=5, spent=5, week=5), Health(87.875, 1.25, 25, 0, 5, 0), id="burn 5: 2 each above 3"),
+        pytest.param(balance(week=400, spent=20), Health(20.0, 100, 100, 0, 0, 0), id="both used up"),
+        pytest.param(balance(week=800, spent=20), Health(0.0, 200, 100, 0, 0, 0), id="week overdrawn: at least 0"),
+        pytest.param(balance(in_flight=40), Health(0.0, 0, 0, 40, 0, 10.0), id="many in flight: at least 0"),
+        pytest.param(
+            balance(official(60), block=OFFICIAL, spent=1, week=4),
+            Health(81.5, 1, 60, 0, 0, 0),
+            id="official figure",
+        ),
+        pytest.param(
+            balance(official(110), block=OFFICIAL), Health(70.0, 0, 100, 0, 0, 0), id="official figure over 100"
+        ),
+        pytest.param(
+            balance(official(0), block=OFFICIAL, spent=1, week=4),
+            Health(100.0, 1, 0, 0, 0, 10.0),
+            id="official: unused",
+        ),
+        pytest.param(
+            balance(official(None), block=OFFICIAL, spent=5), Health(92.5, 0, 25, 0, 0, 0), id="official without figure"
+        ),
+        pytest.param(
+            balance(official(60), spent=5), Health(92.5, 0, 25, 0, 0, 0), id="figure of another block than the grid's"
+        ),
+    ],
+)
+def test_health_is_the_formula_clamped(state: Balance, expected: Health) -> None:
+    assert health(state, NOW) == expected
+
+
+money = st.integers(0, 1000 * NANO)
+
+
+@given(money, money, money, st.integers(0, 100), st.none() | st.floats(0, 110), money)
+def test_health_stays_within_its_scale_and_falls_with_use(
+    block: int, week: int, hour: int, in_flight: int, percent: float | None, more: int
+) -> None:
+    readings = {} if percent is None else {"five_hour": official(percent)}
+    some = Balance(ONE, OFFICIAL, block, week, hour, in_flight=in_flight, readings=readings)
+    worse = [
+        replace(some, week_spent=week + more),
+        replace(some, block_spent=block + more),
+        replace(some, hour_spent=hour + more),
+        replace(some, in_flight=in_flight + 1),
+    ]
+    scores = [health(one, NOW).score for one in (some, *worse)]
+    assert all(0 <= score <= scores[0] <= 100 for score in scores)
+
+
+# The standing
+
+
+OFF = replace(balance(week=400, cooldown=cooldown("auth")), subscription=replace(ONE, enabled=False))
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (balance(), Standing(Status.AVAILABLE, "nothing used yet")),
+        (balance(spent=10, week=10), Standing(Status.AVAILABLE, "the block budget is 50% used")),
+        (balance(spent=15.8, week=15.8), Standing(Status.AVAILABLE, "the block budget is 79% used")),
+        (balance(spent=16, week=16), Standing(Status.APPROACHING, "the block budget is 80% used")),
+        (balance(spent=18.8), Standing(Status.APPROACHING, "the block budget is 94% used")),
+        (balance(spent=19), Standing(Status.LIMITED, "the block budget is 95% used", GRID.ends_at_ms)),
+        (balance(spent=40), Standing(Status.LIMITED, "the block budget is 200% used", GRID.ends_at_ms)),
+        (
+            balance(week=390, week_frees_at_ms=NOW + 5),
+            Standing(Status.LIMITED, "the weekly budget is 98% used", NOW + 5),
+        ),
+        (
+            balance(official(97, "seven_day"), spent=10),
+            Standing(Status.LIMITED, "the seven_day window is 97% used", NOW + HOUR_MS),
+        ),
+        (
+            balance(official(None, "seven_day_opus", status="rejected")),
+            Standing(Status.LIMITED, "the seven_day_opus window is 100% used", NOW + HOUR_MS),
+        ),
+        (
+            balance(official(62, status="rejected")),
+            Standing(Status.LIMITED, "the five_hour window is 100% used", NOW + HOUR_MS),
+        ),
+        (balance(official(97, resets_at_ms=NOW)), Standing(Status.AVAILABLE, "nothing used yet")),
+        (balance(official(None)), Standing(Status.AVAILABLE, "nothing used yet")),
+        (
+            balance(spent=40, cooldown=cooldown("five_hour")),
+            Standing(Status.COOLDOWN, "because of five_hour", NOW + MINUTE_MS),
+        ),
+        (balance(cooldown=cooldown("burst")), Standing(Status.COOLDOWN, "because of burst", NOW + MINUTE_MS)),
+        (balance(cooldown=cooldown("burst", NOW)), Standing(Status.AVAILABLE, "nothing used yet")),
+        (balance(cooldown=cooldown("auth", None)), Standing(Status.NEEDS_LOGIN, "because of auth")),
+        (balance(cooldown=cooldown("billing")), Standing(Status.NEEDS_LOGIN, "because of billing", NOW + MINUTE_MS)),
+        (balance(cooldown=cooldown("auth", NOW)), Standing(Status.NEEDS_LOGIN, "because of auth", NOW)),
+        (
+            balance(official(70), spent_since={"five_hour": round(3.5 * NANO)}, reserved=5),
+            Standing(Status.APPROACHING, "the five_hour window is 80% used"),  # max: $0.35 a percent
+        ),
+        (OFF, Standing(Status.DISABLED, "switched off in pool.toml")),
+    ],
+)
+def test_a_standing_says_what_is_closest_to_its_end_and_when_that_changes(state: Balance, expected: Standing) -> None:
+    assert standing(state, NOW) == expected
+
+
+# Reservations
+
+
+@pytest.mark.parametrize(
+    ("cap", "recent", "expected"),
+    [
+        (None, [], NANO // 4),
+        (None, [1], NANO // 4),
+        (None, [NANO], NANO),  # a few samples: never less than the dearest
+        (None, [NANO, 2 * NANO, 1, 1], 2 * NANO),
+        (None, [100] * 5, 125),
+        (None, list(range(1, 21)), round(19 * 1.25)),  # the 95th percentile of 20 is the 19th
+        (None, list(range(1, 51)), round(48 * 1.25)),
+        (None, list(range(100, 0, -1)), round(95 * 1.25)),
+        (None, [0] * 10, 1),
+        (7, [], 7),
+        (7, [NANO] * 10, 7),
+    ],
+)
+def test_a_reservation_is_the_cap_or_the_95th_percentile_with_a_margin(
+    cap: int | None, recent: list[int], expected: int
+) -> None:
+    assert estimate_nanousd(cap, recent) == expected
+
+
+@given(st.lists(st.integers(0, 100 * NANO), max_size=60))
+def test_at_least_19_of_20_recent_runs_would_have_fitted_their_reservation(recent: list[int]) -> None:
+    estimate = estimate_nanousd(None, recent)
+    assert estimate > 0
+    assert sum(cost > estimate for cost in recent) * 20 <= len(recent)
+
+
+def test_what_is_left_is_the_tighter_budget_and_never_less_than_nothing() -> None:
+    states = [balance(), balance(spent=5, reserved=1), balance(spent=5, week=390, reserved=1), balance(spent=30)]
+    assert [one.left for one in states] == [20 * NANO, 14 * NANO, 9 * NANO, 0]
+    caller = CallerBalance("me", CallerBudget(5 * NANO, 8 * NANO), day_spent=NANO, week_spent=7 * NANO, reserved=1)
+    assert (caller.left, replace(caller, reserved=9 * NANO).left) == (NANO - 1, 0)

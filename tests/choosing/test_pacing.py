@@ -1,0 +1,382 @@
+"""Advice that an agent can act on, forecasts, and alerts."""
+
+import itertools
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from balances import NOW, ONE, balance, cooldown, official
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_mcp.choosing.budget import Balance, CallerBalance
+from pool_mcp.choosing.pacing import Action, Advice, advise, alerts, exhausts_at_ms, failover, headroom_nanousd
+from pool_mcp.choosing.windows import Block
+from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, CallerBudget, Cooldown, WindowReading
+
+USED_UP = balance(name="used-up", spent=20)
+OFF = replace(balance(week=400, cooldown=cooldown("auth")), subscription=replace(ONE, enabled=False))
+MIDNIGHT = NOW + 12 * HOUR_MS
+
+
+def at(said: str) -> int:
+    return int(datetime.fromisoformat(said).timestamp() * 1000)
+
+
+def me(daily: float | None = None, weekly: float | None = None, **said: int) -> CallerBalance:
+    budget = CallerBudget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
+    spent: dict[str, Any] = {key: value * NANO for key, value in said.items()}
+    return CallerBalance("me", budget, **spent)
+
+
+@pytest.mark.parametrize(
+    ("balances", "caller", "expected"),
+    [
+        pytest.param([balance()], None, Advice(Action.PROCEED, "There is room for $20.00.", 20 * NANO), id="room"),
+        pytest.param(
+            [balance(), balance(name="two", week=395)],
+            None,
+            Advice(Action.PROCEED, "There is room for $20.00.", 20 * NANO),
+            id="what is limited is no room",
+        ),
+        pytest.param(
+            [balance(official(40, "five_hour"))],
+            None,
+            Advice(Action.PROCEED, "There is room for $20.00.", 20 * NANO),
+            id="a window with more room than the budget",
+        ),
+        pytest.param(
+            [balance(official(79, "five_hour"))],
+            None,
+            Advice(Action.PROCEED, "There is room for $7.35.", round(7.35 * NANO)),
+            id="a window that is tighter than the budget",
+        ),
+        pytest.param(
+            [balance(organisation="org"), balance(name="two", organisation="org")],
+            None,
+            Advice(Action.PROCEED, "There is room for $40.00.", 40 * NANO),
+            id="budgets add up within an organisation",
+        ),
+        pytest.param(
+            [balance(official(79), organisation="org"), balance(official(79), name="two", organisation="org")],
+            None,
+            Advice(Action.PROCEED, "There is room for $7.35.", round(7.35 * NANO)),
+            id="what an organisation shares is counted once",
+        ),
+        pytest.param(
+            [balance(hour=5, spent=5)],
+            None,
+            Advice(Action.PROCEED, "There is room for $15.00.", 15 * NANO),
+            id="a pace that lasts to the block's end",
+        ),
+        pytest.param(
+            [balance(hour=6, spent=5)],
+            None,
+            Advice(
+                Action.SLOW_DOWN,
+                "At $6.00 an hour the room of $15.00 would not last until 2026-01-28T15:00:00Z.",
+                15 * NANO,
+                max_nanousd_per_hour=round(14 * NANO / 3),  # the last 5 % are spared
+                exhausts_at_ms=NOW + 150 * MINUTE_MS,
+            ),
+            id="a pace that does not",
+        ),
+        pytest.param(
+            [balance(hour=6, spent=5), balance(name="two")],
+            None,
+            Advice(Action.PROCEED, "There is room for $35.00.", 35 * NANO),
+            id="the pool bears what one subscription does not",
+        ),
+        pytest.param(
+            [balance(official(50, "seven_day", resets_at_ms=NOW + 4 * DAY_MS), hour=3, days=[72 * NANO])],
+            None,
+            Advice(
+                Action.SLOW_DOWN,
+                "At $3.00 an hour, the last day's mean, the week's room of $140.00 would not last until it is filled "
+                "up again.",
+                20 * NANO,
+                max_nanousd_per_hour=round((140 - 14) * NANO / 96),
+                exhausts_at_ms=at("2026-01-30T10:40:00Z"),
+            ),
+            id="a day's pace that the week does not bear",
+        ),
+        pytest.param(
+            [balance(spent=17)],
+            None,
+            Advice(
+                Action.SLOW_DOWN,
+                "Every subscription that is left is over 80% used.",
+                3 * NANO,
+                max_nanousd_per_hour=round(2 * NANO / 3),
+            ),
+            id="all approaching",
+        ),
+        pytest.param(
+            [USED_UP, balance(cooldown=cooldown("burst"))],
+            None,
+            Advice(
+                Action.WAIT,
+                "Every subscription is used up or cooling; the next is free at 2026-01-28T12:01:00Z.",
+                0,
+                NOW + MINUTE_MS,
+            ),
+            id="all used up or cooling",
+        ),
+        pytest.param(
+            [balance(reserved=20, in_flight=2)],
+            None,
+            Advice(
+                Action.WAIT,
+                "All room is held by runs in flight; ask again when one of them has ended.",
+                0,
+                NOW + MINUTE_MS,
+            ),
+            id="what is only held comes back",
+        ),
+        pytest.param(
+            [OFF, balance(cooldown=cooldown("auth", None))],
+            None,
+            Advice(Action.STOP, "No subscription can be used until a person acts; see status_reason.", 0),
+            id="a person must act",
+        ),
+        pytest.param(
+            [balance()],
+            me(daily=5, day_spent=1, reserved=1),
+            Advice(Action.PROCEED, "There is room for $3.00.", 3 * NANO),
+            id="a caller's own budget is tighter",
+        ),
+        pytest.param(
+            [balance()],
+            me(daily=12, day_spent=6, hour_spent=1),
+            Advice(
+                Action.SLOW_DOWN,
+                "At $1.00 an hour me's own budget would not last until 2026-01-29T00:00:00Z.",
+                6 * NANO,
+                max_nanousd_per_hour=NANO // 2,
+                exhausts_at_ms=NOW + 6 * HOUR_MS,
+            ),
+            id="a caller is too fast for its own budget",
+        ),
+        pytest.param(
+            [balance()],
+            me(weekly=5, week_spent=5),
+            Advice(Action.STOP, "The weekly budget of me is used up.", 0),
+            id="a caller's week is used up",
+        ),
+        pytest.param(
+            [balance()],
+            me(daily=5, day_spent=5),
+            Advice(
+                Action.STOP,
+                "The daily budget of me is used up; the next day's begins at 2026-01-29T00:00:00Z.",
+                0,
+                MIDNIGHT,
+            ),
+            id="a caller's day is used up",
+        ),
+        pytest.param(
+            [balance()],
+            me(daily=5, day_spent=1, reserved=4),
+            Advice(
+                Action.WAIT,
+                "The budget of me is held by its runs in flight; ask again when one of them has ended.",
+                0,
+                NOW + MINUTE_MS,
+            ),
+            id="a caller's budget is only held",
+        ),
+        pytest.param(
+            [balance()],
+            me(day_spent=99),
+            Advice(Action.PROCEED, "There is room for $20.00.", 20 * NANO),
+            id="a caller without a budget",
+        ),
+    ],
+)
+def test_advice_is_what_the_room_and_the_pace_allow(
+    balances: list[Balance], caller: CallerBalance | None, expected: Advice
+) -> None:
+    assert advise(balances, caller, NOW) == expected
+
+
+@dataclass
+class Agent:
+    """Asks without end under one subscription, or for a caller with a budget; obeys the advice, or only refusals."""
+
+    obeys: bool
+    weekly: float
+    daily: float | None = None
+    spends: list[int] = field(default_factory=list)
+
+    def spent(self, since_ms: int, until_ms: int) -> int:
+        return ASK * (bisect_left(self.spends, until_ms) - bisect_left(self.spends, since_ms))
+
+    def work(self, days: int) -> None:
+        """An ask every five minutes, or as seldom as it is told to."""
+        now_ms = NOW
+        while now_ms < NOW + days * DAY_MS:
+            advice, left = self.look(now_ms)
+            assert advice.action is Action.WAIT or advice.action is Action.STOP or advice.headroom_nanousd == left
+            if self.obeys and advice.action in (Action.WAIT, Action.STOP):
+                assert advice.retry_at_ms is not None, "told to stop, though room comes back"
+                next_ms = advice.retry_at_ms
+            elif left < ASK:
+                next_ms = now_ms + 5 * MINUTE_MS
+            else:
+                self.spends.append(now_ms)
+                next_ms = now_ms + 5 * MINUTE_MS
+                if self.obeys and advice.max_nanousd_per_hour is not None:
+                    next_ms = max(next_ms, now_ms + ASK * HOUR_MS // max(1, advice.max_nanousd_per_hour))
+            now_ms = next_ms
+
+    @property
+    def longest_pause_ms(self) -> int:
+        return max(after - before for before, after in itertools.pairwise(self.spends))
+
+    def look(self, now_ms: int) -> tuple[Advice, int]:
+        """The advice, and what the budgets really leave."""
+        week = self.spent(now_ms - WEEK_MS, now_ms)
+        days = [self.spent(now_ms - (age + 1) * DAY_MS, now_ms - age * DAY_MS) for age in range(7)]
+        block = Block(now_ms - now_ms % BLOCK_MS, now_ms - now_ms % BLOCK_MS + BLOCK_MS, "utc-grid")
+        mine = Balance(
+            replace(ONE, weekly_budget_nanousd=round(self.weekly * NANO), block_budget_nanousd=25 * NANO),
+            block,
+            block_spent=self.spent(block.starts_at_ms, now_ms),
+            week_spent=week,
+            hour_spent=self.spent(now_ms - HOUR_MS, now_ms),
+            days=days,
+        )
+        if week >= 0.95 * self.weekly * NANO:
+            over = (week - round(0.95 * self.weekly * NANO)) // ASK
+            first = bisect_left(self.spends, now_ms - WEEK_MS)
+            mine = replace(mine, week_frees_at_ms=self.spends[first + over] + WEEK_MS + 1)
+        if self.daily is None:
+            return advise([mine], None, now_ms), mine.left
+        today = self.spent(now_ms - now_ms % DAY_MS, now_ms)
+        caller = me(daily=self.daily)
+        caller = replace(caller, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days)
+        assert caller.left is not None
+        return advise([mine], caller, now_ms), min(mine.left, caller.left)
+
+
+ASK = 3 * NANO // 10
+
+
+@pytest.mark.parametrize(("weekly", "daily"), [(456.0, None), (200.0, None), (90.0, None), (456.0, 10.0)])
+def test_who_follows_the_advice_spends_what_there_is_and_never_stands_still_for_long(
+    weekly: float, daily: float | None
+) -> None:
+    steady, greedy = Agent(True, weekly, daily), Agent(False, weekly, daily)
+    for agent in (steady, greedy):
+        agent.work(21)
+    allowed = 7 * min(weekly / 7, daily or weekly) * NANO
+    third_week = steady.spent(NOW + 14 * DAY_MS, NOW + 21 * DAY_MS)  # when the beginning has been forgotten
+    assert 0.9 * allowed < third_week <= allowed
+    assert steady.longest_pause_ms < 16 * HOUR_MS < greedy.longest_pause_ms
+
+
+def test_while_anthropic_is_overloaded_the_whole_pool_waits() -> None:
+    patience = Cooldown("overloaded", NOW, NOW + 1000, "overloaded")
+    assert advise([balance()], None, NOW, patience) == Advice(Action.WAIT, "overloaded", 0, NOW + 1000)
+    assert advise([balance()], None, NOW + 1000, patience).action is Action.PROCEED
+
+
+pools = st.lists(
+    st.builds(
+        lambda name, spent, week, hour, reserved, said: balance(
+            *said, name=name, spent=spent, week=week, hour=hour, reserved=reserved, in_flight=int(reserved > 0)
+        ),
+        st.sampled_from(["a", "b", "c"]),
+        *[st.floats(0, 50)] * 4,
+        st.lists(st.builds(official, st.none() | st.floats(0, 110)), max_size=1),
+    )
+)
+
+
+@given(pools)
+def test_advice_never_promises_more_than_the_budgets_leave(balances: list[Balance]) -> None:
+    advice = advise(balances, None, NOW)
+    assert 0 <= advice.headroom_nanousd <= sum(one.left for one in balances)
+    assert (advice.max_nanousd_per_hour is not None) == (advice.action is Action.SLOW_DOWN)
+    assert (advice.retry_at_ms is not None) == (advice.action is Action.WAIT)
+    assert (advice.headroom_nanousd > 0) == (advice.action in (Action.PROCEED, Action.SLOW_DOWN))
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (balance(), None),
+        (balance(hour=2, spent=16, week=16), NOW + 2 * HOUR_MS),
+        (balance(hour=2, spent=16, reserved=2), NOW + HOUR_MS),
+        (balance(hour=2, spent=25), NOW),
+        (balance(hour=1, spent=10), None),  # the block ends first
+        (balance(official(90, "five_hour"), hour=7), NOW + 30 * MINUTE_MS),
+        (balance(official(90, "five_hour", resets_at_ms=NOW + 29 * MINUTE_MS), hour=7), NOW + 171 * MINUTE_MS + 25_714),
+    ],
+)
+def test_room_lasts_as_long_as_the_burn_lets_it_unless_it_is_refilled_first(
+    state: Balance, expected: int | None
+) -> None:
+    assert exhausts_at_ms(state, NOW) == expected
+
+
+def test_headroom_is_what_the_tightest_of_budgets_and_windows_leaves() -> None:
+    assert headroom_nanousd(balance(official(90), spent=5), NOW) == round(3.5 * NANO)
+    assert headroom_nanousd(balance(official(10), spent=5), NOW) == 15 * NANO
+
+
+# Alerts
+
+
+def told(*states: Balance) -> list[tuple[str, str]]:
+    return [(one.kind, one.message) for one in alerts(states, NOW)]
+
+
+def window(percent: float, **said: Any) -> WindowReading:
+    return official(percent, "five_hour", **said)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (balance(window(79)), []),
+        (
+            balance(window(80)),
+            [("80%", "one: the five_hour window is 80% used; it resets at 2026-01-28T13:00:00Z")],
+        ),
+        (
+            balance(window(92)),
+            [("90%", "one: the five_hour window is 92% used; it resets at 2026-01-28T13:00:00Z")],
+        ),
+        (
+            balance(window(100)),
+            [("limit", "one: the five_hour window is used up until 2026-01-28T13:00:00Z")],
+        ),
+        (
+            balance(spent=20),
+            [("limit", "one: the block budget is used up until 2026-01-28T15:00:00Z")],
+        ),
+        (balance(cooldown=cooldown("auth", None)), [("needs_login", "one: because of auth")]),
+        (balance(cooldown=cooldown("burst")), []),
+    ],
+)
+def test_an_alert_is_called_for_at_a_threshold_a_limit_and_a_missing_login(
+    state: Balance, expected: list[tuple[str, str]]
+) -> None:
+    assert told(state) == expected
+
+
+@given(st.floats(80, 89.9), st.integers(-60_000, 60_000))
+def test_one_threshold_of_one_window_has_one_key_however_its_reset_is_given(percent: float, jitter_ms: int) -> None:
+    (first,) = alerts([balance(window(80))], NOW)
+    (again,) = alerts([balance(window(percent, resets_at_ms=NOW + HOUR_MS + jitter_ms))], NOW + 1)
+    (next_one,) = alerts([balance(window(percent, resets_at_ms=NOW + 6 * HOUR_MS))], NOW + 1)
+    assert first.key == again.key != next_one.key
+
+
+def test_a_failover_is_told_once_a_run() -> None:
+    alert = failover("r1", "one", "two", "limit", NOW)
+    assert (alert.kind, alert.message) == ("failover", "one refused an ask (limit); it went on under two")
+    assert alert.key != failover("r2", "one", "two", "limit", NOW).key

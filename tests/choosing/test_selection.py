@@ -1,0 +1,479 @@
+"""Choosing: whatever the candidates, the choice is allowed, explained, and the same each time."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_mcp.choosing.budget import Balance, health
+from pool_mcp.choosing.rates import Rate
+from pool_mcp.choosing.selection import Candidate, Choice, Request, applies_to, choose
+from pool_mcp.choosing.windows import FULL_PERCENT, Block, percent_now
+from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, NANO, SECOND_MS, WEEK_MS, Cooldown, Subscription, WindowReading
+
+NOW = 1_769_605_200_000
+GRID = Block(NOW - 2 * HOUR_MS, NOW - 2 * HOUR_MS + BLOCK_MS, "utc-grid")
+ONE = Subscription(
+    id="one",
+    config_dir=None,
+    api_key_env=None,
+    oauth_token_env=None,
+    plan="",
+    weekly_budget_nanousd=400 * NANO,
+    block_budget_nanousd=20 * NANO,
+    priority=0,
+    max_in_flight=3,
+    enabled=True,
+)
+NAMES = ("a", "b", "c", "d")
+DOLLAR_A_PERCENT = Rate(NANO, 1.0, "learned")
+Strategy = Literal["headroom", "health"]
+
+
+def balance(name: str = "a", **said: Any) -> Balance:
+    """In every window a percent is a dollar."""
+    own = {key: said.pop(key) for key in ("priority", "enabled", "max_in_flight") if key in said}
+    rates = dict.fromkeys(said.get("readings", {}), DOLLAR_A_PERCENT)
+    return Balance(replace(ONE, id=name, **own), GRID, rates=rates, **said)
+
+
+def request(estimate: int = NANO, **said: Any) -> Request:
+    return Request(dict.fromkeys(NAMES, estimate), **said)
+
+
+def official(
+    percent: float | None, window: str = "five_hour", status: str = "allowed", resets_at_ms: int = NOW + HOUR_MS
+) -> dict[str, WindowReading]:
+    return {window: WindowReading(window, percent, resets_at_ms, status, NOW)}
+
+
+def choice(*balances: Balance, strategy: Strategy = "headroom", **said: Any) -> Choice:
+    return choose(request(**said), balances, NOW, strategy)
+
+
+def cooldown(cause: str, until_ms: int | None = NOW + HOUR_MS, *, is_probed: bool = False) -> Cooldown:
+    return Cooldown(cause, NOW - DAY_MS, until_ms, f"because of {cause}", is_probed)
+
+
+def ranking(*balances: Balance, **said: Any) -> list[str]:
+    """The candidates by their scores, best first."""
+    candidates = choice(*balances, **said).candidates
+    return [one.id for one in sorted(candidates, key=lambda one: -one.score)]
+
+
+# What keeps a subscription out
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "kind", "why", "until_ms"),
+    [
+        pytest.param(balance(enabled=False), {}, "invalid_request", "switched off in pool.toml", None, id="disabled"),
+        pytest.param(
+            balance(cooldown=cooldown("auth")), {}, "auth", "because of auth", NOW + HOUR_MS, id="not signed in"
+        ),
+        pytest.param(
+            balance(cooldown=cooldown("billing", None)), {}, "billing", "because of billing", None, id="not billable"
+        ),
+        pytest.param(
+            balance(cooldown=cooldown("five_hour")), {}, "limit", "because of five_hour", NOW + HOUR_MS, id="cooling"
+        ),
+        pytest.param(
+            balance(cooldown=cooldown("burst", NOW, is_probed=True)),
+            {},
+            "limit",
+            "one run is trying out whether this is over: because of burst",
+            NOW + 5 * SECOND_MS,
+            id="being tried out after a cooldown",
+        ),
+        pytest.param(
+            balance(),
+            {"patience": cooldown("overloaded", is_probed=True)},
+            "overloaded",
+            "because of overloaded",
+            NOW + HOUR_MS,
+            id="Anthropic is overloaded and somebody is trying it out",
+        ),
+        pytest.param(
+            balance(in_flight=3), {}, "limit", "has its 3 runs in flight (max_in_flight)", None, id="enough in flight"
+        ),
+        pytest.param(
+            balance(readings=official(99.5)),
+            {},
+            "limit",
+            "its five_hour window is used up until 2026-01-28T14:00:00Z",
+            NOW + HOUR_MS,
+            id="an official window is full",
+        ),
+        pytest.param(
+            balance(readings=official(None, status="rejected")),
+            {},
+            "limit",
+            "its five_hour window is used up until 2026-01-28T14:00:00Z",
+            NOW + HOUR_MS,
+            id="an official window has refused",
+        ),
+        pytest.param(
+            balance(readings=official(62.0, status="rejected")),
+            {},
+            "limit",
+            "its five_hour window is used up until 2026-01-28T14:00:00Z",
+            NOW + HOUR_MS,
+            id="an official window has refused whatever percent it gives",
+        ),
+        pytest.param(
+            balance(readings=official(95.5), spent_since={"five_hour": NANO}, reserved=NANO),
+            {"estimate": 2 * NANO + 1},
+            "limit",
+            "its five_hour window has 2.5% left until 2026-01-28T14:00:00Z, the ask may need 2.0%",
+            NOW + HOUR_MS,
+            id="an official window has no room beside what is spent and held",
+        ),
+        pytest.param(
+            balance(block_spent=19 * NANO, reserved=NANO // 2),
+            {},
+            "budget",
+            "its block budget leaves $0.50, the ask needs $1.00",
+            GRID.ends_at_ms,
+            id="the block is spent and reserved",
+        ),
+        pytest.param(
+            balance(week_spent=399 * NANO, reserved=NANO // 2, week_frees_at_ms=NOW + DAY_MS),
+            {},
+            "budget",
+            "its weekly budget leaves $0.50, the ask needs $1.00",
+            NOW + DAY_MS,
+            id="the week is spent and reserved",
+        ),
+        pytest.param(
+            balance(week_spent=401 * NANO),
+            {},
+            "budget",
+            "its weekly budget leaves $0.00, the ask needs $1.00",
+            None,
+            id="the week is overdrawn",
+        ),
+        pytest.param(balance(), {"only": "b"}, "pinned", "the ask is bound to b", None, id="another one is meant"),
+        pytest.param(
+            balance(), {"tried": frozenset("a")}, "limit", "has already refused this ask", None, id="it refused before"
+        ),
+    ],
+)
+def test_what_is_kept_out_says_why_and_until_when(
+    state: Balance, asked: dict[str, Any], kind: str, why: str, until_ms: int | None
+) -> None:
+    found = choice(state, **asked)
+    (one,) = found.candidates
+    assert found == Choice(None, "" if kind == "pinned" else f"a: {why}", (one,))
+    assert one == Candidate("a", False, one.score, (why, one.reasons[1]), kind, until_ms)
+    assert found.next_available_at_ms == until_ms
+
+
+@pytest.mark.parametrize(
+    ("window", "model", "counts"),
+    [
+        ("five_hour", None, True),
+        ("seven_day", "claude-haiku-4-5", True),
+        ("seven_day_opus", "claude-opus-5-5", True),
+        ("seven_day_opus", "opus", True),
+        ("seven_day_opus", "sonnet", False),
+        ("seven_day_opus", None, False),
+        ("seven_day_overage", "opus", True),
+    ],
+)
+def test_a_window_of_one_family_counts_for_that_family_only(window: str, model: str | None, counts: bool) -> None:
+    assert applies_to(window, model) is counts
+    state = balance(readings=official(None, window, "rejected"))
+    assert (choice(state, model=model).subscription is None) is counts
+
+
+def test_an_ask_of_exactly_what_is_left_fits() -> None:
+    budget = balance(block_spent=19 * NANO)
+    window = balance(readings=official(95.5), spent_since={"five_hour": NANO}, reserved=NANO)
+    assert [choice(budget, estimate=estimate).subscription for estimate in (NANO, NANO + 1)] == ["a", None]
+    assert [choice(window, estimate=estimate).subscription for estimate in (2 * NANO, 2 * NANO + 1)] == ["a", None]
+
+
+def test_a_generous_cap_is_not_taken_to_need_more_than_half_a_window() -> None:
+    state = balance(readings=official(48.0, "seven_day"))
+    state = replace(state, rates={"seven_day": Rate(NANO / 100, 1.0, "learned")})
+    assert choice(state, estimate=15 * NANO).subscription == "a"
+
+
+NEEDS_LOGIN = balance(cooldown=cooldown("auth", None))
+
+
+def test_a_subscription_that_is_named_is_tried_though_it_needs_a_login() -> None:
+    assert choice(NEEDS_LOGIN, only="a", by_name=True).subscription == "a"
+    assert choice(NEEDS_LOGIN, only="a").subscription is None
+
+
+def test_where_nobody_is_signed_in_an_ask_may_find_out_whether_somebody_has() -> None:
+    off, works = balance("b", enabled=False), balance("c")
+    assert choice(NEEDS_LOGIN, off, may_probe=True).subscription == "a"
+    assert choice(NEEDS_LOGIN, off).subscription is None
+    assert choice(NEEDS_LOGIN, off, works, may_probe=True).subscription == "c"
+    full = replace(works, block_spent=20 * NANO)
+    assert choice(NEEDS_LOGIN, off, full, may_probe=True).subscription is None
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        {"week_spent": 400 * NANO},
+        {"in_flight": 3},
+        {"readings": official(100)},
+        {"block_spent": 20 * NANO},
+        {"cooldown": cooldown("auth", is_probed=True)},
+    ],
+)
+@pytest.mark.parametrize("asked", [{"only": "a", "by_name": True}, {"may_probe": True}])
+def test_to_be_tried_without_a_login_lifts_no_other_limit(full: dict[str, Any], asked: dict[str, Any]) -> None:
+    assert choice(balance(**{"cooldown": NEEDS_LOGIN.cooldown, **full}), **asked).subscription is None
+
+
+# Which of several
+
+
+def test_a_choice_tells_what_it_weighed() -> None:
+    soon, late = NOW + DAY_MS, NOW + 6 * DAY_MS
+    states = (
+        balance("a", block_spent=5 * NANO, week_spent=100 * NANO),
+        balance("b", readings=official(30, "seven_day", resets_at_ms=soon), reserved=NANO),
+        balance("c", readings=official(60, "seven_day", resets_at_ms=late), last_used_ms=NOW - SECOND_MS),
+    )
+    found = choice(*states)
+    assert (found.subscription, found.reason) == (
+        "b",
+        "used: seven_day 30%, $1.00 held; weekly room expires in 24 h",
+    )
+    assert [(one.id, one.eligible, one.reasons) for one in found.candidates] == [
+        ("a", True, ("used: block budget 25%, weekly budget 25%",)),
+        ("b", True, ("used: seven_day 30%, $1.00 held; weekly room expires in 24 h",)),
+        ("c", True, ("used: seven_day 60%; spared, being ahead of its weekly pace; its cache is warm",)),
+    ]
+
+
+def test_more_room_goes_before_less() -> None:
+    spent = {"a": 9 * NANO, "b": NANO, "c": 5 * NANO}
+    states = [balance(name, block_spent=amount, week_spent=amount) for name, amount in spent.items()]
+    assert ranking(*states) == ["b", "c", "a"]
+
+
+def test_weekly_room_that_will_expire_unused_goes_first() -> None:
+    late, soon = (official(50, "seven_day", resets_at_ms=NOW + days * DAY_MS) for days in (6, 1))
+    assert ranking(balance("a", readings=late), balance("b", readings=soon)) == ["b", "a"]
+
+
+def test_a_small_plan_is_left_alone_by_a_large_ask() -> None:
+    states = [balance(name, readings=official(10, "five_hour")) for name in "ab"]
+    large = replace(states[1], rates={"five_hour": Rate(10 * NANO, 1.0, "learned")})
+    assert ranking(states[0], large, estimate=15 * NANO) == ["b", "a"]
+    assert ranking(states[0], states[1], estimate=15 * NANO) == ["a", "b"]
+
+
+def test_among_equals_the_one_with_a_warm_cache_goes_first() -> None:
+    warm, cold = balance("b", last_used_ms=NOW - SECOND_MS), balance("a", last_used_ms=NOW - HOUR_MS)
+    assert choice(warm, cold).subscription == "b"
+    assert choice(replace(warm, in_flight=1), cold).subscription == "a"
+
+
+def test_asks_at_once_are_spread_by_what_each_subscription_holds() -> None:
+    held = dict.fromkeys("abc", 0)
+    for at in range(30):
+        states = [
+            balance(name, max_in_flight=30, reserved=count * NANO // 4, in_flight=count, last_used_ms=NOW - 30 + at)
+            for name, count in held.items()
+        ]
+        held[choice(*states, estimate=NANO // 4).subscription or ""] += 1
+    assert held == {"a": 10, "b": 10, "c": 10}
+
+
+def test_under_health_the_highest_score_is_chosen() -> None:
+    states = (balance("a", block_spent=2 * NANO), balance("b", in_flight=2), balance("c", hour_spent=10 * NANO))
+    assert choice(*states, strategy="health") == Choice(
+        "b",
+        "health 100",
+        (
+            Candidate("a", True, 97, ("health 97",)),
+            Candidate("b", True, 100, ("health 100",)),
+            Candidate("c", True, 96, ("health 96",)),
+        ),
+    )
+
+
+def test_a_higher_priority_goes_before_more_room_until_it_is_full() -> None:
+    first, second = balance("a", priority=1, block_spent=15 * NANO), balance("b")
+    assert choice(first, second).subscription == "a"
+    assert choice(first, second, estimate=6 * NANO).subscription == "b"
+
+
+def test_a_pin_goes_before_priority_and_room() -> None:
+    assert choice(balance("a", priority=9), balance("b", block_spent=15 * NANO), only="b").subscription == "b"
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "expected"),
+    [((1, 3, 2), "b"), ((1, None, 2), "b"), ((None, None, None), "a"), ((1, 1, 1), "a")],
+)
+def test_a_tie_goes_to_the_one_used_longest_ago_and_then_by_name(
+    hours_ago: tuple[int | None, ...], expected: str
+) -> None:
+    states = [
+        balance(name, last_used_ms=None if ago is None else NOW - ago * HOUR_MS)
+        for name, ago in zip("abc", hours_ago, strict=True)
+    ]
+    assert choice(*reversed(states)).subscription == expected
+
+
+def test_out_of_nothing_nothing_is_chosen() -> None:
+    assert choice() == Choice(None, "", ())
+
+
+# Whatever the candidates
+
+amounts = st.integers(0, 25 * NANO) | st.sampled_from([0, 10 * NANO, 20 * NANO, 400 * NANO])
+readings = st.builds(
+    WindowReading,
+    st.sampled_from(["five_hour", "seven_day", "seven_day_opus"]),
+    st.none() | st.floats(0, 110) | st.sampled_from([0.0, 50.0, 99.5, 100.0]),
+    st.none() | st.integers(NOW - DAY_MS, NOW + WEEK_MS),
+    st.sampled_from(["allowed", "rejected"]),
+    st.just(NOW),
+)
+cooldowns = st.builds(
+    cooldown,
+    st.sampled_from(["auth", "billing", "burst", "five_hour"]),
+    st.sampled_from([None, NOW - 1, NOW, NOW + HOUR_MS]),
+    is_probed=st.booleans(),
+)
+candidates = st.builds(
+    lambda said, many: balance(**said, readings={reading.window: reading for reading in many}),
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(NAMES)},
+        optional={
+            "priority": st.integers(-1, 1),
+            "enabled": st.booleans(),
+            "block_spent": amounts,
+            "week_spent": amounts,
+            "hour_spent": amounts,
+            "reserved": amounts,
+            "in_flight": st.integers(0, 4),
+            "cooldown": st.none() | cooldowns,
+            "last_used_ms": st.none() | st.integers(NOW - 3, NOW),
+            "week_frees_at_ms": st.none() | st.just(NOW + DAY_MS),
+            "spent_since": st.dictionaries(st.sampled_from(["five_hour", "seven_day"]), amounts),
+            "reserved_beside": amounts,
+        },
+    ),
+    st.lists(readings, max_size=2),
+)
+pools = st.lists(candidates, max_size=4, unique_by=lambda one: one.subscription.id)
+asks = st.builds(
+    Request,
+    st.fixed_dictionaries(dict.fromkeys(NAMES, st.integers(1, 30 * NANO) | st.just(NANO))),
+    model=st.sampled_from([None, "opus", "sonnet"]),
+    only=st.none() | st.sampled_from(NAMES),
+    by_name=st.booleans(),
+    tried=st.frozensets(st.sampled_from(NAMES), max_size=2),
+    patience=st.none() | st.builds(cooldown, st.just("overloaded"), is_probed=st.booleans()),
+    may_probe=st.booleans(),
+)
+strategies: st.SearchStrategy[Strategy] = st.sampled_from(["headroom", "health"])
+
+
+@given(st.data(), pools, asks, strategies)
+def test_the_order_of_the_candidates_makes_no_difference(
+    data: st.DataObject, pool: list[Balance], ask: Request, strategy: Strategy
+) -> None:
+    shuffled = data.draw(st.permutations(pool))
+    assert choose(ask, shuffled, NOW, strategy) == choose(ask, pool, NOW, strategy)
+
+
+@given(pools, asks, strategies)
+def test_every_candidate_is_explained_and_only_an_eligible_one_is_chosen(
+    pool: list[Balance], ask: Request, strategy: Strategy
+) -> None:
+    found = choose(ask, pool, NOW, strategy)
+    assert [one.id for one in found.candidates] == sorted(one.subscription.id for one in pool)
+    assert all(one.reasons and all(one.reasons) for one in found.candidates)
+    assert all(one.eligible == (one.blocked_by is None) for one in found.candidates)
+    assert all(0 <= one.score <= 100 for one in found.candidates)
+    eligible = {one.id for one in found.candidates if one.eligible}
+    assert (found.subscription in eligible) if eligible else (found.subscription is None)
+
+
+@given(pools, asks, strategies)
+def test_whatever_is_chosen_may_serve_and_has_room_for_the_ask(
+    pool: list[Balance], ask: Request, strategy: Strategy
+) -> None:
+    """Said once more from the outside, without the selection's own verdicts."""
+    found = choose(ask, pool, NOW, strategy).subscription
+    for chosen in [one for one in pool if one.subscription.id == found]:
+        estimate, subscription = ask.estimates[chosen.subscription.id], chosen.subscription
+        assert subscription.enabled
+        assert subscription.id not in ask.tried
+        assert ask.only in (None, subscription.id)
+        assert not (ask.patience and ask.patience.is_probed)
+        assert chosen.in_flight < subscription.max_in_flight
+        assert chosen.block_spent + chosen.reserved + estimate <= subscription.block_budget_nanousd
+        assert chosen.week_spent + chosen.reserved + estimate <= subscription.weekly_budget_nanousd
+        for reading in chosen.readings.values():
+            if reading.window != "seven_day_opus" or ask.model == "opus":
+                official_percent = percent_now(reading, NOW)
+                held = chosen.spent_since.get(reading.window, 0) + chosen.reserved + chosen.reserved_beside
+                room = 100 - (official_percent or 0) - held / NANO
+                assert official_percent is None or official_percent < FULL_PERCENT
+                assert official_percent is None or estimate / NANO <= room
+        if chosen.cooldown is not None:
+            assert not chosen.cooldown.is_probed
+            if chosen.cooldown.cause in ("auth", "billing"):
+                assert ask.by_name or ask.may_probe
+            else:
+                assert chosen.cooldown.until_ms is not None
+                assert chosen.cooldown.until_ms <= NOW
+
+
+@given(pools, asks, strategies)
+def test_nothing_eligible_of_a_higher_priority_or_a_better_score_is_passed_over(
+    pool: list[Balance], ask: Request, strategy: Strategy
+) -> None:
+    found = choose(ask, pool, NOW, strategy)
+    by_id = {one.subscription.id: one for one in pool}
+
+    def rank(one: Candidate) -> tuple[float, ...]:
+        state = by_id[one.id]
+        return (state.subscription.priority, one.score, -(state.last_used_ms or 0))
+
+    eligible = [one for one in found.candidates if one.eligible]
+    chosen = [one for one in eligible if one.id == found.subscription]
+    assert [rank(one) for one in chosen] == ([max(map(rank, eligible))] if eligible else [])
+    if strategy == "health":
+        assert all(one.score == health(by_id[one.id], NOW).score for one in found.candidates)
+
+
+@given(pools, asks, st.floats(0, 1))
+def test_more_headroom_never_makes_a_candidate_worse(pool: list[Balance], ask: Request, share: float) -> None:
+    """Less used, less held: what was eligible stays so, and no score falls."""
+
+    def roomier(one: Balance) -> Balance:
+        readings = {
+            name: replace(said, percent=None if said.percent is None else said.percent * share)
+            for name, said in one.readings.items()
+        }
+        spent_since = {name: round(amount * share) for name, amount in one.spent_since.items()}
+        return replace(
+            one,
+            readings=readings,
+            spent_since=spent_since,
+            block_spent=round(one.block_spent * share),
+            week_spent=round(one.week_spent * share),
+            reserved=round(one.reserved * share),
+        )
+
+    before = choose(ask, pool, NOW).candidates
+    after = choose(ask, [roomier(one) for one in pool], NOW).candidates
+    for worse, better in zip(before, after, strict=True):
+        assert better.score >= worse.score - 1e-9
+        assert better.eligible or not worse.eligible

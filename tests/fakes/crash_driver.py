@@ -1,0 +1,160 @@
+"""Asks Claude once through a real pool and is killed at a step of its own choosing: ``crash_driver.py STEP VICTIM``.
+
+The steps are functions of the product that are wrapped here, in this process only. At the step it prints a line of JSON
+(what the CLI had written by then) and sends SIGKILL to the victim: this process (``server``), the CLI (``cli``),
+``both``, or its own process group (``group``). What it survives it reports as a second line: how the ask ended.
+"""
+
+import contextlib
+import functools
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import anyio
+
+from pool_mcp.asks import runner
+from pool_mcp.claude import wire
+from pool_mcp.claude.process import CliProcess
+from pool_mcp.errors import PoolError
+from pool_mcp.ledger.books import Books
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import Ask
+from pool_mcp.pool import Pool
+from pool_mcp.settings import load
+
+VICTIMS = ("server", "cli", "both", "group")
+
+
+class Crash:
+    """What happens at the step."""
+
+    def __init__(self, victim: str) -> None:
+        self.victim = victim
+        self.cli: CliProcess | None = None
+        self.is_over = False
+
+    def strike(self) -> None:
+        """Kill the victim, the first time that the step is reached."""
+        if self.is_over:
+            return
+        self.is_over = True
+        _say(cli_has_said=self.cli._files.stdout.stat().st_size if self.cli else None)
+        if self.victim in ("cli", "both"):
+            assert self.cli is not None, "no CLI was started before this step"
+            assert self.cli._child is not None, "the CLI is this process's own"
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.cli._child.pid, signal.SIGKILL)
+        if self.victim in ("server", "both"):
+            _die(os.kill, os.getpid())
+        if self.victim == "group":
+            _die(os.killpg, os.getpgrp())
+
+
+def _die(kill: Callable[[int, int], None], target: int) -> NoReturn:
+    kill(target, signal.SIGKILL)
+    while True:  # the signal may need a moment; nothing further may be done
+        signal.pause()
+
+
+def _say(**said: object) -> None:
+    os.write(1, json.dumps(said).encode() + b"\n")
+
+
+def wrap(owner: Any, name: str, *, before: Callable[..., None] | None = None, after: Any = None) -> None:
+    """Put something before or after a function; ``after`` is given its result, then its arguments."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        if before is not None:
+            before()
+        result = function(*arguments, **named)
+        if inspect.isawaitable(result):
+            return _awaited(result, arguments)
+        if after is not None:
+            after(result, *arguments)
+        return result
+
+    async def _awaited(pending: Any, arguments: tuple[Any, ...]) -> Any:
+        result = await pending
+        if after is not None:
+            after(result, *arguments)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _fed(crash: Crash, has_come: Callable[[wire.RunStream], bool]) -> Callable[..., None]:
+    """The step at which the CLI's output, as far as it was read, says something."""
+
+    def fed(_: object, stream: wire.RunStream, *__: object) -> None:
+        if has_come(stream):
+            crash.strike()
+
+    return fed
+
+
+def place(step: str, crash: Crash) -> None:
+    """Wrap the function that the step is at."""
+
+    def strike(*_: object) -> None:
+        crash.strike()
+
+    def keep(cli: CliProcess, *_: object) -> None:
+        crash.cli = cli
+
+    wrap(runner, "start", after=keep)
+    match step:
+        case "before the reservation commits":
+            wrap(Books, "insert_run", after=strike)
+        case "reserved":
+            wrap(Pool, "_reserve", after=strike)
+        case "files prepared":
+            wrap(runner.Executor, "prepare", after=strike)
+        case "marked running":
+            wrap(runner.Executor, "start", before=crash.strike)
+        case "CLI started":
+            wrap(runner, "start", after=strike)
+        case "first events":
+            wrap(wire.RunStream, "feed", after=_fed(crash, lambda stream: bool(stream.calls)))
+        case "result read":
+            wrap(wire.RunStream, "feed", after=_fed(crash, lambda stream: stream.result is not None))
+        case "CLI ended":
+            wrap(Pool, "_settle", before=crash.strike)
+        case "before the settlement commits":
+            wrap(Books, "settle", after=strike)
+        case "settled":
+            wrap(Pool, "_settle", after=strike)
+        case _:
+            raise SystemExit(f"no step {step!r}")
+
+
+async def main(step: str, victim: str, session_id: str | None) -> None:
+    """Ask, and be killed on the way."""
+    env = dict(os.environ)
+    settings = load(env)
+    pool = Pool(settings, Ledger(settings.ledger_path), env, lambda: time.time_ns() // 1_000_000, _new_id)
+    async with pool.open():
+        place(step, Crash(victim))
+        try:
+            answer = await pool.ask(Ask("Will this be booked?", "driver", session_id=session_id), wait_s=60)
+            _say(ended=answer.status)
+        except PoolError as error:
+            _say(ended=error.kind)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    anyio.run(main, sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)

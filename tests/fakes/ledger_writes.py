@@ -1,0 +1,49 @@
+"""Runs written straight into a ledger, without a CLI."""
+
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import HOUR_MS, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
+
+NOW_MS = 1_790_000_000_000
+
+
+def book(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
+    """A run from its reservation to its entry."""
+    reserve(ledger, run_id, nanousd, at_ms)
+    settle(ledger, run_id, nanousd, at_ms)
+
+
+def reserve(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
+    with ledger.write() as books:
+        books.insert_ask(run_id, "host", None, "", at_ms)
+        books.insert_run(new_run(run_id, nanousd, at_ms))
+        assert books.mark_running(run_id, "owner", None, at_ms)
+
+
+def new_run(run_id: str, nanousd: int, at_ms: int = NOW_MS) -> Run:
+    return Run(
+        run_id=run_id,
+        ask_id=run_id,
+        subscription="personal",
+        session_id=run_id,
+        resumed=False,
+        caller="host",
+        model=None,
+        state=RunState.RESERVED,
+        owner_id="owner",
+        background=False,
+        structured=False,
+        created_at_ms=at_ms,
+        deadline_ms=at_ms + HOUR_MS,
+        reserved_nanousd=nanousd,
+    )
+
+
+def settle(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
+    cost = Cost(nanousd, {"sonnet": ModelCost(Tokens(input=1), nanousd)})
+    with ledger.write() as books:
+        assert books.settle(Settlement(run_id, RunState.SETTLED, Outcome.OK, None, cost, at_ms), "owner")
+
+
+def spent(ledger: Ledger, since_ms: int = 0) -> int:
+    with ledger.read() as books:
+        return books.spent_nanousd("personal", since_ms)

@@ -1,0 +1,172 @@
+"""The first replies come early and are the SDK's own; standard input and output stay out of reach."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool_mcp.server.handshake import Replies
+
+LEGACY: list[dict[str, Any]] = [
+    {
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    },
+    {"method": "notifications/initialized"},
+    {"id": "two", "method": "tools/list"},
+    {"id": 3, "method": "resources/list", "params": {}},
+    {"id": 4, "method": "resources/templates/list"},
+    {"id": 5, "method": "tools/call", "params": {"name": "usage_status", "arguments": {"nonsense": 1}}},
+]
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+MODERN: list[dict[str, Any]] = [
+    {"id": 1, "method": "server/discover", "params": {"_meta": META}},
+    {"id": 2, "method": "tools/list", "params": {"_meta": META}},
+    {"id": 3, "method": "resources/list", "params": {"_meta": META}},
+    {"id": 4, "method": "tools/list", "params": {"_meta": META, "cursor": "from elsewhere"}},
+]
+
+
+def converse(home: Path, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """All replies of a fresh server to a host that says everything at once, by request id, with their order."""
+    lines = "".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pool_mcp", "serve"],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home), "POOL_MCP_HOME": str(home / "pool")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(lines)
+        server.stdin.flush()
+        wanted = sum("id" in message for message in messages)
+        replies = [json.loads(server.stdout.readline()) for _ in range(wanted)]
+        rest, log = server.communicate(timeout=20)
+    assert rest == ""
+    assert "out of date" not in log
+    return {json.dumps(reply["id"]): reply for reply in replies}
+
+
+@pytest.mark.parametrize("messages", [LEGACY, MODERN], ids=["legacy", "modern"])
+def test_a_later_start_replies_what_the_sdk_replied_itself(tmp_path: Path, messages: list[dict[str, Any]]) -> None:
+    by_the_sdk = converse(tmp_path, messages)
+    # A host that does not wait for the reply to initialize has its lists kept one start later.
+    assert [converse(tmp_path, messages) for _ in range(2)] == [by_the_sdk] * 2
+    kept = json.loads((tmp_path / "pool" / "replies.json").read_text())["replies"]
+    assert {"tools/list", "resources/list"} < {key.split()[0] for key in kept}
+    assert all(reply["result"] in kept.values() for reply in by_the_sdk.values() if reply["id"] in ("two", 3))
+
+
+def test_the_early_replies_come_from_the_file_and_are_put_right_when_they_are_wrong(tmp_path: Path) -> None:
+    by_the_sdk = [converse(tmp_path, LEGACY) for _ in range(2)][-1]
+    file = tmp_path / "pool" / "replies.json"
+    kept = json.loads(file.read_text())
+    kept["replies"]["tools/list 2025-06-18"] = {"tools": []}
+    file.write_text(json.dumps(kept))
+    with pytest.raises(AssertionError, match="out of date"):  # the server's log says so
+        converse(tmp_path, LEGACY)
+    assert converse(tmp_path, LEGACY) == by_the_sdk
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"made_by": 1}', '{"made_by": "another version", "replies": {}}'])
+def test_a_file_that_is_broken_or_from_another_version_is_not_used(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "replies.json"
+    file.write_text(content)
+    assert Replies(file).get("tools/list 2025-06-18") is None
+
+
+def test_what_is_kept_can_be_read_by_the_owner_only(tmp_path: Path) -> None:
+    converse(tmp_path, LEGACY)
+    assert (tmp_path / "pool" / "replies.json").stat().st_mode & 0o077 == 0
+
+
+def test_prints_and_children_cannot_reach_the_hosts_streams(tmp_path: Path) -> None:
+    program = """
+import subprocess, sys
+from pathlib import Path
+from pool_mcp.server.handshake import Front, Replies
+front = Front(Replies(Path(sys.argv[1])))
+print("a stray print", flush=True)
+subprocess.run(["sh", "-c", "echo a stray child; cat"], check=True)
+front.send('{"jsonrpc": "2.0", "method": "ours"}')
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "replies.json")],
+        input="the host's words\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert ran.stdout == '{"jsonrpc": "2.0", "method": "ours"}\n'
+    assert ran.stderr == "a stray print\na stray child\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "ended"),
+    [
+        ("", 0),
+        ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}\n{"method": "ready"}\n', 0),
+        ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "of another time"}}\n', 3),
+        ('{"id": 1, "method": "tools/call", "params": {"name": "usage_status"}}\n', 0),
+        ('{"id": 1, "method": "resources/read", "params": {"uri": "pool://status"}}\n', 3),
+        ("the host's words\n", 3),
+    ],
+)
+def test_a_host_that_leaves_while_the_rest_is_loaded_is_waited_for_only_where_it_is_owed_a_reply(
+    tmp_path: Path, said: str, ended: int
+) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from pool_mcp.server.handshake import Front, Replies
+replies = Replies(Path(sys.argv[1]))
+replies.learn("initialize 2025-06-18", {"protocolVersion": "2025-06-18"})
+front = Front(replies)
+heard = False
+while not heard:
+    time.sleep(0.01)
+    with front._lock:
+        heard = None in front._waiting
+sys.exit(3)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "replies.json")], input=said, text=True, timeout=20, check=False
+    )
+    assert ran.returncode == ended
+
+
+def test_a_host_that_dies_before_it_reads_the_first_reply_leaves_no_server_behind(tmp_path: Path) -> None:
+    converse(tmp_path, LEGACY)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pool_mcp", "serve"],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "POOL_MCP_HOME": str(tmp_path / "pool")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdout.close()
+        server.stdin.write("".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in LEGACY))
+        server.stdin.close()
+        try:
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()

@@ -1,0 +1,318 @@
+"""The doctor finds what is wrong, names the one command that mends it, and says by its exit code that it did."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine import Machine
+from support import new_id, now_ms, open_ledger
+
+from pool_mcp.model import BLOCK_MS, HOUR_MS, Run, RunState, WindowReading
+from pool_mcp.results import FindingResult
+from pool_mcp.settings import load
+from pool_mcp.setup.doctor import examine
+from pool_mcp.system.locks import OwnerLock
+
+NO_CLI = ("cli", "npm install -g @anthropic-ai/claude-code")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with a login, a host and a ledger on which all is well."""
+    machine = Machine(tmp_path / "home", monkeypatch)
+    machine.set(POOL_MCP_HOME=str(machine.home / "pool"))
+    machine.sign_in(".claude", "ann@example.com", "org-1")
+    (machine.home / "pool").mkdir(mode=0o700)
+    (machine.home / "pool" / "pool.toml").write_text('[[subscriptions]]\nid = "ann"\n')
+    open_ledger(load(machine.env)).close()
+    (machine.bin / "claude").rename(machine.bin / "claude-code")
+    machine.set(POOL_MCP_CLAUDE_PATH=str(machine.bin / "claude-code"))
+    machine.say("install", "claude-code")
+    return machine
+
+
+def look(machine: Machine) -> dict[str, list[FindingResult]]:
+    """All findings by what was looked at."""
+    found: dict[str, list[FindingResult]] = {}
+    for one in examine(machine.env, now_ms()).findings:
+        found.setdefault(one.check, []).append(one)
+    return found
+
+
+def broken(machine: Machine) -> list[tuple[str, str]]:
+    """What is broken, and what mends it."""
+    return [(one.check, one.fix or "") for one in examine(machine.env, now_ms()).findings if one.status == "broken"]
+
+
+def broken_elsewhere(machine: Machine) -> list[tuple[str, str]]:
+    """What is broken besides the CLI, which is away so that it need not be asked."""
+    machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
+    (cli, *others) = broken(machine)
+    assert cli == NO_CLI
+    return others
+
+
+def test_where_all_is_well_every_line_says_so(machine: Machine) -> None:
+    found = look(machine)
+    assert {check: [one.status for one in each] for check, each in found.items()} == {
+        "settings": ["ok"],
+        "cli": ["ok"],
+        "login": ["ok"],
+        "ledger": ["ok"],
+        "runs": ["ok"],
+        "locks": ["ok"],
+        "clock": ["ok"],
+        "permissions": ["ok"],
+        "hosts": ["ok"],
+    }
+    assert found["login"][0].text == "ann: ann@example.com · max_20x"
+    assert found["cli"][0].text.startswith("2.1.")
+    said = machine.run("doctor")
+    assert said.exit_code == 0
+    assert said.output.endswith("All is well.\n")
+
+
+def test_a_machine_with_nothing_on_it_is_told_what_to_do_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "home", monkeypatch)
+    result = machine.run("doctor", "--json")
+    said = json.loads(result.output)
+    assert result.exit_code == 1
+    assert said["ok"] is False
+    assert {one["check"]: (one["status"], one["fix"]) for one in said["findings"]} == {
+        "settings": ("note", "pool-mcp setup"),
+        "cli": ("ok", None),
+        "login": ("broken", "pool-mcp login default"),
+        "ledger": ("ok", None),
+        "permissions": ("ok", None),
+        "hosts": ("note", "pool-mcp install claude-code"),
+    }
+    assert [path for path in machine.home.rglob("*") if "pool-mcp" in path.name] == []
+
+
+def test_in_a_pipe_every_finding_is_a_line_without_colour_and_each_remedy_a_line_below(machine: Machine) -> None:
+    (machine.home / "pool" / "runs").mkdir(mode=0o755)
+    machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
+    program = Path(sys.executable).with_name("pool-mcp")
+    done = subprocess.run([program, "doctor"], env=machine.env, capture_output=True, check=False)
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 1
+    assert b"\x1b" not in done.stdout
+    assert [line[:14].rstrip() for line in lines if line and line[0] in "✓✗·"] == [
+        "✓ settings",
+        "✗ cli",
+        "✓ ledger",
+        "✓ runs",
+        "✓ locks",
+        "✓ clock",
+        "✗ permissions",
+        "✓ hosts",
+    ]
+    at = next(at for at, line in enumerate(lines) if line.startswith("✗ permissions"))
+    assert lines[at + 1] == f"    chmod -R go-rwx {machine.home}/pool/runs"
+    assert lines[-1] == "2 to mend; each has its command under it."
+
+
+def test_where_the_locale_has_no_ticks_words_stand_for_them(machine: Machine) -> None:
+    program = Path(sys.executable).with_name("pool-mcp")
+    env = {**machine.env, "PYTHONIOENCODING": "ascii", "POOL_MCP_CLAUDE_PATH": "/nowhere/claude"}
+    done = subprocess.run([program, "doctor"], env=env, capture_output=True, check=False)
+    assert [line[:11] for line in done.stdout.splitlines()[:2]] == [b"ok settings", b"NO cli     "]
+
+
+def test_settings_that_are_wrong_are_shown_with_their_error(machine: Machine) -> None:
+    (machine.home / "pool" / "pool.toml").write_text("strategie = 1\n")
+    found = look(machine)
+    assert found["settings"][0].status == "broken"
+    assert "did you mean strategy" in found["settings"][0].text
+    assert found["settings"][0].fix == f'"${{EDITOR:-vi}}" {machine.home}/pool/pool.toml'
+    assert list(found) == ["settings", "hosts"]
+
+
+def test_a_missing_cli_is_named_with_the_way_to_get_it(machine: Machine) -> None:
+    machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
+    assert broken(machine) == [NO_CLI]
+
+
+def test_a_cli_of_an_early_generation_is_worth_an_update(machine: Machine) -> None:
+    (machine.bin / "old").write_text("#!/bin/sh\necho '2.1.200 (Claude Code)'\n")
+    (machine.bin / "old").chmod(0o755)
+    machine.set(POOL_MCP_CLAUDE_PATH=str(machine.bin / "old"))
+    found = look(machine)
+    assert (found["cli"][0].status, found["cli"][0].fix) == ("note", f"{machine.bin}/old update")
+    assert (found["login"][0].status, "gave no answer" in found["login"][0].text) == ("broken", True)
+
+
+def test_each_subscription_has_its_login_and_each_that_lacks_one_its_own_remedy(machine: Machine) -> None:
+    (machine.home / "pool" / "pool.toml").write_text(
+        '[[subscriptions]]\nid = "ann"\n[[subscriptions]]\nid = "out"\nconfig_dir = "~/.claude-out"\n'
+        '[[subscriptions]]\nid = "key"\napi_key_env = "A_KEY"\n'
+        '[[subscriptions]]\nid = "token"\noauth_token_env = "A_TOKEN"\n'
+        '[[subscriptions]]\nid = "unset"\noauth_token_env = "B_TOKEN"\n'
+        '[[subscriptions]]\nid = "off"\noauth_token_env = "C_TOKEN"\nenabled = false\n'
+    )
+    machine.set(A_KEY="sk-ant-api03-of-nobody", A_TOKEN="sk-ant-oat01-of-nobody")
+    assert [(one.status, one.text, one.fix) for one in look(machine)["login"]] == [
+        ("ok", "ann: ann@example.com · max_20x", None),
+        ("broken", "out: not signed in", "pool-mcp login out"),
+        ("ok", "key: an API key, from A_KEY", None),
+        ("ok", "token: a token, from A_TOKEN", None),
+        ("broken", "unset: B_TOKEN is not set in this environment", "export B_TOKEN=…"),
+    ]
+
+
+def test_two_logins_of_one_organisation_are_noted(machine: Machine) -> None:
+    machine.sign_in(".claude-twin", "bob@example.com", "org-1")
+    (machine.home / "pool" / "pool.toml").write_text(
+        '[[subscriptions]]\nid = "ann"\n[[subscriptions]]\nid = "twin"\nconfig_dir = "~/.claude-twin"\n'
+    )
+    (_, twin) = look(machine)["login"]
+    assert twin.status == "note"
+    assert "the same organisation as ann, so the same quota" in twin.text
+
+
+def test_sums_that_are_not_what_the_entries_say_are_found(machine: Machine) -> None:
+    conn = sqlite3.connect(machine.home / "pool" / "ledger.db")
+    columns = [row[1] for row in conn.execute("PRAGMA table_info(hours)")]
+    values = ["x" if kind.startswith("TEXT") else 1 for _, _, kind, *_ in conn.execute("PRAGMA table_info(hours)")]
+    conn.execute(f"INSERT INTO hours ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", values)
+    conn.commit()
+    conn.close()
+    assert broken_elsewhere(machine) == [("ledger", "pool-mcp ledger check")]
+
+
+def test_a_ledger_that_is_none_is_found(machine: Machine) -> None:
+    (machine.home / "pool" / "ledger.db").write_text("not a database, whatever its name says" * 100)
+    assert broken_elsewhere(machine) == [("ledger", "pool-mcp ledger check")]
+
+
+def test_runs_that_nobody_follows_and_locks_that_nobody_holds_are_found(machine: Machine) -> None:
+    settings = load(machine.env)
+    lock = OwnerLock(settings.owners_dir, new_id())
+    ledger = open_ledger(settings)
+    for owner_id in (lock.owner_id, "gone"):
+        insert_run(machine, owner_id)
+    (settings.owners_dir / "gone").touch(mode=0o600)
+    machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
+    found = look(machine)
+    assert [(one.status, one.text) for one in found["runs"]] == [
+        ("broken", "1 without a server that follows them; not booked yet")
+    ]
+    assert [(one.status, one.fix) for one in found["locks"]] == [("note", "pool-mcp status")]
+    machine.say("status")
+    assert broken_elsewhere(machine) == []
+    assert look(machine)["runs"][0].text == "1 in flight, each followed by a live server"
+    lock.release()
+    ledger.close()
+
+
+def insert_run(machine: Machine, owner_id: str) -> None:
+    ledger, now = open_ledger(load(machine.env)), now_ms()
+    run = Run(
+        run_id=new_id(),
+        ask_id=new_id(),
+        subscription="ann",
+        session_id=new_id(),
+        resumed=False,
+        caller="me",
+        model=None,
+        state=RunState.RESERVED,
+        owner_id=owner_id,
+        background=False,
+        structured=False,
+        created_at_ms=now,
+        deadline_ms=now + HOUR_MS,
+        reserved_nanousd=1,
+    )
+    with ledger.write() as books:
+        books.insert_ask(run.ask_id, run.caller, None, "", now)
+        books.insert_run(run)
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("observed_ago_ms", "resets_in_ms", "says"),
+    [
+        (0, HOUR_MS, None),
+        (0, BLOCK_MS, None),
+        (0, BLOCK_MS + HOUR_MS, "60 minutes behind Anthropic's"),
+        (0, -3 * HOUR_MS, "3 hours ahead of Anthropic's"),
+        (-3 * HOUR_MS, 0, "hours behind what the ledger has seen"),
+    ],
+)
+def test_a_clock_that_is_wrong_is_known_by_anthropics_resets_and_the_ledgers_times(
+    machine: Machine, observed_ago_ms: int, resets_in_ms: int, says: str | None
+) -> None:
+    ledger, now = open_ledger(load(machine.env)), now_ms()
+    observed_ms = now - observed_ago_ms
+    reading = WindowReading("five_hour", 10.0, observed_ms + resets_in_ms, "allowed", observed_ms)
+    with ledger.write() as books:
+        books.record_readings("ann", [reading])
+    ledger.close()
+    machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
+    (clock,) = look(machine)["clock"]
+    assert clock.status == ("ok" if says is None else "broken")
+    assert says is None or says in clock.text
+
+
+def test_what_others_could_read_or_change_is_found(machine: Machine) -> None:
+    state = machine.home / "pool"
+    (state / "runs").mkdir(mode=0o755)
+    assert broken_elsewhere(machine) == [("permissions", f"chmod -R go-rwx {state}/runs")]
+    os.chmod(state / "runs", 0o700)  # noqa: PTH101
+    (state / "pool.toml").chmod(0o666)
+    assert broken_elsewhere(machine) == [("permissions", f"chmod go-w {state}/pool.toml")]
+
+
+def test_a_host_whose_entry_has_gone_stale_is_found(machine: Machine) -> None:
+    cursor = machine.home / ".cursor" / "mcp.json"
+    cursor.parent.mkdir()
+    entry = {"command": "/gone/pool-mcp", "env": {"POOL_MCP_HOME": str(machine.home / "pool")}}
+    cursor.write_text(json.dumps({"mcpServers": {"claude pool": entry}}))
+    assert broken_elsewhere(machine) == [("hosts", "pool-mcp install cursor --name 'claude pool'")]
+    machine.say("install", "cursor", "--name", "claude pool")
+    assert broken_elsewhere(machine) == []
+
+
+def test_a_host_that_keeps_other_books_is_found(machine: Machine) -> None:
+    machine.set(POOL_MCP_HOME="")
+    machine.say("install", "cursor")
+    machine.set(POOL_MCP_HOME=str(machine.home / "pool"))
+    assert broken_elsewhere(machine) == [("hosts", "pool-mcp install cursor")]
+
+
+def test_codex_keeps_back_a_key_that_it_is_not_told_to_pass_on(machine: Machine) -> None:
+    machine.set(WORK_KEY="k")
+    machine.say("install", "codex")
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    assert broken_elsewhere(machine) == [("hosts", "pool-mcp install codex")]
+    machine.say("install", "codex")
+    assert broken_elsewhere(machine) == []
+
+
+def test_claude_desktop_does_not_find_what_only_a_shell_finds(machine: Machine) -> None:
+    (machine.bin / "uvx").write_text("")
+    (machine.bin / "uvx").chmod(0o755)
+    file = machine.home / ".config" / "Claude" / "claude_desktop_config.json"
+    file.parent.mkdir(parents=True)
+    entry = {"command": "uvx", "args": ["pool-mcp"], "env": {"POOL_MCP_HOME": str(machine.home / "pool")}}
+    file.write_text(json.dumps({"mcpServers": {"pool": entry}}))
+    assert broken_elsewhere(machine) == [("hosts", "pool-mcp install claude-desktop")]
+
+
+def test_a_host_that_is_here_and_does_not_start_it_is_noted(machine: Machine) -> None:
+    machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
+    (machine.home / ".cursor").mkdir()
+    assert [(one.status, one.fix) for one in look(machine)["hosts"]] == [
+        ("ok", None),
+        ("note", "pool-mcp install cursor"),
+    ]
+
+
+def test_a_host_whose_file_is_broken_is_found(machine: Machine) -> None:
+    (machine.home / ".cursor").mkdir()
+    (machine.home / ".cursor" / "mcp.json").write_text("{")
+    assert broken_elsewhere(machine) == [("hosts", f'"${{EDITOR:-vi}}" {machine.home}/.cursor/mcp.json')]

@@ -1,0 +1,380 @@
+"""Reports: what people mean by a span, sums that are exact in every zone, bounded rows, and pictures."""
+
+import csv
+import io
+import json
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from xml.etree import ElementTree as ET
+from zoneinfo import ZoneInfo
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pool_mcp.accounting import periods
+from pool_mcp.accounting.periods import By, Only, Span
+from pool_mcp.cli.main import BY, commands
+from pool_mcp.errors import InvalidRequest
+from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.model import DAY_MS, HOUR_MS, NANO, Cost, ModelCost, Tokens
+from pool_mcp.results import ReportResult
+from pool_mcp.settings import Settings, load
+from pool_mcp.usage import charts
+from pool_mcp.usage.reports import Figures
+from pool_mcp.views import tables
+from pool_mcp.views.png import png
+
+BERLIN, KOLKATA, LORD_HOWE = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Australia/Lord_Howe")
+ZONES = (UTC, BERLIN, KOLKATA, LORD_HOWE, ZoneInfo("America/New_York"), ZoneInfo("Africa/Cairo"))
+
+
+def ms(said: str) -> int:
+    return round(datetime.fromisoformat(said).timestamp() * 1000)
+
+
+NOW = ms("2026-11-22T15:30:00Z")
+
+
+# What a person means
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "zone", "expected"),
+    [
+        ("2026-11-20", "2026-11-20", BERLIN, ("2026-11-19T23:00:00Z", "2026-11-20T23:00:00Z")),
+        ("2026-11-20T10:00:00Z", "2026-11-20T12:00:00+02:00", BERLIN, None),
+        ("2026-11-20T10:00:00", "2026-11-20T12:00:00", BERLIN, ("2026-11-20T09:00:00Z", "2026-11-20T11:00:00Z")),
+        ("24h", "now", UTC, ("2026-11-21T15:30:00Z", "2026-11-22T15:30:00Z")),
+        ("today", "today", KOLKATA, ("2026-11-21T18:30:00Z", "2026-11-22T18:30:00Z")),
+        ("yesterday", "yesterday", BERLIN, ("2026-11-20T23:00:00Z", "2026-11-21T23:00:00Z")),
+        ("4w", "7d", BERLIN, ("2026-10-25T15:30:00Z", "2026-11-15T15:30:00Z")),
+        # The same time of day, an hour more of time: the clocks went back on 25 October.
+        ("29d", "now", BERLIN, ("2026-10-24T14:30:00Z", "2026-11-22T15:30:00Z")),
+        # A day of 25 hours.
+        ("2026-10-25", "2026-10-25", BERLIN, ("2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z")),
+        # A day of 24 and a half.
+        ("2026-04-05", "2026-04-05", LORD_HOWE, ("2026-04-04T13:00:00Z", "2026-04-05T13:30:00Z")),
+    ],
+)
+def test_since_and_until_mean_what_a_person_means_where_they_live(
+    since: str, until: str, zone: tzinfo, expected: tuple[str, str] | None
+) -> None:
+    if expected is None:
+        with pytest.raises(InvalidRequest, match="is not before"):
+            periods.span_of(since, until, NOW, zone)
+    else:
+        assert periods.span_of(since, until, NOW, zone) == Span(ms(expected[0]), ms(expected[1]))
+
+
+@pytest.mark.parametrize("said", ["", "7", "soon", "2026-13-01", "2026-02-30", "-3d", "1.5h", "99999999d", "7d ago"])
+def test_what_is_no_time_is_refused_with_what_would_be_one(said: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"give a date \(2026-11-22\)"):
+        periods.span_of(said, None, NOW, UTC)
+
+
+@given(st.integers(0, ms("2090-01-01T00:00:00Z")), st.sampled_from(periods.TIMES), st.sampled_from(ZONES))
+def test_every_instant_lies_in_one_period_and_periods_follow_each_other_without_gap(
+    at_ms: int, by: By, zone: tzinfo
+) -> None:
+    period = periods.period_at(at_ms, by, zone)
+    assert period.span.since_ms <= at_ms < period.span.until_ms
+    following = periods.period_at(period.span.until_ms, by, zone)
+    assert following.span.since_ms == period.span.until_ms
+    assert following.key > period.key or by == "hour"
+    assert periods.period_at(period.span.until_ms - 1, by, zone) == period
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**9))
+def test_a_span_is_its_whole_hours_and_its_two_ends(since_ms: int, length_ms: int) -> None:
+    span = Span(since_ms, since_ms + length_ms)
+    whole, ends = periods.whole_hours(span)
+    assert whole.since_ms % HOUR_MS == whole.until_ms % HOUR_MS == 0
+    parts = sorted([whole, *ends], key=lambda part: (part.since_ms, part.until_ms))
+    assert sum(part.until_ms - part.since_ms for part in parts) == length_ms
+    assert all(part.since_ms < part.until_ms <= part.since_ms + HOUR_MS for part in ends)
+    assert all(part.until_ms - part.since_ms == 0 or span.since_ms <= part.since_ms for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("by", "zone", "key"),
+    [
+        ("hour", BERLIN, "2026-11-22T16:00:00+01:00"),
+        ("hour", UTC, "2026-11-22T15:00:00Z"),
+        ("hour", KOLKATA, "2026-11-22T20:30:00+05:30"),
+        ("day", KOLKATA, "2026-11-22"),
+        ("week", UTC, "2026-W47"),
+        ("month", UTC, "2026-11"),
+        ("block", KOLKATA, "2026-11-22T15:00:00Z"),
+    ],
+)
+def test_a_periods_key_names_it(by: By, zone: tzinfo, key: str) -> None:
+    assert periods.period_at(NOW, by, zone).key == key
+
+
+# What a ledger says
+
+
+class Call:
+    """One call as the ledger should report it."""
+
+    def __init__(self, rng: random.Random, at_ms: int) -> None:
+        self.at_ms = at_ms
+        self.names: dict[str, str] = {
+            "subscription": rng.choice(["alice", "bob", "gone"]),
+            "caller": rng.choice(["host", "night-agent"]),
+            "model": rng.choice(["opus", "sonnet", "mystery"]),
+            "source": rng.choice(["pool", "transcript"]),
+            "session": rng.choice(["one", "two", "three", "(none)"]),
+        }
+        self.tokens = Tokens(*(rng.randrange(10_000) for _ in range(5)))
+        self.cost = None if self.names["model"] == "mystery" else rng.randrange(NANO)
+
+
+def expected(calls: list[Call]) -> dict[str, object]:
+    return {
+        "calls": len(calls),
+        "input_tokens": sum(c.tokens.input for c in calls),
+        "output_tokens": sum(c.tokens.output for c in calls),
+        "cache_creation_tokens": sum(c.tokens.cache_creation for c in calls),
+        "cache_read_tokens": sum(c.tokens.cache_read for c in calls),
+        "cost_usd": sum(c.cost or 0 for c in calls) / NANO,
+        "unpriced_calls": sum(c.cost is None for c in calls),
+    }
+
+
+def book(path: Path, calls: list[Call]) -> None:
+    """Put calls into a ledger as they would have been booked, without their runs."""
+    with closing(sqlite3.connect(path)) as conn, conn:
+        for call in calls:
+            entry = conn.execute(
+                "INSERT INTO entries (kind, at_ms, block_start_ms, subscription, session_id, caller, source,"
+                " cost_nanousd, is_estimate) VALUES ('call', ?, 0, ?, ?, ?, ?, ?, 0)",
+                (
+                    call.at_ms,
+                    call.names["subscription"],
+                    None if call.names["session"] == "(none)" else call.names["session"],
+                    call.names["caller"],
+                    call.names["source"],
+                    call.cost or 0,
+                ),
+            ).lastrowid
+            t = call.tokens
+            conn.execute(
+                "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?)",
+                (
+                    entry,
+                    call.names["model"],
+                    t.input,
+                    t.output,
+                    t.cache_creation_5m,
+                    t.cache_creation_1h,
+                    t.cache_read,
+                    call.cost,
+                ),
+            )
+        conn.execute(
+            "INSERT INTO hours SELECT subscription, at_ms - at_ms % 3600000, caller, model, source, count(*),"
+            " sum(m.cost_nanousd IS NULL), sum(input_tokens), sum(output_tokens),"
+            " sum(cache_creation_5m_tokens + cache_creation_1h_tokens), sum(cache_read_tokens),"
+            " sum(coalesce(m.cost_nanousd, 0)), 0"
+            " FROM entries JOIN entry_models m USING (entry_id) GROUP BY 1, 2, 3, 4, 5"
+        )
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, Settings, list[Call]]]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "pool.toml").write_text(
+        '[[subscriptions]]\nid = "alice"\n[[subscriptions]]\nid = "bob"\nconfig_dir = "b"\n'
+    )
+    settings = load({"POOL_MCP_HOME": str(home)})
+    rng = random.Random(5)
+    # Three weeks with the end of summer time in them, and holes; one that a wrong clock dated years ahead.
+    start = ms("2026-10-15T00:00:00Z")
+    calls = [Call(rng, start + rng.randrange(21 * DAY_MS)) for _ in range(1500)]
+    calls = [call for call in calls if call.at_ms // DAY_MS % 5] + [Call(rng, ms("2031-01-01T12:34:56Z"))]
+    Ledger(settings.ledger_path).close()
+    book(settings.ledger_path, calls)
+    with closing(Ledger(settings.ledger_path)) as ledger:
+        assert ledger.audit().problems == ()
+        yield ledger, settings, calls
+
+
+@pytest.mark.parametrize("zone", [UTC, BERLIN, KOLKATA, LORD_HOWE], ids=str)
+@pytest.mark.parametrize("by", periods.BY)
+@pytest.mark.parametrize(
+    ("since", "until", "only"),
+    [
+        (None, None, Only()),
+        ("2026-10-20", "2026-10-25", Only()),
+        ("2026-10-20T10:17:00Z", "2026-10-27T03:59:59Z", Only(subscription="bob")),
+        ("2026-10-24", None, Only(caller="host")),
+        ("2026-10-20T10:17:00Z", "2026-10-20T10:40:00Z", Only("gone", "host")),
+    ],
+)
+def test_a_report_says_what_its_calls_add_up_to(
+    filled: tuple[Ledger, Settings, list[Call]],
+    by: By,
+    zone: tzinfo,
+    since: str | None,
+    until: str | None,
+    only: Only,
+) -> None:
+    ledger, settings, calls = filled
+    found = Figures(settings, ledger, lambda: NOW, zone).report(by, since, until, only, limit=10_000)
+    span = periods.span_of(since, until, NOW, zone)
+    inside = [
+        call
+        for call in calls
+        if span.since_ms <= call.at_ms < span.until_ms
+        and only.subscription in (None, call.names["subscription"])
+        and only.caller in (None, call.names["caller"])
+    ]
+    rows: dict[str, list[Call]] = {}
+    for call in inside:
+        key = periods.period_at(call.at_ms, by, zone).key if by in periods.TIMES else call.names[by]
+        rows.setdefault(key, []).append(call)
+    order = [row.key for row in found.rows]
+    assert {row.key: row.model_dump(exclude={"key"}) for row in found.rows} == {
+        key: expected(own) for key, own in rows.items()
+    }
+    assert found.total.model_dump() == expected(inside)
+    assert found.rows_left_out == 0
+    if by in periods.TIMES:
+        assert order == sorted(order, key=lambda key: rows[key][0].at_ms)
+    else:
+        assert order == sorted(order, key=lambda key: -sum(c.cost or 0 for c in rows[key]))
+
+
+@pytest.mark.parametrize("by", periods.BY)
+def test_of_too_many_rows_the_last_or_dearest_are_shown_and_the_total_is_of_all(
+    filled: tuple[Ledger, Settings, list[Call]], by: By
+) -> None:
+    ledger, settings, _ = filled
+    figures = Figures(settings, ledger, lambda: NOW, BERLIN)
+    everything = figures.report(by, limit=10_000)
+    few = figures.report(by, limit=2)
+    expected_rows = everything.rows[-2:] if by in periods.TIMES else everything.rows[:2]
+    assert few.rows == expected_rows
+    assert few.rows_left_out == max(0, len(everything.rows) - 2)
+    assert few.total == everything.total
+
+
+def test_an_adjustment_is_money_and_no_call(filled: tuple[Ledger, Settings, list[Call]], tmp_path: Path) -> None:
+    _, settings, _ = filled
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    with closing(Ledger(path)) as ledger:
+        with ledger.write() as books:
+            books.adjust("alice", NOW, Cost(-3 * NANO, {"opus": ModelCost(Tokens(), -3 * NANO)}), "evidence")
+        assert ledger.audit().problems == ()
+        figures = Figures(settings, ledger, lambda: NOW, UTC)
+        # From the sums of hours; from the entries, which have to answer for a part of an hour, and for sessions.
+        found = [figures.report("source"), figures.report("source", "2026-11-22T15:10:00Z"), figures.report("session")]
+    for report, key in zip(found, ("reconciliation", "reconciliation", "(none)"), strict=True):
+        assert [(row.key, row.calls, row.cost_usd) for row in report.rows] == [(key, 0, -3.0)]
+        assert (report.total.calls, report.total.cost_usd) == (0, -3.0)
+
+
+def test_a_subscription_that_nobody_has_is_refused(filled: tuple[Ledger, Settings, list[Call]]) -> None:
+    ledger, settings, _ = filled
+    with pytest.raises(InvalidRequest, match="No subscription 'carol'; there are: alice, bob"):
+        Figures(settings, ledger, lambda: NOW, UTC).report("day", only=Only("carol"))
+
+
+# How it is shown
+
+
+@pytest.fixture
+def home(filled: tuple[Ledger, Settings, list[Call]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    _, settings, _ = filled
+    monkeypatch.setenv("POOL_MCP_HOME", str(settings.state_dir))
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    return settings.state_dir
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(commands, ["report", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_json_csv_and_table_say_the_same(home: Path) -> None:
+    arguments = ("--by", "model", "--since", "2026-10-20", "--until", "2026-10-25")
+    said = ReportResult.model_validate(json.loads(run(*arguments, "--json")))
+    lines = list(csv.DictReader(io.StringIO(run(*arguments, "--csv"))))
+    table = run(*arguments)
+    assert said.time_zone == "Europe/Berlin"
+    assert [line["key"] for line in lines] == [*(row.key for row in said.rows), "total"]
+    assert float(lines[-1]["cost_usd"]) == said.total.cost_usd
+    assert int(lines[-1]["unpriced_calls"]) == said.total.unpriced_calls > 0
+    assert f"{said.total.calls:,}" in table
+    assert "have no known price: the cost is at least this" in table
+
+
+@pytest.mark.parametrize("by", BY)
+def test_every_report_fits_eighty_columns(home: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(len(line) for line in run("--by", by).splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("by", "title"), [("day", "Spend by day"), ("week", "Seven-day spend"), ("block", "five-hour")]
+)
+def test_a_chart_is_drawn_here_or_into_a_file(home: Path, tmp_path: Path, by: str, title: str) -> None:
+    assert title in run("--by", by, "--chart")
+    picture, image = tmp_path / "chart.svg", tmp_path / "chart.png"
+    run("--by", by, "--chart", str(picture))
+    run("--by", by, "--chart", str(image))
+    drawn = ET.parse(picture).getroot()
+    assert title in "".join(drawn.itertext())
+    assert image.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_stacked_bar_is_as_high_as_the_days_spend() -> None:
+    chart = charts.Bars("Spend", ["2026-11-21", "2026-11-22"], {"a": [1.0, 3.0], "b": [4.0, 0.0]})
+    drawing = charts.draw(chart)
+    bars = [
+        s for s in drawing.shapes if isinstance(s, charts.Rectangle) and s.colour in charts.COLOURS and s.width > 12
+    ]
+    per_dollar = bars[0].height
+    assert [round(bar.height / per_dollar, 3) for bar in bars] == [1.0, 4.0, 3.0]
+
+
+def test_what_will_be_spent_is_told_from_the_last_day(filled: tuple[Ledger, Settings, list[Call]]) -> None:
+    ledger, settings, _ = filled
+    now = ms("2026-10-30T12:00:00Z")
+    chart = Figures(settings, ledger, lambda: now, UTC).chart("week")
+    assert isinstance(chart, charts.Lines)
+    assert chart.limit == 912.0
+    (spent,), (expected_course,) = chart.lines.values(), chart.expected.values()
+    week = Figures(settings, ledger, lambda: now, UTC).report("source", "7d", "now").total.cost_usd
+    assert spent[-1][1] == pytest.approx(week, rel=1e-6) == expected_course[0][1]
+
+
+@given(st.floats(0, 1e9))
+def test_an_axis_ends_at_or_above_its_highest_value(value: float) -> None:
+    assert charts.nice_top(value) >= value
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 1e6)), max_size=6),
+    st.dictionaries(st.text(max_size=40), st.lists(st.floats(0, 1e6), min_size=3, max_size=3), max_size=10),
+)
+def test_whatever_is_drawn_is_well_formed_and_prints(
+    points: list[tuple[int, float]], stacks: dict[str, list[float]]
+) -> None:
+    course = sorted(points)
+    lines = charts.Lines("<&>", "%", BERLIN, {"x": course} if course else {}, {}, 100.0)
+    for chart in (lines, charts.Bars("<&>", ["1", "2", "3"] if stacks else [], stacks)):
+        if "\x00" not in "".join(stacks) and all(c.isprintable() for c in "".join(stacks)):
+            ET.fromstring(charts.svg(chart))
+        tables.console().print(tables.chart(chart))
+        assert png(chart)
