@@ -354,17 +354,16 @@ class Books:
 
     def runs_beginning(self, begun: str, limit: int) -> list[str]:
         """The latest run of each ask whose id, or one of whose runs' ids, begins so; a few at most."""
-        past = begun + "\U0010ffff"
         rows = self._conn.execute(
             """
             SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY created_at_ms DESC, rowid DESC LIMIT 1)
             FROM (
-                SELECT ask_id FROM runs WHERE run_id >= ?1 AND run_id < ?2
-                UNION SELECT ask_id FROM runs WHERE ask_id >= ?1 AND ask_id < ?2
-                LIMIT ?3
+                SELECT ask_id FROM runs WHERE run_id >= :begun AND run_id < :past
+                UNION SELECT ask_id FROM runs WHERE ask_id >= :begun AND ask_id < :past
+                LIMIT :limit
             ) AS found
             """,
-            (begun, past, limit),
+            {"begun": begun, "past": begun + "\U0010ffff", "limit": limit},
         )
         return [run_id for (run_id,) in rows]
 

@@ -101,16 +101,19 @@ class Reports:
         """The last hour before an instant (which may lie within it) in which there is anything."""
         if among.caller is None:
             sql = """
-                SELECT max((SELECT max(hour_ms) FROM subscription_hours WHERE subscription = value AND hour_ms < ?1))
-                FROM json_each(?2)
+                SELECT max(
+                    (SELECT max(hour_ms) FROM subscription_hours WHERE subscription = value AND hour_ms < :before_ms)
+                )
+                FROM json_each(:subscriptions)
             """
         else:
             sql = """
                 SELECT max(hour_ms) FROM hours
-                WHERE caller = ?3 AND hour_ms < ?1 AND subscription IN (SELECT value FROM json_each(?2))
+                WHERE caller = :caller AND hour_ms < :before_ms
+                    AND subscription IN (SELECT value FROM json_each(:subscriptions))
             """
-        arguments = (before_ms, among.subscriptions, among.caller)
-        (hour_ms,) = self._conn.execute(sql, arguments[: 2 if among.caller is None else 3]).fetchone()
+        arguments = {"before_ms": before_ms, "subscriptions": among.subscriptions, "caller": among.caller}
+        (hour_ms,) = self._conn.execute(sql, arguments).fetchone()
         return None if hour_ms is None else int(hour_ms)
 
     def by_name(self, column: str, span: Span, among: Among, limit: int) -> Named:
