@@ -22,8 +22,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from pool_mcp.choosing import budget, selection
-from pool_mcp.ledger.books import Books
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
     HOUR_MS,
     MINUTE_MS,
@@ -130,13 +130,13 @@ def _flush_ms(folder: Path) -> float:
 def _fill(path: Path, entries: int) -> None:
     ledger = Ledger(path)
     now_ms = _now_ms()
-    with ledger.write() as books:
+    with ledger.write() as tx:
         for number in range(entries):
             at_ms = now_ms - (WEEK_MS + 24 * HOUR_MS) * (entries - number) // entries
             run = _run(f"before-{number}", SUBSCRIPTIONS[number % 3], CALLERS[number % 3], at_ms)
-            _insert(books, run)
-            books.mark_running(run.run_id, run.owner_id, None, at_ms)
-            books.settle(_settlement(run, at_ms), run.owner_id)
+            _insert(tx, run)
+            tx.mark_running(run.run_id, run.owner_id, None, at_ms)
+            tx.settle(_settlement(run, at_ms), run.owner_id)
     ledger.close()
 
 
@@ -178,14 +178,14 @@ def _work(
         number += 1
         run = _reserve(ledger, state, f"{name}-{number}", CALLERS[number % 3])
         reserved_s = time.perf_counter()
-        with ledger.write() as books:
-            books.mark_running(run.run_id, run.owner_id, None, _now_ms())
+        with ledger.write() as tx:
+            tx.mark_running(run.run_id, run.owner_id, None, _now_ms())
         started_s = time.perf_counter()
-        with ledger.write() as books:
-            books.record_readings(run.subscription, _readings())
-        with ledger.write() as books:
-            assert books.settle(_settlement(run, _now_ms()), run.owner_id)
-            state.tell_alerts(books, _now_ms())
+        with ledger.write() as tx:
+            tx.record_readings(run.subscription, _readings())
+        with ledger.write() as tx:
+            assert tx.settle(_settlement(run, _now_ms()), run.owner_id)
+            state.tell_alerts(tx, _now_ms())
         sample.reserve_s.append(reserved_s - began_s)
         sample.settle_s.append(time.perf_counter() - started_s)
     ledger.close()
@@ -194,21 +194,21 @@ def _work(
 
 def _reserve(ledger: Ledger, state: State, run_id: str, caller: str) -> Run:
     """Look, choose and reserve, as the pool does it."""
-    with ledger.write() as books:
+    with ledger.write() as tx:
         now_ms = _now_ms()
-        state.caller(books, caller, now_ms)
-        estimates = {one: budget.estimate_nanousd(None, books.recent_costs_nanousd(one, None)) for one in SUBSCRIPTIONS}
-        request = selection.Request(estimates, patience=state.patience(books, now_ms))
-        choice = selection.choose(request, state.balances(books, now_ms), now_ms)
+        state.caller(tx, caller, now_ms)
+        estimates = {one: budget.estimate_nanousd(None, tx.recent_costs_nanousd(one, None)) for one in SUBSCRIPTIONS}
+        request = selection.Request(estimates, patience=state.patience(tx, now_ms))
+        choice = selection.choose(request, state.balances(tx, now_ms), now_ms)
         assert choice.subscription is not None, choice.reason
         run = _run(run_id, choice.subscription, caller, now_ms)
-        _insert(books, run)
+        _insert(tx, run)
     return run
 
 
-def _insert(books: Books, run: Run) -> None:
-    books.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
-    books.insert_run(run)
+def _insert(tx: Transaction, run: Run) -> None:
+    tx.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
+    tx.insert_run(run)
 
 
 def _run(run_id: str, subscription: str, caller: str, now_ms: int) -> Run:

@@ -9,7 +9,7 @@ from typing import Literal
 from pool_mcp.background.logins import IN_USE_MS, STALE_MS
 from pool_mcp.choosing import budget, rates, selection, windows
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
-from pool_mcp.ledger.books import ROOM_PERCENT
+from pool_mcp.ledger.transaction import ROOM_PERCENT
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
 from simulator import Account, Job, Run
 
@@ -101,28 +101,28 @@ class Ours:
                 return chosen
         return None
 
-    def _balance(self, books: _Books, now_ms: int) -> budget.Balance:
-        books.learn(now_ms)
-        cooldown = books.cooldown
+    def _balance(self, tx: _Books, now_ms: int) -> budget.Balance:
+        tx.learn(now_ms)
+        cooldown = tx.cooldown
         if cooldown is not None:
-            is_probed = any(run.started_at_ms >= cooldown.since_ms for run in books.held.values())
+            is_probed = any(run.started_at_ms >= cooldown.since_ms for run in tx.held.values())
             cooldown = Cooldown(cooldown.cause, cooldown.since_ms, cooldown.until_ms, cooldown.detail, is_probed)
-        readings = books.readings
+        readings = tx.readings
         return budget.Balance(
-            subscription=books.subscription,
+            subscription=tx.subscription,
             block=windows.block_at(now_ms, readings.get(FIVE_HOUR)),
-            hour_spent=books.spent_since(now_ms - HOUR_MS) if self._strategy == "health" else 0,
-            week_spent=books.spent_since(now_ms - WEEK_MS) if self._strategy == "health" else 0,
-            reserved=sum(run.held for run in books.held.values()),
-            in_flight=len(books.held),
+            hour_spent=tx.spent_since(now_ms - HOUR_MS) if self._strategy == "health" else 0,
+            week_spent=tx.spent_since(now_ms - WEEK_MS) if self._strategy == "health" else 0,
+            reserved=sum(run.held for run in tx.held.values()),
+            in_flight=len(tx.held),
             readings=readings,
             cooldown=cooldown,
-            last_used_ms=books.last_used_ms,
+            last_used_ms=tx.last_used_ms,
             spent_since={
-                window: books.spent_since(windows.counts_from_ms(reading, now_ms) + 1)
+                window: tx.spent_since(windows.counts_from_ms(reading, now_ms) + 1)
                 for window, reading in readings.items()
             },
-            rates=books.learned,
+            rates=tx.learned,
         )
 
     def started(self, run: Run, now_ms: int) -> None:

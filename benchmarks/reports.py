@@ -126,10 +126,10 @@ def measure(home: Path, count: int) -> dict[str, float]:
     if not settings.ledger_path.exists():
         fill(settings.ledger_path, count)
     block_ms = NOW_MS - BLOCK_MS + HOUR_MS // 3  # an official window begins at any minute
-    with closing(Ledger(settings.ledger_path)) as ledger, ledger.read() as books:
+    with closing(Ledger(settings.ledger_path)) as ledger, ledger.read() as tx:
         result = {
-            "block": median_ms(lambda: books.spent_nanousd("sub-1", block_ms), 400),
-            "week": median_ms(lambda: books.spent_nanousd("sub-1", NOW_MS - WEEK_MS), 400),
+            "block": median_ms(lambda: tx.spent_nanousd("sub-1", block_ms), 400),
+            "week": median_ms(lambda: tx.spent_nanousd("sub-1", NOW_MS - WEEK_MS), 400),
         }
     with closing(sqlite3.connect(settings.ledger_path)) as conn:
         result["block_before"] = median_ms(lambda: _from_hours(conn, block_ms), 400)
@@ -137,8 +137,8 @@ def measure(home: Path, count: int) -> dict[str, float]:
     with closing(Ledger(settings.ledger_path)) as ledger:
         figures = Figures(settings, ledger, lambda: NOW_MS, UTC)
         result["usage_status"] = anyio.run(_status_ms, Pool(settings, ledger, env, lambda: NOW_MS, lambda: "bench"))
-        with ledger.read() as books:
-            result["balances, rates learned"] = median_ms(lambda: State(settings).balances(books, NOW_MS), 7)
+        with ledger.read() as tx:
+            result["balances, rates learned"] = median_ms(lambda: State(settings).balances(tx, NOW_MS), 7)
         result["by_day_over_a_year"] = median_ms(lambda: figures.report("day", limit=400), 7)
         result["by_model_over_a_year"] = median_ms(lambda: figures.report("model"), 3)
     return {name: round(value, 4) for name, value in result.items()}

@@ -64,15 +64,15 @@ def said(transcript: Path | None = None, five_hour: float = 23.5, seven_day: flo
 
 
 def readings(env: dict[str, str]) -> dict[str, dict[str, WindowReading]]:
-    with closing(Ledger(load(env).ledger_path)) as ledger, ledger.read() as books:
-        return books.latest_readings()
+    with closing(Ledger(load(env).ledger_path)) as ledger, ledger.read() as tx:
+        return tx.latest_readings()
 
 
 def spend(env: dict[str, str], subscription: str, *spent: tuple[int, float]) -> None:
-    with closing(Ledger(load(env).ledger_path)) as ledger, ledger.write() as books:
+    with closing(Ledger(load(env).ledger_path)) as ledger, ledger.write() as tx:
         for at_ms, usd in spent:
             amount = round(usd * NANO)
-            books.adjust(subscription, at_ms, Cost(amount, {"opus": ModelCost(Tokens(), amount)}), "")
+            tx.adjust(subscription, at_ms, Cost(amount, {"opus": ModelCost(Tokens(), amount)}), "")
 
 
 def test_the_line_tells_model_cost_block_week_and_what_is_left(env: dict[str, str], tmp_path: Path) -> None:

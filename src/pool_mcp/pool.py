@@ -29,8 +29,8 @@ from pool_mcp.choosing import budget, pacing, selection, windows
 from pool_mcp.claude import process as cli
 from pool_mcp.claude import wire
 from pool_mcp.errors import BY_KIND, CliFailed, InvalidRequest, LedgerError, PoolError, UnknownSession
-from pool_mcp.ledger.books import WHOLE_POOL, Books
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.transaction import WHOLE_POOL, Transaction
 from pool_mcp.model import (
     DAY_MS,
     NANO,
@@ -240,29 +240,29 @@ class Pool:
         """
         outside = None if ask.session_id is None else self._executor.find_session(ask.session_id)
         self._state.learn(self._ledger, self._clock())
-        with self._ledger.write() as books:
-            known = self._known(books, ask)
+        with self._ledger.write() as tx:
+            known = self._known(tx, ask)
             if known is not None:
                 return known, False
-            books.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), self._clock())
-            run = self._place(books, ask, ask_id, frozenset(), pinned=self._pin(books, ask, outside))
+            tx.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), self._clock())
+            run = self._place(tx, ask, ask_id, frozenset(), pinned=self._pin(tx, ask, outside))
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
 
-    def _place(self, books: Books, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
+    def _place(self, tx: Transaction, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
         """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
         now_ms = self._clock()
-        caller = self._state.caller(books, ask.caller, now_ms)
-        estimates = self._estimates(books, ask.max_cost_nanousd, ask.model)
+        caller = self._state.caller(tx, ask.caller, now_ms)
+        estimates = self._estimates(tx, ask.max_cost_nanousd, ask.model)
         check_caller(caller, min(estimates.values()), now_ms)
-        balances = self._state.balances(books, now_ms)
+        balances = self._state.balances(tx, now_ms)
         request = selection.Request(
             estimates,
             ask.model,
             pinned,
             by_name=ask.subscription is not None,
             tried=tried,
-            patience=self._state.patience(books, now_ms),
+            patience=self._state.patience(tx, now_ms),
             may_probe=not tried,
         )
         choice = selection.choose(request, balances, now_ms, self._settings.strategy)
@@ -289,12 +289,12 @@ class Pool:
             reserved_nanousd=estimates[choice.subscription],
             max_budget_nanousd=min(limit for limit in limits if limit is not None),
         )
-        books.insert_run(run)
+        tx.insert_run(run)
         return run
 
-    def _known(self, books: Books, ask: Ask) -> Run | None:
+    def _known(self, tx: Transaction, ask: Ask) -> Run | None:
         """The latest run under the ask's idempotency key."""
-        known = books.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
+        known = tx.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
         if known is None:
             return None
         ask_id, fingerprint = known
@@ -302,13 +302,13 @@ class Pool:
             raise InvalidRequest(
                 f"The idempotency_key {ask.idempotency_key!r} was used for a different ask; take a new one."
             )
-        return books.runs_of_ask(ask_id)[-1]
+        return tx.runs_of_ask(ask_id)[-1]
 
-    def _pin(self, books: Books, ask: Ask, outside: Subscription | None) -> str | None:
+    def _pin(self, tx: Transaction, ask: Ask, outside: Subscription | None) -> str | None:
         """The only subscription that can serve, where there is but one."""
         if ask.session_id is None:
             return ask.subscription
-        belongs = books.session_subscription(ask.session_id) or (outside.id if outside else None)
+        belongs = tx.session_subscription(ask.session_id) or (outside.id if outside else None)
         if belongs is None:
             raise UnknownSession(
                 f"No subscription knows the session {ask.session_id}; leave session_id out to begin a new one."
@@ -323,7 +323,7 @@ class Pool:
                 "leave subscription out.",
                 subscription=belongs,
             )
-        if other := books.run_on_session(ask.session_id):
+        if other := tx.run_on_session(ask.session_id):
             raise InvalidRequest(
                 f"The session {ask.session_id} is busy with run {other}; wait for it with ask_result.", run_id=other
             )
@@ -376,8 +376,8 @@ class Pool:
     def _start(self, run: Run, ask: Ask) -> tuple[Run, cli.CliProcess]:
         baseline = self._executor.prepare(run, ask)
         # On record before the CLI can spend: a crash from here on leaves a run that may have cost something.
-        with self._ledger.write() as books:
-            if not books.mark_running(run.run_id, self._owner_id, baseline, self._clock()):
+        with self._ledger.write() as tx:
+            if not tx.mark_running(run.run_id, self._owner_id, baseline, self._clock()):
                 raise CliFailed("Another process took this run over before it began; ask again.")
         started = self._run(run.run_id)
         return started, self._executor.start(started, ask)
@@ -405,10 +405,10 @@ class Pool:
 
         So nobody who looks in between takes the ask for failed.
         """
-        with self._ledger.write() as books:
-            settlement = self._with_patience(books, settlement)
-            booked = books.settle(settlement, self._owner_id)
-            following = self._next_attempt(books, settlement, live) if booked else None
+        with self._ledger.write() as tx:
+            settlement = self._with_patience(tx, settlement)
+            booked = tx.settle(settlement, self._owner_id)
+            following = self._next_attempt(tx, settlement, live) if booked else None
         log.info(
             "run %s: %s (%s) for $%.6f%s",
             settlement.run_id,
@@ -421,7 +421,7 @@ class Pool:
             log.info("run %s: goes on as run %s under %s", live.run.run_id, following.run_id, following.subscription)
         return following
 
-    def _next_attempt(self, books: Books, settlement: Settlement, live: _Live) -> Run | None:
+    def _next_attempt(self, tx: Transaction, settlement: Settlement, live: _Live) -> Run | None:
         """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
         ask = live.ask
         if ask is None or settlement.outcome not in FAILOVER or live.control.stop is not None:
@@ -431,18 +431,18 @@ class Pool:
         live.tried |= {live.run.subscription}
         again = replace(ask, background=live.run.background)
         try:
-            return self._place(books, again, live.run.ask_id, live.tried, pinned=None)
+            return self._place(tx, again, live.run.ask_id, live.tried, pinned=None)
         except PoolError as error:
             log.info("run %s: %s, and no other subscription: %s", live.run.run_id, settlement.outcome, error)
             return None  # the attempt's own outcome is the answer
 
-    def _with_patience(self, books: Books, settlement: Settlement) -> Settlement:
+    def _with_patience(self, tx: Transaction, settlement: Settlement) -> Settlement:
         """The settlement with its cooldown lengthened by those before it, where it is of what passes by itself."""
-        run = books.run(settlement.run_id)
+        run = tx.run(settlement.run_id)
         if settlement.cooldown is None or run is None:
             return settlement
         whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else run.subscription
-        before = books.latest_cooldown(whose, settlement.cooldown.cause)
+        before = tx.latest_cooldown(whose, settlement.cooldown.cause)
         cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
         return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)
 
@@ -451,15 +451,15 @@ class Pool:
     def record_readings(self, run: Run, readings: list[WindowReading]) -> None:
         """Keep what Anthropic reported with a run."""
         self._state.learn(self._ledger, self._clock())
-        with self._ledger.write() as books:
-            books.record_readings(run.subscription, readings)
-            alerts = self._state.tell_alerts(books, self._clock())
+        with self._ledger.write() as tx:
+            tx.record_readings(run.subscription, readings)
+            alerts = self._state.tell_alerts(tx, self._clock())
         log_told(alerts)
 
     def is_cancelled(self, run: Run) -> bool:
         """Whether somebody, in whatever process, wants the run stopped."""
-        with self._ledger.read() as books:
-            return books.cancel_requested(run.run_id)
+        with self._ledger.read() as tx:
+            return tx.cancel_requested(run.run_id)
 
     def extend(self, run: Run, seen_nanousd: int) -> bool:
         """Hold enough for what a run has spent and its next call; False where a budget has no room for that.
@@ -467,20 +467,20 @@ class Pool:
         So a reservation is never less than what its run has been seen to spend, and however many run at once, each
         overruns by one API call at most.
         """
-        with self._ledger.write() as books:
-            held = books.reserved_by(run.run_id)
+        with self._ledger.write() as tx:
+            held = tx.reserved_by(run.run_id)
             needed = round(seen_nanousd * budget.EXTENSION) - held
             if needed <= 0:
                 return True
             now_ms = self._clock()
-            balances = [b for b in self._state.balances(books, now_ms) if b.subscription.id == run.subscription]
-            caller = self._state.caller(books, run.caller, now_ms)
+            balances = [b for b in self._state.balances(tx, now_ms) if b.subscription.id == run.subscription]
+            caller = self._state.caller(tx, run.caller, now_ms)
             limits = [balance.left for balance in balances]
             if caller.left is not None:
                 limits.append(caller.left)
             if any(needed > left for left in limits):
                 return False
-            books.hold(run.run_id, held + needed)
+            tx.hold(run.run_id, held + needed)
         log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
         return True
 
@@ -602,9 +602,9 @@ class Pool:
 
     def _failure(self, run: Run) -> PoolError:
         """The error a failed ask ends in, with the subscriptions that could serve another try."""
-        with self._ledger.read() as books:
+        with self._ledger.read() as tx:
             now_ms = self._clock()
-            balances = self._state.balances(books, now_ms)
+            balances = self._state.balances(tx, now_ms)
         usable = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
         others = tuple(
             b.subscription.id
@@ -655,26 +655,26 @@ class Pool:
                 await live.done.wait()
 
     def _take_orphans(self) -> list[Run]:
-        with self._ledger.read() as books:
-            unfinished = books.unfinished()
+        with self._ledger.read() as tx:
+            unfinished = tx.unfinished()
         owners = {run.owner_id for run in unfinished} - {self._owner_id}
         gone = {owner for owner in owners if not locks.is_alive(self._settings.owners_dir, owner)}
         orphans = [run for run in unfinished if run.owner_id in gone or run.run_id in self._dropped]
         if not orphans:
             return []
-        with self._ledger.write() as books:
+        with self._ledger.write() as tx:
             return [
                 replace(run, owner_id=self._owner_id, background=True)
                 for run in orphans
-                if books.take_over(run.run_id, run.owner_id, self._owner_id)
+                if tx.take_over(run.run_id, run.owner_id, self._owner_id)
             ]
 
     def _remove_old_answers(self) -> None:
         """Remove the files of runs that ended longer ago than answers are kept; the ledger keeps its entries."""
         before_ms = self._clock() - round(self._settings.claude.keep_answers_days * DAY_MS)
         for directory in self._settings.runs_dir.glob("*"):
-            with self._ledger.read() as books:
-                run = books.run(directory.name)
+            with self._ledger.read() as tx:
+                run = tx.run(directory.name)
             if run is None or run.ended_at_ms is None:
                 continue
             (directory / "prompt").unlink(missing_ok=True)  # left by a server that was killed right after booking
@@ -691,13 +691,13 @@ class Pool:
         return await self._in_thread(self._status, subscription, caller)
 
     def _status(self, only: str | None, caller_id: str | None) -> results.StatusResult:
-        with self._ledger.read() as books:
+        with self._ledger.read() as tx:
             now_ms = self._clock()
-            balances = [b for b in self._state.balances(books, now_ms) if only in (None, b.subscription.id)]
-            today = sum(books.spent_nanousd(b.subscription.id, windows.day_start_ms(now_ms)) for b in balances)
-            caller = None if caller_id is None else self._state.caller(books, caller_id, now_ms)
-            patience = self._state.patience(books, now_ms)
-            told = [one for one in books.alerts(now_ms) if only in (None, one[1].subscription)]
+            balances = [b for b in self._state.balances(tx, now_ms) if only in (None, b.subscription.id)]
+            today = sum(tx.spent_nanousd(b.subscription.id, windows.day_start_ms(now_ms)) for b in balances)
+            caller = None if caller_id is None else self._state.caller(tx, caller_id, now_ms)
+            patience = self._state.patience(tx, now_ms)
+            told = [one for one in tx.alerts(now_ms) if only in (None, one[1].subscription)]
         return results.StatusResult(
             generated_at=windows.rfc3339(now_ms),
             advice=results.advice_result(pacing.advise(balances, caller, now_ms, patience)),
@@ -724,13 +724,13 @@ class Pool:
     def _pick(self, estimated_cost_usd: float | None, model: str | None, session_id: str | None) -> results.PickResult:
         cap = None if estimated_cost_usd is None else round(estimated_cost_usd * NANO)
         outside = None if session_id is None else self._executor.find_session(session_id)
-        with self._ledger.read() as books:
+        with self._ledger.read() as tx:
             now_ms = self._clock()
-            pinned = self._pin(books, Ask("", "", session_id=session_id), outside)
-            estimates = self._estimates(books, cap, model)
+            pinned = self._pin(tx, Ask("", "", session_id=session_id), outside)
+            estimates = self._estimates(tx, cap, model)
             choice = selection.choose(
-                selection.Request(estimates, model, pinned, patience=self._state.patience(books, now_ms)),
-                self._state.balances(books, now_ms),
+                selection.Request(estimates, model, pinned, patience=self._state.patience(tx, now_ms)),
+                self._state.balances(tx, now_ms),
                 now_ms,
                 self._settings.strategy,
             )
@@ -745,10 +745,10 @@ class Pool:
         """
         return cli.by_hand(self._settings.subscription(subscription), self._settings.claude.base_url)
 
-    def _estimates(self, books: Books, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
+    def _estimates(self, tx: Transaction, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
         """What an ask may cost under each subscription."""
         return {
-            s.id: budget.estimate_nanousd(cap_nanousd, books.recent_costs_nanousd(s.id, model))
+            s.id: budget.estimate_nanousd(cap_nanousd, tx.recent_costs_nanousd(s.id, model))
             for s in self._settings.subscriptions
         }
 
@@ -759,14 +759,14 @@ class Pool:
 
     def _check(self) -> results.CheckResult:
         found = self._ledger.audit()
-        with self._ledger.read() as books:
-            return results.check_result(found, books.unfinished())
+        with self._ledger.read() as tx:
+            return results.check_result(found, tx.unfinished())
 
     def _advice(self, caller: str) -> pacing.Advice:
-        with self._ledger.read() as books:
+        with self._ledger.read() as tx:
             now_ms = self._clock()
-            balances, patience = self._state.balances(books, now_ms), self._state.patience(books, now_ms)
-            return pacing.advise(balances, self._state.caller(books, caller, now_ms), now_ms, patience)
+            balances, patience = self._state.balances(tx, now_ms), self._state.patience(tx, now_ms)
+            return pacing.advise(balances, self._state.caller(tx, caller, now_ms), now_ms, patience)
 
     async def listen(self, listener: Listener) -> None:
         """Have every alert from now on told to a listener, once, whichever process it is that tells it first."""
@@ -812,27 +812,27 @@ class Pool:
         return await anyio.to_thread.run_sync(function, *arguments)
 
     def _run(self, run_id: str) -> Run:
-        with self._ledger.read() as books:
-            run = books.run(run_id)
+        with self._ledger.read() as tx:
+            run = tx.run(run_id)
         if run is None:
             raise InvalidRequest(f"No run {run_id!r} in this ledger; pass the run_id that ask_claude gave.")
         return run
 
     def _attempts(self, run_id: str) -> list[Run]:
         run = self._run(run_id)
-        with self._ledger.read() as books:
-            return books.runs_of_ask(run.ask_id)
+        with self._ledger.read() as tx:
+            return tx.runs_of_ask(run.ask_id)
 
     async def _latest(self, run_id: str) -> Run:
         return (await self._in_thread(self._attempts, run_id))[-1]
 
     def _request_cancel(self, run_id: str) -> None:
-        with self._ledger.write() as books:
-            books.request_cancel(run_id)
+        with self._ledger.write() as tx:
+            tx.request_cancel(run_id)
 
     def _mark_background(self, run_id: str) -> None:
-        with self._ledger.write() as books:
-            books.detach(run_id)
+        with self._ledger.write() as tx:
+            tx.detach(run_id)
 
 
 def _fingerprint(ask: Ask) -> str:

@@ -4,8 +4,8 @@ from pool_mcp.choosing import rates, windows
 from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
 from pool_mcp.choosing.pacing import Alert, alerts
 from pool_mcp.choosing.selection import family_of
-from pool_mcp.ledger.books import WHOLE_POOL, Books, Reserved
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.transaction import WHOLE_POOL, Reserved, Transaction
 from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
 from pool_mcp.settings import Settings
 
@@ -30,16 +30,16 @@ class State:
     def learn(self, ledger: Ledger, now_ms: int) -> None:
         """Learn the rates anew where that is due. Called before a write, which would have others wait for it."""
         if self._is_due(now_ms):
-            with ledger.read() as books:
-                self.balances(books, now_ms)
+            with ledger.read() as tx:
+                self.balances(tx, now_ms)
 
     def _is_due(self, now_ms: int) -> bool:
         return self._learned_at_ms is None or not 0 <= now_ms - self._learned_at_ms < RATES_MS
 
-    def balances(self, books: Books, now_ms: int) -> list[Balance]:
+    def balances(self, tx: Transaction, now_ms: int) -> list[Balance]:
         """Every subscription's, in the order of the settings. Those of one organisation share readings and limits."""
-        reserved, last_used = books.reserved(), books.last_used_ms()
-        readings, cooldowns, organisations = books.latest_readings(), books.cooldowns(), books.organisations()
+        reserved, last_used = tx.reserved(), tx.last_used_ms()
+        readings, cooldowns, organisations = tx.latest_readings(), tx.cooldowns(), tx.organisations()
         week_start_ms = windows.week_start_ms(now_ms)
         if self._is_due(now_ms):
             self._rates, self._learned_at_ms = {}, now_ms
@@ -58,64 +58,64 @@ class State:
             own = _newest([readings.get(one, {}) for one in quota])
             block = windows.block_at(now_ms, own.get(windows.FIVE_HOUR))
             held = reserved.get(name, Reserved())
-            week_spent = books.spent_nanousd(name, week_start_ms)
+            week_spent = tx.spent_nanousd(name, week_start_ms)
             over = week_spent + held.nanousd - round(subscription.weekly_budget_nanousd * FULL_WEEK_SHARE)
             since = {window: windows.counts_from_ms(one, now_ms) for window, one in own.items()}
-            spent_since = {window: _spent(books, quota, at_ms, window) for window, at_ms in since.items()}
+            spent_since = {window: _spent(tx, quota, at_ms, window) for window, at_ms in since.items()}
             balances.append(
                 Balance(
                     subscription=subscription,
                     block=block,
-                    block_spent=books.spent_nanousd(name, block.starts_at_ms),
+                    block_spent=tx.spent_nanousd(name, block.starts_at_ms),
                     week_spent=week_spent,
-                    hour_spent=books.spent_nanousd(name, now_ms - HOUR_MS),
-                    days=books.days_of_subscription(name, now_ms),
+                    hour_spent=tx.spent_nanousd(name, now_ms - HOUR_MS),
+                    days=tx.days_of_subscription(name, now_ms),
                     reserved=held.nanousd,
                     in_flight=held.in_flight,
                     readings=own,
                     cooldown=_cooldown([cooldowns.get(one) for one in quota], now_ms),
                     last_used_ms=last_used.get(name),
-                    week_frees_at_ms=books.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
+                    week_frees_at_ms=tx.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
                     spent_since=spent_since,
                     spent_before={
-                        window: _spent(books, quota, one.resets_at_ms - windows.length_ms(window), window)
+                        window: _spent(tx, quota, one.resets_at_ms - windows.length_ms(window), window)
                         - spent_since[window]
                         for window, one in own.items()
                         if one.resets_at_ms is not None and one.resets_at_ms > now_ms
                     },
-                    rates={window: self._rate(books, subscription, window, now_ms) for window in own},
+                    rates={window: self._rate(tx, subscription, window, now_ms) for window in own},
                     organisation=organisation,
                     reserved_beside=sum(reserved.get(one, Reserved()).nanousd for one in quota[1:]),
                 )
             )
         return balances
 
-    def caller(self, books: Books, caller: str, now_ms: int) -> CallerBalance:
+    def caller(self, tx: Transaction, caller: str, now_ms: int) -> CallerBalance:
         """A caller's own budget and what it has used of it."""
         budget = self._settings.callers.get(caller, CallerBudget())
         return CallerBalance(
             caller,
             budget,
-            day_spent=books.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
-            week_spent=books.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
-            hour_spent=books.caller_spent_nanousd(caller, now_ms - HOUR_MS),
-            reserved=books.caller_reserved_nanousd(caller),
-            days=books.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
+            day_spent=tx.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
+            week_spent=tx.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
+            hour_spent=tx.caller_spent_nanousd(caller, now_ms - HOUR_MS),
+            reserved=tx.caller_reserved_nanousd(caller),
+            days=tx.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
         )
 
-    def patience(self, books: Books, now_ms: int) -> Cooldown | None:
+    def patience(self, tx: Transaction, now_ms: int) -> Cooldown | None:
         """The pool's own cooldown, while Anthropic is overloaded."""
-        cooldown = books.cooldowns().get(WHOLE_POOL)
+        cooldown = tx.cooldowns().get(WHOLE_POOL)
         return cooldown if cooldown is not None and is_out(cooldown, now_ms) else None
 
-    def tell_alerts(self, books: Books, now_ms: int) -> list[Alert]:
+    def tell_alerts(self, tx: Transaction, now_ms: int) -> list[Alert]:
         """Put on record what the pool's state calls for; those that no process has told yet."""
-        return [alert for alert in alerts(self.balances(books, now_ms), now_ms) if books.tell(alert, now_ms)]
+        return [alert for alert in alerts(self.balances(tx, now_ms), now_ms) if tx.tell(alert, now_ms)]
 
-    def _rate(self, books: Books, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
+    def _rate(self, tx: Transaction, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
         rate = self._rates.get((subscription.id, window))
         if rate is None:
-            steps = books.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
+            steps = tx.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
             rate = self._rates[subscription.id, window] = rates.learn(steps, rates.prior(subscription, window))
         return rate
 
@@ -139,9 +139,9 @@ def _cooldown(cooldowns: list[Cooldown | None], now_ms: int) -> Cooldown | None:
     return max(shared, key=lambda one: one.until_ms or 0, default=own)
 
 
-def _spent(books: Books, subscriptions: list[str], since_ms: int, window: str) -> int:
+def _spent(tx: Transaction, subscriptions: list[str], since_ms: int, window: str) -> int:
     """What subscriptions have spent since an instant of what a window counts."""
     family = family_of(window)
     if family is None:
-        return sum(books.spent_nanousd(one, since_ms) for one in subscriptions)
-    return sum(books.family_spent_nanousd(one, since_ms, family) for one in subscriptions)
+        return sum(tx.spent_nanousd(one, since_ms) for one in subscriptions)
+    return sum(tx.family_spent_nanousd(one, since_ms, family) for one in subscriptions)

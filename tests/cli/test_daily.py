@@ -310,15 +310,15 @@ def test_a_duration_is_short(seconds: int, said: str) -> None:
 def insert(home: Path, *runs: Run, settle: Outcome = Outcome.OK) -> History:
     settings, _ = make_home(home)
     ledger = open_ledger(settings)
-    with ledger.write() as books:
+    with ledger.write() as tx:
         for run in runs:
-            if not books.runs_of_ask(run.ask_id):
-                books.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
-            books.insert_run(run)
+            if not tx.runs_of_ask(run.ask_id):
+                tx.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
+            tx.insert_run(run)
             if run.state is not RunState.RUNNING:
                 at_ms = run.created_at_ms + 1000
-                books.mark_running(run.run_id, run.owner_id, None, run.created_at_ms)
-                books.settle(Settlement(run.run_id, RunState.SETTLED, settle, None, Cost(5), at_ms), run.owner_id)
+                tx.mark_running(run.run_id, run.owner_id, None, run.created_at_ms)
+                tx.settle(Settlement(run.run_id, RunState.SETTLED, settle, None, Cost(5), at_ms), run.owner_id)
     return History(settings, ledger, lambda: 10 * DAY_MS)
 
 

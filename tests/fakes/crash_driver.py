@@ -24,8 +24,8 @@ from pool_mcp.asks import runner
 from pool_mcp.claude import wire
 from pool_mcp.claude.process import CliProcess
 from pool_mcp.errors import PoolError
-from pool_mcp.ledger.books import Books
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import Ask
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
@@ -114,7 +114,7 @@ def place(step: str, crash: Crash) -> None:
     wrap(runner, "start", after=keep)
     match step:
         case "before the reservation commits":
-            wrap(Books, "insert_run", after=strike)
+            wrap(Transaction, "insert_run", after=strike)
         case "reserved":
             wrap(Pool, "_reserve", after=strike)
         case "files prepared":
@@ -130,7 +130,7 @@ def place(step: str, crash: Crash) -> None:
         case "CLI ended":
             wrap(Pool, "_settle", before=crash.strike)
         case "before the settlement commits":
-            wrap(Books, "settle", after=strike)
+            wrap(Transaction, "settle", after=strike)
         case "settled":
             wrap(Pool, "_settle", after=strike)
         case _:

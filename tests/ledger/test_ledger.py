@@ -401,14 +401,14 @@ def spend_while_there_is_room(number: int, barrier: threading.Barrier, path: Pat
         barrier.wait(30)
         for turn in range(1000):
             run_id, price = f"run-{number}-{turn}", NANO * (1 + (number + turn) % 3)
-            with ledger.write() as books:
-                held = books.reserved()
-                used = books.spent_nanousd("personal", 0) + (held["personal"].nanousd if held else 0)
+            with ledger.write() as tx:
+                held = tx.reserved()
+                used = tx.spent_nanousd("personal", 0) + (held["personal"].nanousd if held else 0)
                 if used + price > BUDGET:
                     return turn
-                books.insert_ask(run_id, "host", None, "", NOW_MS)
-                books.insert_run(new_run(run_id, price))
-                assert books.mark_running(run_id, "owner", None, NOW_MS)
+                tx.insert_ask(run_id, "host", None, "", NOW_MS)
+                tx.insert_run(new_run(run_id, price))
+                assert tx.mark_running(run_id, "owner", None, NOW_MS)
             settle(ledger, run_id, price - turn % 2)
         raise AssertionError("a budget that never ends")
 
@@ -484,6 +484,6 @@ def test_a_run_that_ended_before_it_began_by_the_clock_is_booked_once(tmp_path: 
         reserve(ledger, "run", NANO, NOW_MS)
         settle(ledger, "run", NANO, NOW_MS - 2 * DAY_MS)
         assert spent(ledger, NOW_MS - WEEK_MS) == NANO
-        with ledger.read() as books:
-            assert books.reserved() == {}
-            assert books.unfinished() == []
+        with ledger.read() as tx:
+            assert tx.reserved() == {}
+            assert tx.unfinished() == []

@@ -28,8 +28,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pool_mcp.ledger.books import ROOM_PERCENT, WHOLE_POOL, Reserved
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.transaction import ROOM_PERCENT, WHOLE_POOL, Reserved
 from pool_mcp.model import (
     BLOCK_MS,
     DAY_MS,
@@ -231,9 +231,9 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
 
     def _reserve(self, at: int, subscription: str, caller: str, amount: int) -> str:
         run = self._new_run(at, subscription, caller, amount)
-        with self.ledgers[at].write() as books:
-            books.insert_ask(run.ask_id, caller, None, "", self.now_ms)
-            books.insert_run(run)
+        with self.ledgers[at].write() as tx:
+            tx.insert_ask(run.ask_id, caller, None, "", self.now_ms)
+            tx.insert_run(run)
         self.plain.runs[run.run_id] = run
         return run.run_id
 
@@ -264,17 +264,17 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     @rule(at=connections, subscription=subscriptions, caller=callers, amount=amounts)
     def reserve_and_fail_before_the_commit(self, at: int, subscription: str, caller: str, amount: int) -> None:
         run = self._new_run(at, subscription, caller, amount)
-        with suppress(_Interrupted), self.ledgers[at].write() as books:
-            books.insert_ask(run.ask_id, caller, None, "", self.now_ms)
-            books.insert_run(run)
+        with suppress(_Interrupted), self.ledgers[at].write() as tx:
+            tx.insert_ask(run.ask_id, caller, None, "", self.now_ms)
+            tx.insert_run(run)
             raise _Interrupted
 
     @rule(at=connections, run_id=unfinished)
     def start(self, at: int, run_id: str) -> None:
         run = self.plain.runs[run_id]
         may = run.owner_id == _owner(at) and run.state is RunState.RESERVED
-        with self.ledgers[at].write() as books:
-            assert books.mark_running(run_id, _owner(at), '{"total": 1}', self.now_ms) == may
+        with self.ledgers[at].write() as tx:
+            assert tx.mark_running(run_id, _owner(at), '{"total": 1}', self.now_ms) == may
         if may:
             self.plain.runs[run_id] = replace(
                 run, state=RunState.RUNNING, started_at_ms=self.now_ms, baseline_json='{"total": 1}'
@@ -283,9 +283,9 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     @rule(at=connections, run_id=unfinished, amount=amounts)
     def hold_more(self, at: int, run_id: str, amount: int) -> None:
         run = self.plain.runs[run_id]
-        with self.ledgers[at].write() as books:
-            held = books.reserved_by(run_id)
-            books.hold(run_id, held + amount)
+        with self.ledgers[at].write() as tx:
+            held = tx.reserved_by(run_id)
+            tx.hold(run_id, held + amount)
         assert held == run.reserved_nanousd
         self.plain.runs[run_id] = replace(run, reserved_nanousd=held + amount)
 
@@ -300,54 +300,54 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def settle(self, run_id: str, at: int, outcome: Outcome, cost: Cost, cooldown: int | None) -> Any:
         said = self._settlement(run_id, outcome, cost, cooldown)
         owner_id = self.plain.runs[run_id].owner_id
-        with self.ledgers[at].write() as books:
-            assert books.settle(said, owner_id)
+        with self.ledgers[at].write() as tx:
+            assert tx.settle(said, owner_id)
         assert self.plain.settle(said, owner_id)
         return run_id
 
     @rule(run_id=unfinished, at=connections, cost=costs())
     def settle_what_another_owns(self, run_id: str, at: int, cost: Cost) -> None:
         said = self._settlement(run_id, Outcome.OK, cost, None)
-        with self.ledgers[at].write() as books:
-            assert not books.settle(said, "nobody")
+        with self.ledgers[at].write() as tx:
+            assert not tx.settle(said, "nobody")
 
     @rule(run_id=finished, at=connections, outcome=st.sampled_from(Outcome), cost=costs())
     def settle_again(self, run_id: str, at: int, outcome: Outcome, cost: Cost) -> None:
         said = self._settlement(run_id, outcome, cost, None)
-        with self.ledgers[at].write() as books:
-            assert not books.settle(said, self.plain.runs[run_id].owner_id)
+        with self.ledgers[at].write() as tx:
+            assert not tx.settle(said, self.plain.runs[run_id].owner_id)
 
     @rule(run_id=unfinished, at=connections, cost=costs())
     def settle_and_fail_before_the_commit(self, run_id: str, at: int, cost: Cost) -> None:
         said = self._settlement(run_id, Outcome.OK, cost, None)
-        with suppress(_Interrupted), self.ledgers[at].write() as books:
-            assert books.settle(said, self.plain.runs[run_id].owner_id)
+        with suppress(_Interrupted), self.ledgers[at].write() as tx:
+            assert tx.settle(said, self.plain.runs[run_id].owner_id)
             raise _Interrupted
 
     @rule(run_id=unfinished, at=connections, believed=connections)
     def take_over(self, run_id: str, at: int, believed: int) -> None:
         run = self.plain.runs[run_id]
-        with self.ledgers[at].write() as books:
-            assert books.take_over(run_id, _owner(believed), _owner(at)) == (run.owner_id == _owner(believed))
+        with self.ledgers[at].write() as tx:
+            assert tx.take_over(run_id, _owner(believed), _owner(at)) == (run.owner_id == _owner(believed))
         if run.owner_id == _owner(believed):
             self.plain.runs[run_id] = replace(run, owner_id=_owner(at), background=True)
 
     @rule(run_id=finished, at=connections, to=connections)
     def take_over_what_has_ended(self, run_id: str, at: int, to: int) -> None:
-        with self.ledgers[at].write() as books:
-            assert not books.take_over(run_id, self.plain.runs[run_id].owner_id, _owner(to))
+        with self.ledgers[at].write() as tx:
+            assert not tx.take_over(run_id, self.plain.runs[run_id].owner_id, _owner(to))
 
     @rule(run_id=st.one_of(unfinished, finished), at=connections)
     def cancel(self, run_id: str, at: int) -> None:
         run = self.plain.runs[run_id]
-        with self.ledgers[at].write() as books:
-            books.request_cancel(run_id)
+        with self.ledgers[at].write() as tx:
+            tx.request_cancel(run_id)
         self.plain.runs[run_id] = replace(run, cancel_requested=run.cancel_requested or not run.finished)
 
     @rule(run_id=unfinished, at=connections)
     def detach(self, run_id: str, at: int) -> None:
-        with self.ledgers[at].write() as books:
-            books.detach(run_id)
+        with self.ledgers[at].write() as tx:
+            tx.detach(run_id)
         self.plain.runs[run_id] = replace(self.plain.runs[run_id], background=True)
 
     @rule(at=connections, subscription=subscriptions, heard=st.lists(readings, min_size=1, max_size=4))
@@ -358,8 +358,8 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
             resets_at_ms = None if left is None else observed_at_ms + round(left * WINDOWS[reading.window])
             said.append(replace(reading, observed_at_ms=observed_at_ms, resets_at_ms=resets_at_ms))
             self.plain.record(subscription, said[-1])
-        with self.ledgers[at].write() as books:
-            books.record_readings(subscription, said)
+        with self.ledgers[at].write() as tx:
+            tx.record_readings(subscription, said)
 
     @rule(
         at=connections,
@@ -376,14 +376,14 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def hear_nonsense(self, at: int, subscription: str, window: str, wrong: tuple[float, int | None]) -> None:
         percent, ahead_ms = wrong
         resets_at_ms = None if ahead_ms is None else self.now_ms + ahead_ms
-        with self.ledgers[at].write() as books:
-            books.record_readings(subscription, [WindowReading(window, percent, resets_at_ms, "allowed", self.now_ms)])
+        with self.ledgers[at].write() as tx:
+            tx.record_readings(subscription, [WindowReading(window, percent, resets_at_ms, "allowed", self.now_ms)])
 
     @rule(at=connections, subscription=subscriptions, until=st.one_of(st.none(), st.integers(-HOUR_MS, DAY_MS)))
     def cool_down(self, at: int, subscription: str, until: int | None) -> None:
         cooldown = self._cooldown(until)
-        with self.ledgers[at].write() as books:
-            books.start_cooldown(subscription, cooldown, None)
+        with self.ledgers[at].write() as tx:
+            tx.start_cooldown(subscription, cooldown, None)
         self.plain.cooldowns.append((subscription, cooldown))
 
     @precondition(lambda self: self.plain.entries)
@@ -401,25 +401,25 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         instants.add(self.now_ms - self.now_ms % DAY_MS)
         for entry in self.plain.entries[-4:]:
             instants |= {entry.at_ms, entry.at_ms + 1, entry.at_ms - entry.at_ms % HOUR_MS}
-        with self._a_reader().read() as books:
+        with self._a_reader().read() as tx:
             for since_ms in instants:
                 for subscription in SUBSCRIPTIONS:
-                    spent = books.spent_nanousd(subscription, since_ms)
+                    spent = tx.spent_nanousd(subscription, since_ms)
                     assert spent == self.plain.spent(since_ms, subscription=subscription)
-                    of_families = [books.family_spent_nanousd(subscription, since_ms, model) for model in MODELS]
+                    of_families = [tx.family_spent_nanousd(subscription, since_ms, model) for model in MODELS]
                     assert of_families == [
                         self.plain.spent(since_ms, subscription=subscription, model=model) for model in MODELS
                     ]
                 for caller in CALLERS:
-                    assert books.caller_spent_nanousd(caller, since_ms) == self.plain.spent(since_ms, caller=caller)
+                    assert tx.caller_spent_nanousd(caller, since_ms) == self.plain.spent(since_ms, caller=caller)
 
     @invariant()
     def spent_by_day_is_the_sum_of_its_entries_to_the_hour(self) -> None:
         hour_ends_ms = self.now_ms - self.now_ms % HOUR_MS + HOUR_MS
-        with self._a_reader().read() as books:
+        with self._a_reader().read() as tx:
             for whose, names, days_of in (
-                ("subscription", SUBSCRIPTIONS, books.days_of_subscription),
-                ("caller", CALLERS, books.days_of_caller),
+                ("subscription", SUBSCRIPTIONS, tx.days_of_subscription),
+                ("caller", CALLERS, tx.days_of_caller),
             ):
                 for name in names:
                     spent = [self.plain.spent(hour_ends_ms - age * DAY_MS, **{whose: name}) for age in range(1, 8)]
@@ -434,28 +434,28 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
             for subscription in SUBSCRIPTIONS
             if (own := [run for run in runs if run.subscription == subscription])
         }
-        with self._a_reader().read() as books:
-            assert books.reserved() == expected
+        with self._a_reader().read() as tx:
+            assert tx.reserved() == expected
             for caller in CALLERS:
                 held = sum(run.reserved_nanousd for run in runs if run.caller == caller)
-                assert books.caller_reserved_nanousd(caller) == held
-            assert {run.run_id for run in books.unfinished()} == {run.run_id for run in runs}
+                assert tx.caller_reserved_nanousd(caller) == held
+            assert {run.run_id for run in tx.unfinished()} == {run.run_id for run in runs}
 
     @invariant()
     def every_run_is_as_it_should_be(self) -> None:
-        with self._a_reader().read() as books:
+        with self._a_reader().read() as tx:
             for run in self.plain.runs.values():
-                assert books.run(run.run_id) == run
-                assert (books.run_on_session(run.session_id) == run.run_id) == (not run.finished)
-                assert books.session_subscription(run.session_id) == self.plain.sessions.get(run.session_id)
-                assert books.cancel_requested(run.run_id) == run.cancel_requested
-                assert books.reserved_by(run.run_id) == (0 if run.finished else run.reserved_nanousd)
+                assert tx.run(run.run_id) == run
+                assert (tx.run_on_session(run.session_id) == run.run_id) == (not run.finished)
+                assert tx.session_subscription(run.session_id) == self.plain.sessions.get(run.session_id)
+                assert tx.cancel_requested(run.run_id) == run.cancel_requested
+                assert tx.reserved_by(run.run_id) == (0 if run.finished else run.reserved_nanousd)
 
     @invariant()
     def windows_and_cooldowns_are_the_newest(self) -> None:
-        with self._a_reader().read() as books:
-            assert books.latest_readings() == self.plain.readings
-            in_force = {whose: (found.until_ms, found.since_ms) for whose, found in books.cooldowns().items()}
+        with self._a_reader().read() as tx:
+            assert tx.latest_readings() == self.plain.readings
+            in_force = {whose: (found.until_ms, found.since_ms) for whose, found in tx.cooldowns().items()}
             assert in_force == self.plain.in_force()
 
     @invariant()

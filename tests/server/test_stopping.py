@@ -133,8 +133,8 @@ async def host(env: Mapping[str, str]) -> AsyncIterator[Host]:
 
 def runs(settings: Settings) -> list[Run]:
     """Every run there ever was, in their order."""
-    with closing(open_ledger(settings)) as ledger, ledger.read() as books:
-        found = [books.run(folder.name) for folder in settings.runs_dir.glob("*")]
+    with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
+        found = [tx.run(folder.name) for folder in settings.runs_dir.glob("*")]
     return sorted((run for run in found if run is not None), key=lambda run: run.created_at_ms)
 
 
@@ -162,8 +162,8 @@ def nanousd(calls: list[Call]) -> int:
 
 
 def spent_nanousd(settings: Settings) -> int:
-    with closing(open_ledger(settings)) as ledger, ledger.read() as books:
-        return books.spent_nanousd("alice", 0)
+    with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
+        return tx.spent_nanousd("alice", 0)
 
 
 class Fifo:

@@ -227,9 +227,9 @@ def insert_run(machine: Machine, owner_id: str) -> None:
         deadline_ms=now + HOUR_MS,
         reserved_nanousd=1,
     )
-    with ledger.write() as books:
-        books.insert_ask(run.ask_id, run.caller, None, "", now)
-        books.insert_run(run)
+    with ledger.write() as tx:
+        tx.insert_ask(run.ask_id, run.caller, None, "", now)
+        tx.insert_run(run)
     ledger.close()
 
 
@@ -249,8 +249,8 @@ def test_a_clock_that_is_wrong_is_known_by_anthropics_resets_and_the_ledgers_tim
     ledger, now = open_ledger(load(machine.env)), now_ms()
     observed_ms = now - observed_ago_ms
     reading = WindowReading("five_hour", 10.0, observed_ms + resets_in_ms, "allowed", observed_ms)
-    with ledger.write() as books:
-        books.record_readings("ann", [reading])
+    with ledger.write() as tx:
+        tx.record_readings("ann", [reading])
     ledger.close()
     machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
     (clock,) = look(machine)["clock"]

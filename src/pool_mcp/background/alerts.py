@@ -42,10 +42,10 @@ class Alerting:
     def _tell(self, *more: Alert) -> None:
         try:
             self._state.learn(self._ledger, self._clock())
-            with self._ledger.write() as books:
+            with self._ledger.write() as tx:
                 now_ms = self._clock()
-                alerts = self._state.tell_alerts(books, now_ms)
-                alerts += [alert for alert in more if books.tell(alert, now_ms)]
+                alerts = self._state.tell_alerts(tx, now_ms)
+                alerts += [alert for alert in more if tx.tell(alert, now_ms)]
         except LedgerError as error:
             log.warning("alerts could not be looked for: %s", error)
         else:
@@ -81,8 +81,8 @@ class Alerting:
                 await news.wait()
 
     def _told(self) -> list[Alert]:
-        with self._ledger.read() as books:
-            return [alert for _, alert in books.alerts(self._clock())]
+        with self._ledger.read() as tx:
+            return [alert for _, alert in tx.alerts(self._clock())]
 
 
 def log_told(alerts: Sequence[Alert]) -> None:

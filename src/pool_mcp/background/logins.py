@@ -55,8 +55,8 @@ class Upkeep:
 
     def notice_logins(self) -> None:
         """Let a subscription back in once its login has been written anew; only the file's time is looked at."""
-        with self._ledger.read() as books:
-            cooldowns = books.cooldowns()
+        with self._ledger.read() as tx:
+            cooldowns = tx.cooldowns()
         for subscription in self._stored():
             cooldown = cooldowns.get(subscription.id)
             if cooldown is None or cooldown.cause != "auth":
@@ -67,9 +67,9 @@ class Upkeep:
 
     def look(self) -> None:
         """Ask the CLI about logins and stale readings, where it is time to and no other process has."""
-        with self._ledger.read() as books:
+        with self._ledger.read() as tx:
             now_ms = self._clock()
-            balances = {one.subscription.id: one for one in self._state.balances(books, now_ms)}
+            balances = {one.subscription.id: one for one in self._state.balances(tx, now_ms)}
         in_use = self._asked_at_ms is not None and now_ms - self._asked_at_ms < IN_USE_MS
         for subscription in self._stored():
             balance = balances[subscription.id]
@@ -90,16 +90,16 @@ class Upkeep:
         if not self._ledger.take_lease(f"login {subscription.id}", MISSING_LOGIN_MS if out else LOGIN_MS, self._clock):
             return
         found = login.login_of(find_cli(self._settings.claude.path, self._env), subscription, self._env)
-        with self._ledger.write() as books:
-            is_back = books.record_login(
+        with self._ledger.write() as tx:
+            is_back = tx.record_login(
                 subscription.id, found.organization_id, signed_in=found.signed_in, now_ms=self._clock()
             )
         if is_back and out:
             self._let_in(subscription)
 
     def _let_in(self, subscription: Subscription) -> None:
-        with self._ledger.write() as books:
-            lifted = books.lift(subscription.id, "auth", "a new login", self._clock())
+        with self._ledger.write() as tx:
+            lifted = tx.lift(subscription.id, "auth", "a new login", self._clock())
         if lifted:
             log.info("%s: somebody has signed in; it is tried again", subscription.id)
 
@@ -109,8 +109,8 @@ class Upkeep:
         cli = find_cli(self._settings.claude.path, self._env)
         where = make_directory(self._settings.state_dir / "work")
         readings = login.usage_of(cli, subscription, self._env, self._settings.claude.base_url, where, self._clock)
-        with self._ledger.write() as books:
-            books.record_readings(subscription.id, readings)
+        with self._ledger.write() as tx:
+            tx.record_readings(subscription.id, readings)
 
 
 def _is_stale(balance: Balance, now_ms: int) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pool_mcp.errors import LedgerError
 from pool_mcp.ledger import migrations
 from pool_mcp.ledger.audit import audit
-from pool_mcp.ledger.books import Books
+from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import Audit
 from pool_mcp.system.private import make_directory
 
@@ -45,7 +45,7 @@ class Ledger:
             except BaseException:
                 self._conn.close()
                 raise
-        self._books = Books(self._conn)
+        self._tx = Transaction(self._conn)
 
     def close(self) -> None:
         """Close the connection; what is committed stays."""
@@ -79,20 +79,20 @@ class Ledger:
                 copy.close()
 
     @contextmanager
-    def write(self) -> Iterator[Books]:
+    def write(self) -> Iterator[Transaction]:
         """Hold the write lock for the block; commit at its end, roll back if it raises.
 
         Raises:
             LedgerError: the disk is full, the file is read-only or damaged, or others held the lock for 30 s.
         """
-        with self._transaction("BEGIN IMMEDIATE") as books:
-            yield books
+        with self._transaction("BEGIN IMMEDIATE") as tx:
+            yield tx
 
     @contextmanager
-    def read(self) -> Iterator[Books]:
+    def read(self) -> Iterator[Transaction]:
         """See one consistent state of the ledger for the length of the block."""
-        with self._transaction("BEGIN") as books:
-            yield books
+        with self._transaction("BEGIN") as tx:
+            yield tx
 
     def take_lease(self, name: str, for_ms: int, clock: Callable[[], int]) -> bool:
         """Take what one process at a time does, for a while; False while another has it.
@@ -100,12 +100,12 @@ class Ledger:
         Raises:
             LedgerError: as :meth:`write`.
         """
-        with self.write() as books:
+        with self.write() as tx:
             now_ms = clock()  # under the lock, for which it may have waited
-            return books.take_lease(name, now_ms, now_ms + for_ms)
+            return tx.take_lease(name, now_ms, now_ms + for_ms)
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Books]:
+    def _transaction(self, begin: str) -> Iterator[Transaction]:
         with self._lock, _explained(self.path):
             # What is written into a file that has been moved away or replaced, nobody else sees.
             if _identity(self.path) != self._identity:
@@ -115,7 +115,7 @@ class Ledger:
                 )
             self._conn.execute(begin)
             try:
-                yield self._books
+                yield self._tx
                 self._conn.execute("COMMIT")
             except BaseException:
                 if self._conn.in_transaction:

@@ -1,8 +1,7 @@
-"""A quick look into a ledger that is there, for what must answer at once.
+"""What the status line asks the ledger, without loading the rest of the program.
 
-It loads SQLite and nothing else, makes no file, takes no migration, and waits for other processes for as long as it is
-told. Writing goes through :class:`~pool_mcp.ledger.books.Books` all the same, which takes longer to load, so that is
-done only where there is something to write.
+Reading needs SQL alone. Writing goes through :class:`~pool_mcp.ledger.transaction.Transaction`, which takes longer to
+load, so that is done only where there is something to write.
 """
 
 import sqlite3
@@ -43,7 +42,7 @@ class Glance:
 
     def record(self, subscription: str, windows: Mapping[str, Seen], now_ms: int) -> None:
         """Keep readings that were made now."""
-        from pool_mcp.ledger.books import Books
+        from pool_mcp.ledger.transaction import Transaction
         from pool_mcp.model import WindowReading
 
         readings = [
@@ -52,7 +51,7 @@ class Glance:
         ]
         self._conn.execute("BEGIN IMMEDIATE")
         try:
-            Books(self._conn).record_readings(subscription, readings)
+            Transaction(self._conn).record_readings(subscription, readings)
             self._conn.execute("COMMIT")
         except BaseException:
             self._conn.execute("ROLLBACK")

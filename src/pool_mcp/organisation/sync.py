@@ -95,16 +95,16 @@ class Organisation:
                 await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
 
     def _is_due(self) -> bool:
-        with self._ledger.read() as books:
-            last_ms = books.organisation.last_synced_ms()
+        with self._ledger.read() as tx:
+            last_ms = tx.organisation.last_synced_ms()
         return last_ms is None or last_ms <= self._clock() - SYNC_MS
 
     def _reach_ms(self) -> int:
         now_ms = self._clock()
-        with self._ledger.read() as books:
-            if books.organisation.last_synced_ms() is None:
+        with self._ledger.read() as tx:
+            if tx.organisation.last_synced_ms() is None:
                 return FIRST_DAYS * DAY_MS
-            old = books.organisation.latest_sync(BILLED, now_ms - (REVISED_DAYS - 2) * DAY_MS)
+            old = tx.organisation.latest_sync(BILLED, now_ms - (REVISED_DAYS - 2) * DAY_MS)
         return (REVISED_DAYS if old is None or old.synced_at_ms < now_ms - DAY_MS else AGAIN_DAYS) * DAY_MS
 
     async def sync(self, since: str | None = None, until: str | None = None) -> results.SyncResult:
@@ -157,8 +157,8 @@ class Organisation:
         return results.SyncResult(synced_at=results.now(self._clock()), reports=synced)
 
     def _keep(self, report: str, sync: Sync, figures: tuple[Figure, ...]) -> None:
-        with self._ledger.write() as books:
-            books.organisation.replace(report, sync, figures)
+        with self._ledger.write() as tx:
+            tx.organisation.replace(report, sync, figures)
 
     @asynccontextmanager
     async def _api(self) -> "AsyncIterator[AdminApi]":
@@ -199,18 +199,18 @@ class Organisation:
         return await anyio.to_thread.run_sync(self._reconcile, span, adjust)
 
     def _is_fresh(self, span: Span, now_ms: int) -> bool:
-        with self._ledger.read() as books:
-            syncs = [books.organisation.latest_sync(report, span.since_ms) for report in (ANALYTICS, MESSAGES)]
+        with self._ledger.read() as tx:
+            syncs = [tx.organisation.latest_sync(report, span.since_ms) for report in (ANALYTICS, MESSAGES)]
         return any(
             one is not None and one.synced_at_ms > now_ms - FRESH_MS and one.until_ms >= span.until_ms for one in syncs
         )
 
     def _reconcile(self, span: Span, adjust: bool) -> results.ReconcileResult:
         subscriptions = [s for s in self._settings.subscriptions if s.is_api_key]
-        with self._ledger.write() if adjust else self._ledger.read() as books:
-            source, sync = ANALYTICS, books.organisation.latest_sync(ANALYTICS, span.since_ms)
+        with self._ledger.write() if adjust else self._ledger.read() as tx:
+            source, sync = ANALYTICS, tx.organisation.latest_sync(ANALYTICS, span.since_ms)
             if sync is None:
-                source, sync = MESSAGES, books.organisation.latest_sync(MESSAGES, span.since_ms)
+                source, sync = MESSAGES, tx.organisation.latest_sync(MESSAGES, span.since_ms)
             if sync is None:
                 raise InvalidRequest(
                     f"The organisation's figures since {results.now(span.since_ms)} are not known; "
@@ -222,19 +222,19 @@ class Organisation:
                 source,
                 sync.synced_at_ms,
                 sync.refreshed_at_ms,
-                books.organisation.oldest_unfinished_ms(ids),
+                tx.organisation.oldest_unfinished_ms(ids),
             )
             final = Span(span.since_ms, max(span.since_ms, min(final_ms, span.until_ms, sync.until_ms)))
-            figures = books.organisation.figures(source, final.since_ms, final.until_ms)
+            figures = tx.organisation.figures(source, final.since_ms, final.until_ms)
             if source == MESSAGES:
                 figures = [_priced(one) for one in figures]
             matches = reconcile.match_keys(subscriptions, [one.key_id for one in figures])
-            booked = books.organisation.booked(ids, final.since_ms, final.until_ms)
+            booked = tx.organisation.booked(ids, final.since_ms, final.until_ms)
             found = reconcile.compare(booked, figures, matches)
             todo = reconcile.adjustments(found, source, sync.synced_at_ms, sync.refreshed_at_ms) if adjust else []
             for one in todo:
-                books.adjust(one.subscription, one.at_ms, one.cost, one.note)
-            billed = books.organisation.figures(BILLED, final.since_ms // DAY_MS * DAY_MS, final.until_ms)
+                tx.adjust(one.subscription, one.at_ms, one.cost, one.note)
+            billed = tx.organisation.figures(BILLED, final.since_ms // DAY_MS * DAY_MS, final.until_ms)
         for one in todo:
             log.info("adjusted %s at %s by $%.4f", one.subscription, results.now(one.at_ms), one.cost.nanousd / 1e9)
         return results.reconcile_result(

@@ -134,10 +134,10 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
         return
     try:
         found = ledger.audit()
-        with ledger.read() as books:
-            unfinished = books.unfinished()
-            readings = [one for windows in books.latest_readings().values() for one in windows.values()]
-            newest_ms = max(books.last_used_ms().values(), default=0)
+        with ledger.read() as tx:
+            unfinished = tx.unfinished()
+            readings = [one for windows in tx.latest_readings().values() for one in windows.values()]
+            newest_ms = max(tx.last_used_ms().values(), default=0)
     except PoolError as error:
         yield _broken("ledger", error.message, "pool-mcp ledger check")
         return

@@ -126,15 +126,15 @@ class Importer:
 
     def _changed(self) -> tuple[list["_Changed"], int]:
         """The transcripts that are new or have changed, and how many there are in all."""
-        with self._ledger.read() as books:
-            seen = books.imports.seen()
+        with self._ledger.read() as tx:
+            seen = tx.imports.seen()
         changed: list[_Changed] = []
         files = 0
         for source in _distinct(self._sources):
             places, count = transcripts.walk(source.config_dir, seen)
             files += count
-            with self._ledger.read() as books:
-                marks = books.imports.marks(_text(place.path) for place in places)
+            with self._ledger.read() as tx:
+                marks = tx.imports.marks(_text(place.path) for place in places)
             changed += [
                 _Changed(source.subscription, place, Mark(*marks.get(_text(place.path), ()))) for place in places
             ]
@@ -146,10 +146,10 @@ class Importer:
     def _book(self, changed: Sequence["_Changed"], batch: Sequence[Stretch], done: Imported) -> set[str]:
         """Book what was read; the paths, as the ledger has them, of transcripts that have to wait for a run to end."""
         # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
-        with self._ledger.read() as books:
+        with self._ledger.read() as tx:
             if self._first_run_ms is None:
-                self._first_run_ms = books.imports.first_run_ms()
-            unfinished = books.unfinished()
+                self._first_run_ms = tx.imports.first_run_ms()
+            unfinished = tx.unfinished()
         latest_ms = max((call[2] for stretch in batch for call in stretch.calls), default=0)
         in_flight = {
             transcripts.message_key(message_id)
@@ -165,8 +165,8 @@ class Importer:
             if call[2] >= since_ms
         }
         found = [_found(changed[stretch.number], stretch) for stretch in batch]
-        with self._ledger.write() as books:
-            tally = books.imports.book(found, message_keys, in_flight)
+        with self._ledger.write() as tx:
+            tally = tx.imports.book(found, message_keys, in_flight)
         done.add(tally)
         return tally.waiting
 

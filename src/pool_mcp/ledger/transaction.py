@@ -56,7 +56,7 @@ class Reserved:
 _END_OF_TIME_MS = 1 << 62
 
 
-class Books:
+class Transaction:
     """Reads and writes within the transaction that is open."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
