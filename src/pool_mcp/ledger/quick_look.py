@@ -1,7 +1,8 @@
-"""What the status line asks the ledger, without loading the rest of the program.
+"""A quick look into a ledger that is there, for what must answer at once.
 
-Reading needs SQL alone. Writing goes through :class:`~pool_mcp.ledger.transaction.Transaction`, which takes longer to
-load, so that is done only where there is something to write.
+It loads SQLite and nothing else, makes no file, takes no migration, and waits for other processes for as long as it is
+given. Writing goes through :class:`~pool_mcp.ledger.transaction.Transaction`, which takes longer to load, so that is
+done only where there is something to write.
 """
 
 import sqlite3
