@@ -9,17 +9,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from pool_mcp.choices import Strategy, ToolProfile
 from pool_mcp.errors import InvalidRequest, SettingsError, looks_secret
 from pool_mcp.model import NANO, CallerBudget, Subscription
 from pool_mcp.system import places
-
-ToolProfile = Literal["none", "read", "full"]
-TOOL_PROFILES: tuple[ToolProfile, ...] = ("none", "read", "full")
-"""From the least allowed to the most."""
 
 
 def _not_tiny(usd: float) -> float:
@@ -93,7 +90,7 @@ class AdminSettings(_Section):
 class _File(_Section):
     """The whole of ``pool.toml``."""
 
-    strategy: Literal["headroom", "health"] = "headroom"
+    strategy: Strategy = "headroom"
     weekly_budget_usd: Usd = 456.0
     block_budget_usd: Usd = 25.0
     claude: ClaudeSettings = ClaudeSettings()
@@ -110,7 +107,7 @@ class Settings:
 
     config_file: Path
     state_dir: Path
-    strategy: Literal["headroom", "health"]
+    strategy: Strategy
     claude: ClaudeSettings
     subscriptions: tuple[Subscription, ...]
     callers: Mapping[str, CallerBudget]
