@@ -14,7 +14,7 @@ import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from pool_mcp.claude import wire
+from pool_mcp.claude.command import Command, argv
 from pool_mcp.claude.find import bundled_cli
 from pool_mcp.claude.process import environment
 from pool_mcp.demo.standin import Standin
@@ -47,7 +47,7 @@ async def main(rounds: int, *, as_json: bool) -> None:
         )
 
         async def bare() -> float:
-            arguments = wire.argv(wire.Command(session_id=_new_session(), resume=False))
+            arguments = argv(Command(session_id=_new_session(), resume=False))
             began = time.perf_counter()
             await anyio.run_process([str(cli), *arguments], input=PROMPT.encode(), env=child_env, cwd=folder)
             return (time.perf_counter() - began) * 1000

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from pool_mcp.choices import RunState as RunState
-
 NANO = 1_000_000_000
 """Nano-dollars in a dollar."""
 
@@ -27,13 +25,16 @@ def nanousd(usd: float) -> int:
     return round(usd * NANO)
 
 
-Classes = tuple[int, int, int, int, int, int]
+TokenCounts = tuple[int, int, int, int, int, int]
 """A call's tokens in the order of :class:`Tokens`' fields, made in a tenth of the time of the object."""
+
+UNATTRIBUTED = "unknown"
+"""The model's name for an amount that the CLI gave without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token counts of one or more API calls, in the classes that are priced apart.
+    """Token counts of one or more API calls, by the kinds that have prices of their own.
 
     ``input`` excludes every cached token. ``cache_creation_5m`` and ``_1h`` are the two lifetimes of a cache write.
     """
@@ -46,7 +47,7 @@ class Tokens:
     web_search_requests: int = 0
 
     @property
-    def classes(self) -> Classes:
+    def counts(self) -> TokenCounts:
         """All of them, in their order."""
         return (
             self.input,
@@ -75,7 +76,7 @@ class Tokens:
     def since(self, before: "Tokens") -> "Tokens":
         """What came on top of an earlier count, never below zero.
 
-        Cache writes are subtracted as one, because some CLI generations report them without their lifetimes.
+        Cache writes are subtracted as one, because some CLI versions report them without their lifetimes.
         """
         creation = max(self.cache_creation - before.cache_creation, 0)
         one_hour = min(creation, max(self.cache_creation_1h - before.cache_creation_1h, 0))
@@ -132,6 +133,15 @@ class ModelCost:
     tokens: Tokens
     cost_nanousd: int | None
 
+    def __add__(self, other: "ModelCost") -> "ModelCost":
+        known = [cost for cost in (self.cost_nanousd, other.cost_nanousd) if cost is not None]
+        return ModelCost(self.tokens + other.tokens, sum(known) if known else None)
+
+    def since(self, before: "ModelCost") -> "ModelCost":
+        """What came on top of an earlier amount, never below zero."""
+        cost = max((self.cost_nanousd or 0) - (before.cost_nanousd or 0), 0)
+        return ModelCost(self.tokens.since(before.tokens), cost)
+
 
 ModelCosts = Mapping[str, ModelCost]
 """By the model's name."""
@@ -139,16 +149,68 @@ ModelCosts = Mapping[str, ModelCost]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The amount of one run: its sum, its models, and whether the sum is only a floor."""
+    """The amount of one run or session: its sum, its models, and whether the sum is only a floor."""
 
     nanousd: int = 0
     models: ModelCosts = field(default_factory=dict)
     is_estimate: bool = False
 
+    @classmethod
+    def of(cls, models: ModelCosts, *, is_estimate: bool = False) -> "Cost":
+        """The sum of models."""
+        return cls(sum(part.cost_nanousd or 0 for part in models.values()), models, is_estimate)
+
+    @classmethod
+    def with_total(cls, total_nanousd: int, models: ModelCosts) -> "Cost":
+        """A known sum and its models; what the models do not explain stands under a name of its own."""
+        explained = cls.of(models)
+        rest = total_nanousd - explained.nanousd
+        if abs(rest) <= len(models) + 1:  # each model's amount was rounded to a nano-dollar
+            return explained
+        if rest < 0:
+            return cls(total_nanousd, {UNATTRIBUTED: ModelCost(explained.tokens, total_nanousd)})
+        return explained + cls(rest, {UNATTRIBUTED: ModelCost(Tokens(), rest)})
+
     @property
     def tokens(self) -> Tokens:
         """All models' tokens together."""
         return sum((part.tokens for part in self.models.values()), Tokens())
+
+    def __add__(self, other: "Cost") -> "Cost":
+        models = dict(self.models)
+        for model, part in other.models.items():
+            models[model] = models[model] + part if model in models else part
+        return Cost(self.nanousd + other.nanousd, models, self.is_estimate or other.is_estimate)
+
+    def since(self, before: "Cost") -> "Cost":
+        """What came on top of an earlier amount, never below zero; models without anything new are left out."""
+        parts = {m: part.since(before.models[m]) if m in before.models else part for m, part in self.models.items()}
+        models = {m: part for m, part in parts.items() if part.cost_nanousd or part.tokens != Tokens()}
+        return Cost.with_total(max(self.nanousd - before.nanousd, 0), models)
+
+    def at_least(self, other: "Cost") -> "Cost":
+        """Model by model whichever amount is larger."""
+        models = dict(self.models)
+        for model, part in other.models.items():
+            known = models.get(model)
+            if known is None or (part.cost_nanousd or 0) > (known.cost_nanousd or 0):
+                models[model] = part
+        return Cost.of(dict(sorted(models.items())), is_estimate=self.is_estimate or other.is_estimate)
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    RESERVED = "reserved"
+    """Money is set aside; the CLI has not been started."""
+    RUNNING = "running"
+    """The CLI may have been started and may be spending."""
+    SETTLED = "settled"
+    """Ended with an answer; its cost is booked."""
+    INTERRUPTED = "interrupted"
+    """Cut short; what it cost so far is booked."""
+    FAILED = "failed"
+    """Ended without an answer; what it cost, if anything, is booked."""
 
 
 UNFINISHED = (RunState.RESERVED, RunState.RUNNING)

@@ -18,17 +18,16 @@ import anyio.abc
 import anyio.to_thread
 
 from pool_mcp import results
-from pool_mcp.accounting.periods import Only
+from pool_mcp.accounting.periods import By, Only
 from pool_mcp.asks.admission import check_ask, check_caller, refusal
 from pool_mcp.asks.history import History, Which
 from pool_mcp.asks.outcomes import CUT, FAILOVER, lengthened
-from pool_mcp.asks.runner import Control, Executor
+from pool_mcp.asks.runner import Control, Runner
 from pool_mcp.background.alerts import Alerting, Listener, log_told
 from pool_mcp.background.logins import Upkeep
-from pool_mcp.choices import By
 from pool_mcp.choosing import budget, pacing, selection, windows
 from pool_mcp.claude import process as cli
-from pool_mcp.claude import wire
+from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import BY_KIND, CliFailed, InvalidRequest, LedgerError, PoolError, UnknownSession
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import WHOLE_POOL, Transaction
@@ -139,7 +138,7 @@ class Pool:
         self._clock = clock
         self._new_id = new_id
         self._sleep = sleep
-        self._executor = Executor(settings, env, clock)
+        self._executor = Runner(settings, env, clock)
         self._history = History(settings, ledger, clock)
         self._state = State(settings)
         self._alerts = Alerting(ledger, self._state, clock)
@@ -521,8 +520,8 @@ class Pool:
         if not with_answer:
             return details
         stream = await self._in_thread(self._executor.read, run_id)
-        verdict = wire.judge(stream)
-        text, structured = (verdict.text, verdict.structured) if verdict else (stream.said, None)
+        verdict = judge(stream)
+        text, structured = (verdict.text, verdict.structured) if verdict else (stream.last_text, None)
         return details.model_copy(update={"text": text, "structured": structured})
 
     async def cancel(self, begun: str) -> results.AskDetails:
@@ -579,7 +578,7 @@ class Pool:
         if not run.finished:
             await self._detach(run)
             return answer
-        verdict = wire.judge(await self._in_thread(self._executor.read, run.run_id))
+        verdict = judge(await self._in_thread(self._executor.read, run.run_id))
         if verdict is None:
             raise InvalidRequest(
                 f"The answer of run {run.run_id} was removed; answers are kept for "
@@ -613,7 +612,7 @@ class Pool:
             if b.subscription.id != run.subscription and budget.standing(b, now_ms).status in usable
         )
         assert run.outcome is not None, "a finished run has an outcome"
-        text = self._executor.read(run.run_id).said if run.outcome in CUT else ""
+        text = self._executor.read(run.run_id).last_text if run.outcome in CUT else ""
         return BY_KIND[run.outcome](
             run.message or "The run failed; ask again.",
             partial_text=text[:PAGE_CHARS] or None,

@@ -12,7 +12,7 @@ from support import make_home, open_ledger
 
 from pool_mcp.background.logins import REFRESH_MS, STALE_MS, Upkeep
 from pool_mcp.claude.login import usage_of
-from pool_mcp.claude.wire import usage_readings
+from pool_mcp.claude.stream import usage_readings
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Subscription, WindowReading
 from pool_mcp.settings import Settings

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from written import AT_MS, TOKENS, answer, dump, usage_of
 
-from pool_mcp.claude import wire
-from pool_mcp.claude.transcripts import Mark, Place, SeenCall, call_key, read_calls, walk
+from pool_mcp.claude import stream
+from pool_mcp.claude.transcripts import ReadPosition, TranscriptCall, TranscriptFile, call_key, read_calls, walk
 from pool_mcp.model import Tokens
 
 
 def read(
-    path: Path, content: bytes, mark: Mark | None = None, block_bytes: int = 1 << 20
-) -> tuple[list[SeenCall], int]:
+    path: Path, content: bytes, position: ReadPosition | None = None, block_bytes: int = 1 << 20
+) -> tuple[list[TranscriptCall], int]:
     path.write_bytes(content)
-    portions = list(read_calls(str(path), mark or Mark(), block_bytes))
-    return [call for portion in portions for call in portion.calls], sum(portion.malformed for portion in portions)
+    chunks = list(read_calls(str(path), position or ReadPosition(), block_bytes))
+    return [call for chunk in chunks for call in chunk.calls], sum(chunk.malformed for chunk in chunks)
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "s.jsonl"
 
 
-SEEN = SeenCall(
-    call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", TOKENS.classes, fast=False, us_only=False
+SEEN = TranscriptCall(
+    call_key("msg_1", "req_1"), "msg_1", AT_MS, "claude-sonnet-4-6", TOKENS.counts, fast=False, us_only=False
 )
 
 
@@ -163,10 +163,10 @@ def test_a_last_line_that_is_not_ended_is_left_for_the_next_time(path: Path) -> 
     content = dump(answer(), answer("msg_2", "req_2"))
     for cut in range(len(dump(answer())), len(content)):
         path.write_bytes(content[:cut])
-        (portion,) = read_calls(str(path), Mark())
-        assert portion.calls == [SEEN]
+        (chunk,) = read_calls(str(path), ReadPosition())
+        assert chunk.calls == [SEEN]
     path.write_bytes(content)
-    (rest,) = read_calls(str(path), portion.mark)
+    (rest,) = read_calls(str(path), chunk.position)
     assert [call.message_id for call in rest.calls] == ["msg_2"]
 
 
@@ -178,28 +178,30 @@ def test_what_is_found_does_not_depend_on_how_much_is_read_at_a_time(path: Path,
 
 
 def test_reading_goes_on_where_it_ended_and_begins_anew_where_the_file_was_rewritten(path: Path) -> None:
-    def names(mark: Mark) -> Sequence[str]:
-        return [call.message_id for portion in read_calls(str(path), mark) for call in portion.calls]
+    def names(position: ReadPosition) -> Sequence[str]:
+        return [call.message_id for chunk in read_calls(str(path), position) for call in chunk.calls]
 
     path.write_bytes(dump(answer("msg_1"), answer("msg_2")))
-    *_, last = read_calls(str(path), Mark())
-    assert names(last.mark) == []
+    *_, last = read_calls(str(path), ReadPosition())
+    assert names(last.position) == []
     with path.open("ab") as file:
         file.write(dump(answer("msg_3")))
-    assert names(last.mark) == ["msg_3"]
-    path.write_bytes(dump(answer("msg_8"), answer("msg_9"), answer("msg_10")))  # longer, and other bytes at the mark
-    assert names(last.mark) == ["msg_8", "msg_9", "msg_10"]
+    assert names(last.position) == ["msg_3"]
+    path.write_bytes(
+        dump(answer("msg_8"), answer("msg_9"), answer("msg_10"))
+    )  # longer, and other bytes at the position
+    assert names(last.position) == ["msg_8", "msg_9", "msg_10"]
     path.write_bytes(dump(answer("msg_8")))  # shorter
-    assert names(last.mark) == ["msg_8"]
+    assert names(last.position) == ["msg_8"]
 
 
 def test_an_overlong_line_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(stream, "MAX_LINE_BYTES", 10_000)
     long = dump(answer("msg_9", content=[{"type": "text", "text": "x" * 50_000}]))
     path.write_bytes(dump(answer()) + long + dump(answer("msg_2", "req_2")))
-    portions = list(read_calls(str(path), Mark(), 4000))
-    assert [call.message_id for portion in portions for call in portion.calls] == ["msg_1", "msg_2"]
-    assert portions[-1].mark.offset == path.stat().st_size
+    chunks = list(read_calls(str(path), ReadPosition(), 4000))
+    assert [call.message_id for chunk in chunks for call in chunk.calls] == ["msg_1", "msg_2"]
+    assert chunks[-1].position.offset == path.stat().st_size
 
 
 def test_every_transcript_of_a_config_dir_is_found_with_its_session(tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_every_transcript_of_a_config_dir_is_found_with_its_session(tmp_path: Pa
 
 
 def test_a_transcript_that_was_seen_is_passed_over_until_it_is_written_or_replaced(tmp_path: Path) -> None:
-    def new(*seen: Place) -> list[str]:
+    def new(*seen: TranscriptFile) -> list[str]:
         places, count = walk(tmp_path, {place[3:] for place in seen})
         assert count == 2
         return [place.session_id for place in places]

@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 import anyio
 
 from pool_mcp.asks import runner
-from pool_mcp.claude import wire
 from pool_mcp.claude.process import CliProcess
+from pool_mcp.claude.stream import RunStream
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
@@ -92,10 +92,10 @@ def wrap(owner: Any, name: str, *, before: Callable[..., None] | None = None, af
     setattr(owner, name, wrapped)
 
 
-def _fed(crash: Crash, has_come: Callable[[wire.RunStream], bool]) -> Callable[..., None]:
+def _fed(crash: Crash, has_come: Callable[[RunStream], bool]) -> Callable[..., None]:
     """The step at which the CLI's output, as far as it was read, says something."""
 
-    def fed(_: object, stream: wire.RunStream, *__: object) -> None:
+    def fed(_: object, stream: RunStream, *__: object) -> None:
         if has_come(stream):
             crash.strike()
 
@@ -118,15 +118,15 @@ def place(step: str, crash: Crash) -> None:
         case "reserved":
             wrap(Pool, "_reserve", after=strike)
         case "files prepared":
-            wrap(runner.Executor, "prepare", after=strike)
+            wrap(runner.Runner, "prepare", after=strike)
         case "marked running":
-            wrap(runner.Executor, "start", before=crash.strike)
+            wrap(runner.Runner, "start", before=crash.strike)
         case "CLI started":
             wrap(runner, "start", after=strike)
         case "first events":
-            wrap(wire.RunStream, "feed", after=_fed(crash, lambda stream: bool(stream.calls)))
+            wrap(RunStream, "feed", after=_fed(crash, lambda stream: bool(stream.calls)))
         case "result read":
-            wrap(wire.RunStream, "feed", after=_fed(crash, lambda stream: stream.result is not None))
+            wrap(RunStream, "feed", after=_fed(crash, lambda stream: stream.result is not None))
         case "CLI ended":
             wrap(Pool, "_settle", before=crash.strike)
         case "before the settlement commits":

@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pool_mcp.model import DAY_MS, NANO, Classes, Tokens
+from pool_mcp.model import DAY_MS, NANO, TokenCounts, Tokens
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice
@@ -38,7 +38,7 @@ class _Rates:
     cache_read: Decimal | int
     web_search: Decimal | int
 
-    def price(self, tokens: Classes, *, us_only: bool) -> Decimal | int:
+    def price(self, tokens: TokenCounts, *, us_only: bool) -> Decimal | int:
         input_, output, creation_5m, creation_1h, read, searches = tokens
         price = (
             self.input * input_
@@ -54,13 +54,13 @@ def price_nanousd(model: str, tokens: Tokens, at_ms: int, *, fast: bool = False,
     """List price of one API call made at ``at_ms``, or None where no price is known.
 
     ``tokens`` must be those of a single call: some models cost more per token when one prompt is long, which
-    cannot be told from a sum. The ``[1m]`` suffix of the CLI's model names and dated ids are understood. ``fast`` and
+    cannot be known from a sum. Dated model ids are understood. ``fast`` and
     ``us_only`` are what the call's own usage says (``speed`` "fast", ``inference_geo`` "us").
     """
-    return price_of_classes(model, tokens.classes, at_ms, fast=fast, us_only=us_only)
+    return price_of_counts(model, tokens.counts, at_ms, fast=fast, us_only=us_only)
 
 
-def price_of_classes(model: str, tokens: Classes, at_ms: int, *, fast: bool, us_only: bool) -> int | None:
+def price_of_counts(model: str, tokens: TokenCounts, at_ms: int, *, fast: bool, us_only: bool) -> int | None:
     """What :func:`price_nanousd` says, without an object for the tokens; an import asks it for every call."""
     rates = _rates(model, at_ms // DAY_MS, fast)
     if not rates:
@@ -79,14 +79,13 @@ def _rates(model: str, day: int, fast: bool) -> tuple[_Rates, ...]:
     from genai_prices import Usage, calc_price
     from genai_prices.types import TieredPrices
 
-    name = model.partition("[")[0].strip()
-    if not name.startswith("claude"):  # "<synthetic>", another maker's model behind a gateway
+    if not model.startswith("claude"):  # "<synthetic>", another maker's model behind a gateway
         return ()
     noon = _EPOCH + timedelta(days=day, hours=12)
     try:
         price = calc_price(
             Usage(),
-            name,
+            model,
             provider_id="anthropic",
             genai_request_timestamp=noon,
             price_context={"speed": "fast"} if fast else None,
@@ -102,7 +101,7 @@ def _rates(model: str, day: int, fast: bool) -> tuple[_Rates, ...]:
 
 
 def _rates_above(price: "ModelPrice", above: int) -> _Rates:
-    """Resolve the rates above a threshold; a class of tokens without a price costs what its parent does."""
+    """Resolve the rates above a threshold; a kind of tokens without a price costs what its parent does."""
     from genai_prices.types import TieredPrices
 
     def per(key: str, units: int, fallback: Decimal | int) -> Decimal | int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, Cost, ModelCost, Subscription, Tokens
 
-ANALYTICS, MESSAGES, BILLED = "analytics", "messages", "cost_report"
+ANALYTICS, MESSAGES, BILLED, CLAUDE_CODE = "analytics", "messages", "cost_report", "claude_code"
 """The organisation's reports, as the ledger calls them; ``analytics`` is usage and cost in one."""
 
 WARN_NANOUSD = NANO
@@ -45,6 +45,7 @@ class Figure:
     key_id: str = ""
     model: str = ""
     detail: str = ""
+    requests: int | None = None
     tokens: Tokens = NO_TOKENS
     cost_nanousd: int | None = None
     list_nanousd: int | None = None
@@ -117,9 +118,9 @@ class Matches:
         return next((key for key, one in self.subscription_of.items() if one == subscription), "")
 
 
-def plain_model(model: str) -> str:
-    """A model's name without what the CLI or a report may add to it: ``[1m]``, a date."""
-    return _DATE.sub("", model.partition("[")[0].strip())
+def undated_model(model: str) -> str:
+    """A model's name without the date that a report may add to it."""
+    return _DATE.sub("", model)
 
 
 def match_keys(subscriptions: Sequence[Subscription], seen: Iterable[str]) -> Matches:
@@ -156,13 +157,13 @@ def compare(booked: Iterable[Booked], figures: Iterable[Figure], matches: Matche
     """
     sides: dict[tuple[str, str, int], tuple[Amount, Amount]] = defaultdict(lambda: (Amount(), Amount()))
     for one in booked:
-        at = (one.subscription, plain_model(one.model), one.hour_ms)
+        at = (one.subscription, undated_model(one.model), one.hour_ms)
         ledger, official = sides[at]
         sides[at] = (ledger + one.amount, official)
     for figure in figures:
         subscription = matches.subscription_of.get(figure.key_id)
         if subscription is not None:
-            at = (subscription, plain_model(figure.model), figure.starts_at_ms)
+            at = (subscription, undated_model(figure.model), figure.starts_at_ms)
             ledger, official = sides[at]
             cost = figure.cost_nanousd if figure.list_nanousd is None else figure.list_nanousd
             sides[at] = (ledger, official + Amount(cost, figure.tokens))

@@ -4,7 +4,7 @@ from dataclasses import replace
 from zlib import crc32
 
 from pool_mcp.choosing.windows import is_plausible, rfc3339
-from pool_mcp.claude.wire import Verdict
+from pool_mcp.claude.verdict import Verdict
 from pool_mcp.model import MINUTE_MS, NANO, SECOND_MS, Cooldown, Outcome, Run, RunState, Subscription
 
 FAILOVER = (Outcome.LIMIT, Outcome.AUTH, Outcome.BILLING)

@@ -11,9 +11,13 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from pool_mcp.asks import outcomes
-from pool_mcp.claude import transcripts, wire
+from pool_mcp.claude import transcripts
+from pool_mcp.claude.command import Command, argv
+from pool_mcp.claude.cost import Price, cost_so_far, run_cost, session_cost
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, booted_at_ms, environment, follow, start
+from pool_mcp.claude.stream import LineBuffer, RunStream
+from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import NANO, SECOND_MS, Ask, Cost, Outcome, Run, Settlement, Subscription, Tokens, WindowReading
 from pool_mcp.settings import Settings
@@ -48,7 +52,7 @@ class Supervisor(Protocol):
         """Whether the run may go on to a further API call, having been seen to spend this much."""
 
 
-class Executor:
+class Runner:
     """Starts and follows runs of the CLI under the given settings and environment."""
 
     def __init__(self, settings: Settings, env: Mapping[str, str], clock: Callable[[], int]) -> None:
@@ -101,7 +105,7 @@ class Executor:
         if subscription.config_dir is not None:
             make_directory(subscription.config_dir)
         profile = ask.tool_profile or self._settings.claude.tool_profile
-        command = wire.Command(
+        command = Command(
             session_id=run.session_id,
             resume=run.resumed,
             model=ask.model,
@@ -119,12 +123,12 @@ class Executor:
             base_url=self._settings.claude.base_url,
             attachments=profile == "full",
         )
-        return start(found, wire.argv(command), self.files(run.run_id), env, self._working_dir(ask))
+        return start(found, argv(command), self.files(run.run_id), env, self._working_dir(ask))
 
     async def follow(self, run: Run, process: CliProcess, control: Control, supervisor: Supervisor) -> Settlement:
         """Read the run's output to its end; stop the CLI when told to, out of time or budget, or when it lingers."""
         files = self.files(run.run_id)
-        stream, lines = wire.RunStream(), wire.Lines()
+        stream, lines = RunStream(), LineBuffer()
         stop: Stop | None = None
         answered = 0
         began_s = asked_s = heard_s = anyio.current_time()
@@ -167,9 +171,9 @@ class Executor:
         stream.feed(lines.rest(), self._clock())
         return self._settlement(run, stream, control.stop, process.exit_code)
 
-    def read(self, run_id: str) -> wire.RunStream:
+    def read(self, run_id: str) -> RunStream:
         """What a run's output says, from its file; empty where the file has been removed."""
-        stream, lines, path = wire.RunStream(), wire.Lines(), self.files(run_id).stdout
+        stream, lines, path = RunStream(), LineBuffer(), self.files(run_id).stdout
         if path.exists():
             with path.open("rb") as file:
                 while data := file.read(READ_BYTES):
@@ -178,9 +182,9 @@ class Executor:
             stream.feed(lines.rest(), 0)
         return stream
 
-    def _settlement(self, run: Run, stream: wire.RunStream, stop: Outcome | None, exit_code: int | None) -> Settlement:
+    def _settlement(self, run: Run, stream: RunStream, stop: Outcome | None, exit_code: int | None) -> Settlement:
         files, now_ms = self.files(run.run_id), self._clock()
-        verdict = wire.judge(stream)
+        verdict = judge(stream)
         if verdict is None:
             outcome, said = stop or Outcome.CLI_FAILED, _complaint(files, exit_code, stream)
         elif stop is not None and verdict.outcome is not Outcome.OK:
@@ -204,24 +208,24 @@ class Executor:
             message_keys=tuple(map(transcripts.message_key, stream.calls)),
         )
 
-    def _cost(self, run: Run, stream: wire.RunStream, at_ms: int) -> Cost:
+    def _cost(self, run: Run, stream: RunStream, at_ms: int) -> Cost:
         if not self.files(run.run_id).was_started:
             if at_ms > booted_at_ms():
                 return Cost()
             stream.requests += 1  # a power cut can have taken the files of a run that had begun
-        before = wire.session_total(json.loads(run.baseline_json)) if run.baseline_json else None
+        before = session_cost(json.loads(run.baseline_json)) if run.baseline_json else None
         after = None
-        transcript = None if wire.is_whole(stream) else self._transcript(run)
+        transcript = None if stream.is_whole else self._transcript(run)
         if transcript is not None:
             state = transcripts.last_cost_state(transcript)
-            after = wire.session_total(state) if state else None
+            after = session_cost(state) if state else None
             for message in transcripts.subagent_calls(transcript, at_ms):
                 stream.add_finished_call(message)
         price = _price_at(at_ms)
-        return wire.cost_of(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
+        return run_cost(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
 
-    def _seen_nanousd(self, run: Run, stream: wire.RunStream) -> int:
-        return wire.seen_cost(stream, _price_at(run.started_at_ms or run.created_at_ms)).nanousd
+    def _seen_nanousd(self, run: Run, stream: RunStream) -> int:
+        return cost_so_far(stream, _price_at(run.started_at_ms or run.created_at_ms)).nanousd
 
     def _prompt_bytes(self, run: Run) -> int:
         try:
@@ -248,7 +252,7 @@ class Executor:
         return make_directory(self._settings.state_dir / "work")
 
 
-def _price_at(at_ms: int) -> wire.Price:
+def _price_at(at_ms: int) -> Price:
     def price(model: str, tokens: Tokens) -> int | None:
         from pool_mcp.accounting.pricing import price_nanousd  # a third of a second to import, and rarely needed
 
@@ -257,7 +261,7 @@ def _price_at(at_ms: int) -> wire.Price:
     return price
 
 
-def _complaint(files: RunFiles, exit_code: int | None, stream: wire.RunStream) -> str:
+def _complaint(files: RunFiles, exit_code: int | None, stream: RunStream) -> str:
     """What a CLI that ended without a result left behind, in a line."""
     try:
         with files.stderr.open("rb") as file:
@@ -279,7 +283,7 @@ def _last_written_ms(files: RunFiles, now_ms: int) -> int:
         return now_ms
 
 
-def _doing(stream: wire.RunStream) -> str:
+def _doing(stream: RunStream) -> str:
     if stream.text_chars:
         return f"{stream.model or 'Claude'} has written {stream.text_chars:,} characters"
     if stream.retries:

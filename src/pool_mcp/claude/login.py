@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool_mcp.claude import wire
 from pool_mcp.claude.process import environment
+from pool_mcp.claude.stream import usage_readings
 from pool_mcp.errors import CliFailed
 from pool_mcp.model import Subscription, WindowReading
 from pool_mcp.system import commands
@@ -87,7 +87,7 @@ def usage_of(
     del child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"]  # which asking for the limits counts as
     child["DISABLE_TELEMETRY"] = "1"
     done = commands.run([str(cli), *arguments], child, timeout_s=USAGE_TIMEOUT_S, cwd=cwd)
-    return wire.usage_readings(done.stdout, clock())
+    return usage_readings(done.stdout, clock())
 
 
 def sign_in(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> int:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pydantic_core import from_json
 
-from pool_mcp.claude import wire
-from pool_mcp.model import Classes
+from pool_mcp.claude import stream
+from pool_mcp.claude.fields import MAX_TOKENS, as_tokens, from_timestamp, plain_model
+from pool_mcp.model import UNATTRIBUTED, TokenCounts
 
 BLOCK_BYTES = 1 << 20
 """How much of a transcript is read at a time."""
@@ -81,22 +81,15 @@ def subagent_calls(transcript: Path, since_ms: int) -> Iterator[dict[str, Any]]:
     for path in sorted((transcript.parent / transcript.stem / "subagents").glob("*.jsonl")):
         for line in path.read_bytes().splitlines():
             event = _event(line)
-            message = event.get("message")
-            if event.get("type") == "assistant" and isinstance(message, dict) and _at_ms(event) >= since_ms:
+            message, at_ms = event.get("message"), from_timestamp(event.get("timestamp"))
+            if event.get("type") == "assistant" and isinstance(message, dict) and (at_ms or 0) >= since_ms:
                 yield message
-
-
-def _at_ms(event: dict[str, Any]) -> int:
-    try:
-        return int(datetime.fromisoformat(str(event.get("timestamp"))).timestamp() * 1000)
-    except ValueError:
-        return 0
 
 
 # Every API call of every transcript
 
 
-class SeenCall(NamedTuple):
+class TranscriptCall(NamedTuple):
     """One API call as a transcript shows it.
 
     ``key`` stands for its message id and request id; ``fast`` and ``us_only`` raise its price.
@@ -106,12 +99,12 @@ class SeenCall(NamedTuple):
     message_id: str
     at_ms: int
     model: str
-    tokens: Classes
+    tokens: TokenCounts
     fast: bool
     us_only: bool
 
 
-class Place(NamedTuple):
+class TranscriptFile(NamedTuple):
     """A transcript's file: where it is, what the system says of it, and whose calls it holds."""
 
     path: str
@@ -124,7 +117,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ReadPosition:
     """How far a transcript has been read, and a digest of what stands just before, by which to know it again."""
 
     offset: int = 0
@@ -132,12 +125,12 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
-    """What a stretch of a transcript says; reading goes on at ``mark``."""
+class Chunk:
+    """What a stretch of a transcript says; reading goes on at ``position``."""
 
-    calls: list[SeenCall]
+    calls: list[TranscriptCall]
     malformed: int
-    mark: Mark
+    position: ReadPosition
     read_bytes: int
 
 
@@ -166,17 +159,17 @@ def message_key(message_id: str) -> int:
     return call_key(message_id, "")
 
 
-Version = tuple[int, int, int, int]
+FileVersion = tuple[int, int, int, int]
 """A file's device, inode, size and time of change (ns): another one wherever anything was written."""
 
 
-def walk(config_dir: Path, seen: AbstractSet[Version] = frozenset()) -> tuple[list[Place], int]:
+def walk(config_dir: Path, seen: AbstractSet[FileVersion] = frozenset()) -> tuple[list[TranscriptFile], int]:
     """The transcripts within a config dir, subagents' too, that are not ``seen``, and how many there are in all.
 
     Those that vanish meanwhile are passed over. Where all are seen, nearly all of the time goes into listing the
     folders and asking the system about each file.
     """
-    found: list[Place] = []
+    found: list[TranscriptFile] = []
     count = 0
     for slug in _listed(str(config_dir / "projects")):
         if slug.is_dir():
@@ -184,19 +177,20 @@ def walk(config_dir: Path, seen: AbstractSet[Version] = frozenset()) -> tuple[li
     return found, count
 
 
-def _add_new(found: list[Place], seen: AbstractSet[Version], folder: str, session_id: str | None) -> int:
+def _add_new(found: list[TranscriptFile], seen: AbstractSet[FileVersion], folder: str, session_id: str | None) -> int:
     """Add what is not seen; how many transcripts there are. Below a session's folder all are its subagents'."""
     count = 0
     for entry in _listed(folder):
         if entry.name.endswith(".jsonl"):
             try:
-                said = entry.stat()
+                status = entry.stat()
             except OSError:
                 continue
             count += 1
-            version = (said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns)
+            version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             if version not in seen:
-                found.append(Place(entry.path, session_id or entry.name[:-6], session_id is not None, *version))
+                is_subagent = session_id is not None
+                found.append(TranscriptFile(entry.path, session_id or entry.name[:-6], is_subagent, *version))
         elif entry.is_dir(follow_symlinks=session_id is None):
             count += _add_new(found, seen, entry.path, session_id or entry.name)
     return count
@@ -210,17 +204,17 @@ def _listed(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterator[Portion]:
-    """What has been added to a transcript since ``mark``, in portions of about a block; all where it was rewritten.
+def read_calls(path: str, position: ReadPosition, block_bytes: int = BLOCK_BYTES) -> Iterator[Chunk]:
+    """What has been added to a transcript since ``position``, in chunks of about a block; all where it was rewritten.
 
-    A last line that is not ended yet is left for the next time. Of a call's lines within a portion the last counts; a
-    call whose lines lie in two portions is told twice, with the smaller count first: portions end where a turn does.
+    A last line that is not ended yet is left for the next time. Of a call's lines within a chunk the last counts; a
+    call whose lines lie in two chunks is told twice, with the smaller count first: chunks end where a turn does.
 
     Raises:
         OSError: the file cannot be read.
     """
     with Path(path).open("rb", buffering=0) as file:
-        offset = mark.offset if mark == _mark(file, mark.offset) else 0
+        offset = position.offset if position == _position(file, position.offset) else 0
         file.seek(offset)
         rest, dropped = b"", 0
         while data := file.read(block_bytes):
@@ -229,14 +223,14 @@ def read_calls(path: str, mark: Mark, block_bytes: int = BLOCK_BYTES) -> Iterato
             if end:
                 block, rest = rest + data[:end], data[end:]
                 offset += dropped + len(block)
-                yield _portion(file, block, offset, dropped + len(block))
+                yield _chunk(file, block, offset, dropped + len(block))
                 dropped = 0
-            elif dropped or len(rest) + len(data) > wire.MAX_LINE_BYTES:
+            elif dropped or len(rest) + len(data) > stream.MAX_LINE_BYTES:
                 rest, dropped = b"", dropped + len(rest) + len(data)
             else:
                 rest += data
         if end := rest.rfind(b"\n") + 1:
-            yield _portion(file, rest[:end], offset + end, end)
+            yield _chunk(file, rest[:end], offset + end, end)
 
 
 def _last_turn(data: bytes) -> int:
@@ -244,21 +238,21 @@ def _last_turn(data: bytes) -> int:
     return data.rfind(b"\n", 0, max(0, data.rfind(b'"type":"user"'))) + 1
 
 
-def _portion(file: BinaryIO, block: bytes, offset: int, length: int) -> Portion:
+def _chunk(file: BinaryIO, block: bytes, offset: int, length: int) -> Chunk:
     calls, malformed = _calls_in(block)
-    return Portion(calls, malformed, _mark(file, offset), length)
+    return Chunk(calls, malformed, _position(file, offset), length)
 
 
-_MARK_BYTES = 2048
+_BEFORE_BYTES = 2048
 
 
-def _mark(file: BinaryIO, offset: int) -> Mark:
+def _position(file: BinaryIO, offset: int) -> ReadPosition:
     """The digest of the end of what was read: other bytes there mean that the file was rewritten."""
-    start = max(0, offset - _MARK_BYTES)
+    start = max(0, offset - _BEFORE_BYTES)
     before = os.pread(file.fileno(), offset - start, start)
     if len(before) < offset - start:
-        return Mark()
-    return Mark(offset, int.from_bytes(blake2b(before, digest_size=8).digest(), "big") >> 1 if before else 0)
+        return ReadPosition()
+    return ReadPosition(offset, int.from_bytes(blake2b(before, digest_size=8).digest(), "big") >> 1 if before else 0)
 
 
 _ASSISTANT = b'"type":"assistant"'
@@ -274,9 +268,9 @@ _USAGE = b'"usage":{"'
 _BEFORE_USAGE = (b'"stop_sequence":null,', b'"stop_details":null,')
 
 
-def _calls_in(block: bytes) -> tuple[list[SeenCall], int]:
+def _calls_in(block: bytes) -> tuple[list[TranscriptCall], int]:
     """The API calls of whole lines, each once, and how many lines are broken."""
-    calls: dict[int, SeenCall] = {}
+    calls: dict[int, TranscriptCall] = {}
     malformed = 0
     last_lines: dict[tuple[bytes, bytes], tuple[bytes, re.Match[bytes]]] = {}
     others: list[bytes] = []
@@ -314,13 +308,13 @@ def _calls_in(block: bytes) -> tuple[list[SeenCall], int]:
     return list(calls.values()), malformed
 
 
-def _keep_fuller(calls: dict[int, SeenCall], call: SeenCall) -> None:
+def _keep_fuller(calls: dict[int, TranscriptCall], call: TranscriptCall) -> None:
     known = calls.get(call.key)
     if known is None or call.tokens[1] >= known.tokens[1]:
         calls[call.key] = call
 
 
-def _from_usual(line: bytes, begun: re.Match[bytes]) -> SeenCall | None:
+def _from_usual(line: bytes, begun: re.Match[bytes]) -> TranscriptCall | None:
     """A line in the CLI's usual order of fields, of which only the end is read as JSON; None where it surprises."""
     at = line.rfind(_USAGE)
     if at < 0 or not line.endswith(_BEFORE_USAGE, 0, at) or _REQUEST_ID in begun[0]:
@@ -331,7 +325,7 @@ def _from_usual(line: bytes, begun: re.Match[bytes]) -> SeenCall | None:
         if not (event.get("type") == "assistant" or _ASSISTANT in begun[0]):
             return None
         model, message_id = (begun[1], begun[2]) if begun[1] else (begun[4], begun[3])
-        return _seen(message_id.decode(), _decoded(model), event["message"]["usage"], event)
+        return _call(message_id.decode(), _decoded(model), event["message"]["usage"], event)
     except ValueError:
         return None
 
@@ -342,7 +336,7 @@ def _decoded(model: bytes) -> str:
     return model.decode()
 
 
-def _from_any(line: bytes) -> SeenCall | None:
+def _from_any(line: bytes) -> TranscriptCall | None:
     """A line in whatever order; None where it is no answer.
 
     Raises:
@@ -355,15 +349,15 @@ def _from_any(line: bytes) -> SeenCall | None:
     if event.get("type") != "assistant" or not isinstance(message, dict):
         return None
     message_id, model = message.get("id"), message.get("model")
-    return _seen(
+    return _call(
         message_id if isinstance(message_id, str) else "",
-        model if isinstance(model, str) and model else wire.UNATTRIBUTED,
+        model if isinstance(model, str) and model else UNATTRIBUTED,
         message.get("usage"),
         event,
     )
 
 
-def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> SeenCall | None:
+def _call(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> TranscriptCall | None:
     """The call of an answer's line; None where it is none that costs anything (the CLI's own error messages).
 
     Raises:
@@ -374,7 +368,9 @@ def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> See
     tokens = _tokens(usage)
     if tokens == _NOTHING:
         return None
-    at_ms = _instant_ms(event.get("timestamp"))
+    at_ms = from_timestamp(event.get("timestamp"))
+    if at_ms is None:
+        raise ValueError(event.get("timestamp"))
     request_id = event.get("requestId")
     if not isinstance(request_id, str):
         request_id = ""
@@ -382,11 +378,11 @@ def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> See
         message_id = str(event.get("uuid"))  # a line of its own, as far as can be told
     if not model.isascii():
         model = model.encode(errors="replace").decode()  # half a surrogate pair does not fit the ledger
-    return SeenCall(
+    return TranscriptCall(
         call_key(message_id, request_id),
         message_id,
         at_ms,
-        wire.plain_model(model),
+        plain_model(model),
         tokens,
         usage.get("speed") == "fast",
         usage.get("inference_geo") == "us",
@@ -396,11 +392,11 @@ def _seen(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> See
 _NOTHING = (0, 0, 0, 0, 0, 0)
 
 
-def _tokens(usage: dict[str, Any]) -> Classes:
-    """The tokens of a usage object as the API sends it; :func:`wire.tokens_of`, at five times the time, for others."""
+def _tokens(usage: dict[str, Any]) -> TokenCounts:
+    """The tokens of a usage object as the API sends it; :func:`as_tokens`, in five times the time, for others."""
     try:
         split = usage["cache_creation"]
-        said = (
+        counts = (
             usage["input_tokens"],
             usage["output_tokens"],
             split["ephemeral_5m_input_tokens"],
@@ -408,26 +404,14 @@ def _tokens(usage: dict[str, Any]) -> Classes:
             usage["cache_read_input_tokens"],
             usage["server_tool_use"]["web_search_requests"],
         )
-        total = sum(said)
+        total = sum(counts)
         if (
             type(total) is int  # and so is each
-            and min(said) >= 0
-            and total <= wire.MAX_TOKENS
-            and said[2] + said[3] == usage["cache_creation_input_tokens"]
+            and min(counts) >= 0
+            and total <= MAX_TOKENS
+            and counts[2] + counts[3] == usage["cache_creation_input_tokens"]
         ):
-            return said
+            return counts
     except (KeyError, TypeError):
         pass
-    return wire.tokens_of(usage).classes
-
-
-def _instant_ms(timestamp: object) -> int:
-    if not isinstance(timestamp, str):
-        raise ValueError("no timestamp")
-    try:
-        at_ms = round(datetime.fromisoformat(timestamp).timestamp() * 1000)
-    except (OverflowError, OSError) as error:
-        raise ValueError(timestamp) from error
-    if not 0 <= at_ms < wire.LAST_SECOND * 1000:
-        raise ValueError(timestamp)
-    return at_ms
+    return as_tokens(usage).counts

@@ -37,7 +37,7 @@ def add_model(
     """Write one model's part of an entry; ``calls`` is what it adds to the hour's count, 0 for an adjustment."""
     tokens = part.tokens
     cost = part.cost_nanousd or 0
-    conn.execute(ADD_MODEL, (entry_id, model, *tokens.classes, part.cost_nanousd))
+    conn.execute(ADD_MODEL, (entry_id, model, *tokens.counts, part.cost_nanousd))
     conn.execute(
         ADD_TO_HOUR,
         (

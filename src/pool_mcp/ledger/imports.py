@@ -34,7 +34,7 @@ class FileState(NamedTuple):
     digest: int
 
 
-Call = tuple[int, int, str, int, int, int, int, int, int, int | None]
+PricedRow = tuple[int, int, str, int, int, int, int, int, int, int | None]
 """A :class:`PricedCall` without its names: to make an object of each would add a twentieth to an import."""
 
 
@@ -65,14 +65,14 @@ _COST: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ImportChunk:
     """What a stretch of one transcript shows, and the file's state once that is booked."""
 
     path: str
     subscription: str
     session_id: str
     is_subagent: bool
-    calls: Sequence[Call]
+    calls: Sequence[PricedRow]
     state: FileState
 
 
@@ -91,7 +91,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class _RunSpan:
     """When a run was at work on a session."""
 
     entry_id: int
@@ -132,7 +132,9 @@ class Imports:
             "INSERT OR IGNORE INTO run_calls VALUES (?, ?)", ((key, entry_id) for key in message_keys)
         )
 
-    def book(self, stretches: Sequence[Found], message_keys: Mapping[int, int], in_flight: AbstractSet[int]) -> Tally:
+    def book(
+        self, chunks: Sequence[ImportChunk], message_keys: Mapping[int, int], in_flight: AbstractSet[int]
+    ) -> Tally:
         """Book every call that is neither known nor a run's; note how far the transcripts have been read.
 
         ``message_keys`` are those of the calls, by their keys, that a run may have made. ``in_flight`` are those that
@@ -140,14 +142,14 @@ class Imports:
         """
         tally = Tally()
         busy = {session for (session,) in self._conn.execute(_BUSY_SESSIONS)}
-        taken = [found for found in stretches if found.session_id not in busy]
-        tally.waiting = {found.path for found in stretches if found.session_id in busy}
-        calls: dict[int, tuple[Call, Found]] = {}
-        for found in taken:
-            for call in found.calls:
+        taken = [chunk for chunk in chunks if chunk.session_id not in busy]
+        tally.waiting = {chunk.path for chunk in chunks if chunk.session_id in busy}
+        calls: dict[int, tuple[PricedRow, ImportChunk]] = {}
+        for chunk in taken:
+            for call in chunk.calls:
                 before = calls.get(call[_KEY])
                 if before is None:
-                    calls[call[_KEY]] = (call, found)
+                    calls[call[_KEY]] = (call, chunk)
                 else:
                     tally.known += 1
                     if call[_OUTPUT] > before[0][_OUTPUT]:
@@ -171,7 +173,7 @@ class Imports:
         costs = [call[_COST] for call, _ in calls.values()]
         tally.unpriced = costs.count(None)
         tally.cost_nanousd = sum(filter(None, costs))
-        self.keep_files([(found.path, found.state) for found in taken])
+        self.keep_files([(chunk.path, chunk.state) for chunk in taken])
         return tally
 
     def keep_files(self, files: Iterable[tuple[str, FileState]]) -> None:
@@ -193,7 +195,7 @@ class Imports:
 
     def _covering(
         self,
-        calls: dict[int, tuple[Call, Found]],
+        calls: dict[int, tuple[PricedRow, ImportChunk]],
         known: dict[int, tuple[int, int]],
         message_keys: Mapping[int, int],
     ) -> dict[int, int]:
@@ -209,17 +211,17 @@ class Imports:
         spans = {session: self._spans(session) for session in {calls[key][1].session_id for key in asked}}
         covering: dict[int, int] = {}
         for key in asked:
-            call, found = calls[key]
+            call, chunk = calls[key]
             entry_id = of_streams.get(message_keys[key])
             if entry_id is None:
-                for span in spans[found.session_id]:
-                    if (found.is_subagent or span.is_lost) and span.starts_at_ms <= call[_AT_MS] <= span.ends_at_ms:
+                for span in spans[chunk.session_id]:
+                    if (chunk.is_subagent or span.is_lost) and span.starts_at_ms <= call[_AT_MS] <= span.ends_at_ms:
                         entry_id = span.entry_id
             if entry_id is not None:
                 covering[key] = entry_id
         return covering
 
-    def _spans(self, session_id: str) -> list[_Span]:
+    def _spans(self, session_id: str) -> list[_RunSpan]:
         rows = self._conn.execute(
             """
             SELECT entry_id, started_at_ms, ended_at_ms, NOT EXISTS (SELECT 1 FROM run_calls WHERE run_calls.entry_id =
@@ -228,20 +230,20 @@ class Imports:
             """,
             (session_id,),
         )
-        return [_Span(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
+        return [_RunSpan(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
 
-    def _insert(self, new: Sequence[tuple[Call, Found]]) -> None:
+    def _insert(self, new: Sequence[tuple[PricedRow, ImportChunk]]) -> None:
         """Give every call an entry of its own."""
         (last,) = self._conn.execute("SELECT coalesce(max(entry_id), 0) FROM entries").fetchone()
         entries, models, keys = [], [], []
         hours: dict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0] * 7)
-        for entry_id, (call, found) in enumerate(new, start=last + 1):
+        for entry_id, (call, chunk) in enumerate(new, start=last + 1):
             key, at_ms, model, input_, output, creation_5m, creation_1h, read, searches, cost = call
             hour_ms = at_ms - at_ms % HOUR_MS
-            entries.append((entry_id, at_ms, _block_of_hour(hour_ms), found.subscription, found.session_id, cost or 0))
+            entries.append((entry_id, at_ms, _block_of_hour(hour_ms), chunk.subscription, chunk.session_id, cost or 0))
             models.append((entry_id, model, input_, output, creation_5m, creation_1h, read, searches, cost))
             keys.append((key, entry_id, output))
-            sums = hours[found.subscription, hour_ms, model]
+            sums = hours[chunk.subscription, hour_ms, model]
             sums[0] += 1
             sums[1] += cost is None
             sums[2] += input_
@@ -297,7 +299,7 @@ class Imports:
             INSERT INTO run_transcripts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _AMOUNTS)}
             """,  # noqa: S608  (column names)
-            (entry_id, model, *part.tokens.classes, part.cost_nanousd or 0),
+            (entry_id, model, *part.tokens.counts, part.cost_nanousd or 0),
         )
         *tokens, nanousd = self._conn.execute(
             f"SELECT {', '.join(_AMOUNTS)} FROM run_transcripts WHERE entry_id = ? AND model = ?",  # noqa: S608

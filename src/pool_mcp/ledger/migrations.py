@@ -319,14 +319,7 @@ def m_organisation(db: Any) -> None:
         db.execute(statement)
 
 
-def m_read_figures_only(db: Any) -> None:
-    """What nobody reads of the organization's reports goes."""
-    db.execute("DELETE FROM organisation_figures WHERE report = 'claude_code'")
-    db.execute("DELETE FROM organisation_syncs WHERE report = 'claude_code'")
-    db.execute("ALTER TABLE organisation_figures DROP COLUMN requests")
-
-
-STEPS = (m001_first, m_subscription_hours, m_choosing, m_imports, m_organisation, m_read_figures_only)
+STEPS = (m001_first, m_subscription_hours, m_choosing, m_imports, m_organisation)
 
 _SET = "pool_mcp"
 

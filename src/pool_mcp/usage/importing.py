@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pool_mcp.accounting.pricing import price_of_classes
+from pool_mcp.accounting.pricing import price_of_counts
 from pool_mcp.claude import transcripts
-from pool_mcp.claude.transcripts import Mark, Place
-from pool_mcp.ledger.imports import Call, FileState, Found, Tally
+from pool_mcp.claude.transcripts import ReadPosition, TranscriptFile
+from pool_mcp.ledger.imports import FileState, ImportChunk, PricedRow, Tally
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, Run
 from pool_mcp.system import locks
 from pool_mcp.usage import transcript_reader
-from pool_mcp.usage.transcript_reader import Seen, Stretch
+from pool_mcp.usage.transcript_reader import CallRow, FileChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +98,22 @@ class Importer:
 
     def _import(self, pace: Pace, go_on: Callable[[Imported], bool]) -> Imported:
         changed, files = self._changed()
-        done = Imported(files=files, bytes=sum(max(0, one.place.size - one.mark.offset) for one in changed))
-        batch: list[Stretch] = []
+        done = Imported(files=files, bytes=sum(max(0, one.file.size - one.position.offset) for one in changed))
+        batch: list[FileChunk] = []
         calls = read_bytes = 0
         waiting: set[str] = set()
-        tasks = [(one.place.path, one.mark) for one in changed]
-        with transcript_reader.stretches(tasks, pace.block_bytes, apart=done.bytes >= pace.apart_bytes) as stretches:
-            for stretch in stretches:
-                done.files_read += stretch.is_last
-                done.files_unreadable += stretch.is_unreadable
-                done.bytes_read += stretch.read_bytes
-                done.malformed_lines += stretch.malformed
-                if _text(changed[stretch.number].place.path) in waiting:
+        tasks = [(one.file.path, one.position) for one in changed]
+        with transcript_reader.read_files(tasks, pace.block_bytes, apart=done.bytes >= pace.apart_bytes) as chunks:
+            for chunk in chunks:
+                done.files_read += chunk.is_last
+                done.files_unreadable += chunk.is_unreadable
+                done.bytes_read += chunk.read_bytes
+                done.malformed_lines += chunk.malformed
+                if _text(changed[chunk.number].file.path) in waiting:
                     continue
-                batch.append(stretch)
-                calls += len(stretch.calls)
-                read_bytes += stretch.read_bytes
+                batch.append(chunk)
+                calls += len(chunk.calls)
+                read_bytes += chunk.read_bytes
                 if calls >= pace.batch_calls or read_bytes >= pace.batch_bytes or len(batch) >= pace.batch_files:
                     waiting |= self._book(changed, batch, done)
                     batch, calls, read_bytes = [], 0, 0
@@ -131,26 +131,26 @@ class Importer:
         changed: list[_Changed] = []
         files = 0
         for source in _distinct(self._sources):
-            places, count = transcripts.walk(source.config_dir, seen)
+            found, count = transcripts.walk(source.config_dir, seen)
             files += count
             with self._ledger.read() as tx:
-                marks = tx.imports.marks(_text(place.path) for place in places)
+                marks = tx.imports.marks(_text(file.path) for file in found)
             changed += [
-                _Changed(source.subscription, place, Mark(*marks.get(_text(place.path), ()))) for place in places
+                _Changed(source.subscription, file, ReadPosition(*marks.get(_text(file.path), ()))) for file in found
             ]
         # As they were written: calls of one time stand side by side in the ledger's indexes, which takes a sixth off
         # the time of booking, and what a fork copied is first found in its parent.
-        changed.sort(key=lambda one: one.place.modified_ns)
+        changed.sort(key=lambda one: one.file.modified_ns)
         return changed, files
 
-    def _book(self, changed: Sequence["_Changed"], batch: Sequence[Stretch], done: Imported) -> set[str]:
+    def _book(self, changed: Sequence["_Changed"], batch: Sequence[FileChunk], done: Imported) -> set[str]:
         """Book what was read; the paths, as the ledger has them, of transcripts that have to wait for a run to end."""
         # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
         with self._ledger.read() as tx:
             if self._first_run_ms is None:
                 self._first_run_ms = tx.imports.first_run_ms()
             unfinished = tx.unfinished()
-        latest_ms = max((call[2] for stretch in batch for call in stretch.calls), default=0)
+        latest_ms = max((call[2] for chunk in batch for call in chunk.calls), default=0)
         in_flight = {
             transcripts.message_key(message_id)
             for run in unfinished
@@ -159,12 +159,9 @@ class Importer:
         }
         since_ms = math.inf if self._first_run_ms is None else self._first_run_ms - _CLOCK_MARGIN_MS
         message_keys = {
-            call[0]: transcripts.message_key(call[1])
-            for stretch in batch
-            for call in stretch.calls
-            if call[2] >= since_ms
+            call[0]: transcripts.message_key(call[1]) for chunk in batch for call in chunk.calls if call[2] >= since_ms
         }
-        found = [_found(changed[stretch.number], stretch) for stretch in batch]
+        found = [_import_chunk(changed[chunk.number], chunk) for chunk in batch]
         with self._ledger.write() as tx:
             tally = tx.imports.book(found, message_keys, in_flight)
         done.add(tally)
@@ -179,30 +176,30 @@ class _Changed(NamedTuple):
     """A transcript that is new or has changed, and how far it has been read."""
 
     subscription: str
-    place: Place
-    mark: Mark
+    file: TranscriptFile
+    position: ReadPosition
 
 
-def _found(changed: _Changed, stretch: Stretch) -> Found:
-    """A stretch as the ledger takes it."""
-    place = changed.place
-    if stretch.is_last and not stretch.is_unreadable:
-        state = FileState(place.device, place.inode, place.size, place.modified_ns, stretch.offset, stretch.digest)
+def _import_chunk(changed: _Changed, chunk: FileChunk) -> ImportChunk:
+    """A chunk as the ledger takes it."""
+    file = changed.file
+    if chunk.is_last and not chunk.is_unreadable:
+        state = FileState(file.device, file.inode, file.size, file.modified_ns, chunk.offset, chunk.digest)
     else:  # whoever finds this state, after a crash, is to see a file that has changed
-        state = FileState(place.device, place.inode, 0, 0, stretch.offset, stretch.digest)
-    return Found(
-        path=_text(place.path),
+        state = FileState(file.device, file.inode, 0, 0, chunk.offset, chunk.digest)
+    return ImportChunk(
+        path=_text(file.path),
         subscription=changed.subscription,
-        session_id=_text(place.session_id),
-        is_subagent=place.is_subagent,
-        calls=list(map(_priced, stretch.calls)),
+        session_id=_text(file.session_id),
+        is_subagent=file.is_subagent,
+        calls=list(map(_priced, chunk.calls)),
         state=state,
     )
 
 
-def _priced(call: Seen) -> Call:
+def _priced(call: CallRow) -> PricedRow:
     key, _, at_ms, model, tokens, fast, us_only = call
-    return (key, at_ms, model, *tokens, price_of_classes(model, tokens, at_ms, fast=fast, us_only=us_only))
+    return (key, at_ms, model, *tokens, price_of_counts(model, tokens, at_ms, fast=fast, us_only=us_only))
 
 
 def _text(name: str) -> str:

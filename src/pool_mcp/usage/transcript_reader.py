@@ -15,9 +15,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from pool_mcp.claude import transcripts
-from pool_mcp.claude.transcripts import Mark
+from pool_mcp.claude.transcripts import ReadPosition
 from pool_mcp.errors import LedgerError
-from pool_mcp.model import Classes
+from pool_mcp.model import TokenCounts
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARCEL_CALLS = 2000
-PARCEL_STRETCHES = 500
+PARCEL_CHUNKS = 500
 PARCELS_READY = 8
 _THE_END = marshal.dumps([])
 """Whoever hears nothing more without having heard this knows that the reading process failed."""
 
-Task = tuple[str, Mark]
+Task = tuple[str, ReadPosition]
 """A transcript's path, and how far it has been read."""
 
-Seen = tuple[int, str, int, str, Classes, bool, bool]
-"""A :class:`~pool_mcp.claude.transcripts.SeenCall` without its names, as which it can be sent."""
+CallRow = tuple[int, str, int, str, TokenCounts, bool, bool]
+"""A :class:`~pool_mcp.claude.transcripts.TranscriptCall` without its names, as which it can be sent."""
 
 
-class Stretch(NamedTuple):
+class FileChunk(NamedTuple):
     """What was read of the ``number``-th transcript, of each at least one."""
 
     number: int
-    calls: Sequence[Seen]
+    calls: Sequence[CallRow]
     malformed: int
     read_bytes: int
     offset: int
@@ -51,7 +51,7 @@ class Stretch(NamedTuple):
 
 
 @contextmanager
-def stretches(tasks: Sequence[Task], block_bytes: int, *, apart: bool) -> Iterator[Iterator[Stretch]]:
+def read_files(tasks: Sequence[Task], block_bytes: int, *, apart: bool) -> Iterator[Iterator[FileChunk]]:
     """All that transcripts show, one after the other; ``apart``: read by a process of its own.
 
     Raises:
@@ -87,10 +87,10 @@ def _make_ready(ready: Queue[bytes], tasks: Sequence[Task], block_bytes: int) ->
     parcel: list[tuple[object, ...]] = []
     calls = 0
     try:
-        for stretch in _read(tasks, block_bytes):
-            parcel.append((stretch.number, [tuple(call) for call in stretch.calls], *stretch[2:]))
-            calls += len(stretch.calls)
-            if calls >= PARCEL_CALLS or len(parcel) >= PARCEL_STRETCHES:
+        for chunk in _read(tasks, block_bytes):
+            parcel.append((chunk.number, [tuple(call) for call in chunk.calls], *chunk[2:]))
+            calls += len(chunk.calls)
+            if calls >= PARCEL_CALLS or len(parcel) >= PARCEL_CHUNKS:
                 ready.put(marshal.dumps(parcel))
                 parcel, calls = [], 0
         ready.put(marshal.dumps(parcel))
@@ -99,7 +99,7 @@ def _make_ready(ready: Queue[bytes], tasks: Sequence[Task], block_bytes: int) ->
         ready.put(b"")
 
 
-def _received(reader: "Connection") -> Iterator[Stretch]:
+def _received(reader: "Connection") -> Iterator[FileChunk]:
     while True:
         try:
             parcel = marshal.loads(reader.recv_bytes())  # noqa: S302  (from our own process)
@@ -107,26 +107,26 @@ def _received(reader: "Connection") -> Iterator[Stretch]:
             raise LedgerError("The process that reads the transcripts was killed; import again.") from None
         if not parcel:
             return
-        yield from map(Stretch._make, parcel)
+        yield from map(FileChunk._make, parcel)
 
 
-def _read(tasks: Sequence[Task], block_bytes: int) -> Iterator[Stretch]:
+def _read(tasks: Sequence[Task], block_bytes: int) -> Iterator[FileChunk]:
     return itertools.chain.from_iterable(
-        _read_one(number, path, mark, block_bytes) for number, (path, mark) in enumerate(tasks)
+        _read_one(number, path, position, block_bytes) for number, (path, position) in enumerate(tasks)
     )
 
 
-def _read_one(number: int, path: str, mark: Mark, block_bytes: int) -> Iterator[Stretch]:
-    so_far: Stretch | None = None  # told when it is known whether it is the last
+def _read_one(number: int, path: str, position: ReadPosition, block_bytes: int) -> Iterator[FileChunk]:
+    so_far: FileChunk | None = None  # told when it is known whether it is the last
     is_unreadable = False
     try:
-        for portion in transcripts.read_calls(path, mark, block_bytes):
+        for chunk in transcripts.read_calls(path, position, block_bytes):
             if so_far:
                 yield so_far
-            mark = portion.mark
-            so_far = Stretch(number, portion.calls, portion.malformed, portion.read_bytes, mark.offset, mark.digest)
+            position = chunk.position
+            so_far = FileChunk(number, chunk.calls, chunk.malformed, chunk.read_bytes, position.offset, position.digest)
     except OSError as error:
         log.warning("%s cannot be read: %s", path, error)
         is_unreadable = True
-    so_far = so_far or Stretch(number, [], 0, 0, mark.offset, mark.digest)
+    so_far = so_far or FileChunk(number, [], 0, 0, position.offset, position.digest)
     yield so_far._replace(is_last=True, is_unreadable=is_unreadable)

@@ -1,0 +1,52 @@
+"""What goes into the CLI's command line; pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What one run asks of the CLI; the prompt goes in on stdin."""
+
+    session_id: str
+    resume: bool
+    model: str | None = None
+    effort: str | None = None
+    system_prompt: str | None = None
+    json_schema: Mapping[str, object] | None = None
+    max_budget_usd: float | None = None
+    tool_profile: str = "none"
+
+
+def argv(command: Command) -> list[str]:
+    """The CLI's arguments, without the program itself."""
+    arguments = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
+    # The forms with "=" keep a value that begins with a dash from being read as an option.
+    arguments.append(f"--resume={command.session_id}" if command.resume else f"--session-id={command.session_id}")
+    if command.model:
+        arguments.append(f"--model={command.model}")
+    if command.effort:
+        arguments.append(f"--effort={command.effort}")
+    if command.system_prompt is not None:
+        arguments.append(f"--system-prompt={command.system_prompt}")
+    if command.json_schema is not None:
+        arguments.append(f"--json-schema={json.dumps(command.json_schema)}")
+    if command.max_budget_usd is not None:
+        # The CLI refuses 0; less than this is less than any call costs.
+        arguments.append(f"--max-budget-usd={max(command.max_budget_usd, 0.000001):.6f}")
+    match command.tool_profile:
+        case "full":
+            arguments += ["--permission-mode=dontAsk"]
+        case "read":
+            arguments += [
+                "--tools=Read,Glob,Grep",
+                # Inside its directory the CLI needs no permission to read; outside it would ask, and is refused.
+                # Naming a tool in --allowedTools would allow it everywhere.
+                "--permission-mode=dontAsk",
+                "--strict-mcp-config",
+                "--setting-sources=",
+            ]
+        case _:
+            arguments += ["--tools=", "--strict-mcp-config", "--setting-sources="]
+    return arguments

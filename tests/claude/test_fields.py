@@ -1,0 +1,25 @@
+"""Values of any type, read into what they should be or nothing."""
+
+import pytest
+
+from pool_mcp.claude.fields import from_timestamp, plain_model
+
+
+@pytest.mark.parametrize("name", ["claude-sonnet-5-5", "claude-sonnet-5-5[1m]", "claude-sonnet-5-5 [1m]"])
+def test_a_model_has_one_name_however_the_cli_marks_its_context(name: str) -> None:
+    assert plain_model(name) == "claude-sonnet-5-5"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2026-11-22T09:15:20.742Z", 1_795_338_920_742),
+        ("2026-11-22T10:15:20.742+01:00", 1_795_338_920_742),
+        ("soon", None),
+        ("0001-01-01T00:00:00Z", None),
+        (1_795_338_920, None),
+        (None, None),
+    ],
+)
+def test_a_timestamp_is_an_instant_or_nothing(value: object, expected: int | None) -> None:
+    assert from_timestamp(value) == expected
