@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pool_mcp.cli.main import EXIT_CODES, commands
+from pool_mcp.cli.main import commands
+from pool_mcp.cli.run import EXIT_CODES
 from pool_mcp.errors import BY_KIND
 from pool_mcp.server.tools import TOOLS
 from pool_mcp.settings import load

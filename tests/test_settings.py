@@ -210,6 +210,7 @@ def test_a_budget_from_the_host_that_is_none_is_refused_by_the_variables_name(tm
 IN_FILE = "admin, block_budget_usd, callers, claude, strategy, subscriptions, weekly_budget_usd"
 IN_CLAUDE = ", ".join(sorted(ClaudeSettings.model_fields))
 IN_SUBSCRIPTION = ", ".join(sorted(SubscriptionSettings.model_fields))
+KEY = "sk-ant-api03-" + "0123456789abcdef" * 6
 NAME_OF_VARIABLE = "must be the name of an environment variable (letters, digits, _), never a key itself"
 
 
@@ -226,7 +227,7 @@ def one(toml: str) -> str:
         ("weekly_budget_usd = 0", "weekly_budget_usd: input should be greater than 0, not 0"),
         ("weekly_budget_usd = nan", "weekly_budget_usd: input should be a finite number, not nan"),
         ("weekly_budget_usd = inf", "weekly_budget_usd: input should be a finite number, not inf"),
-        ("weekly_budget_usd = true", "weekly_budget_usd: input should be a valid number, not True"),
+        ("weekly_budget_usd = true", "weekly_budget_usd: input should be a valid number, not true"),
         ('block_budget_usd = "25"', "block_budget_usd: input should be a valid number, not '25'"),
         ("block_budget_usd = 2e6", "block_budget_usd: input should be less than or equal to 1000000, not 2000000.0"),
         ("claude = 5", "claude: must be a table, written [claude]"),
@@ -294,6 +295,29 @@ def one(toml: str) -> str:
             '[callers."night agent"]\ndaily_budget_usd = -5',
             "callers.night agent.daily_budget_usd: input should be greater than 0, not -5",
         ),
+        (
+            "weekly_budget_usd = 1e-10",
+            "weekly_budget_usd: must be at least 0.000000001, not 1e-10",
+        ),
+        (
+            f'[[subscriptions]]\nid = "{KEY[:40]}"',
+            "subscriptions.0.id: looks like a key; choose a short name, and put the key into a variable (api_key_env)",
+        ),
+        (
+            one(f'console_key_id = "{KEY}"'),
+            "subscriptions.0.console_key_id: string should match pattern '^apikey_[A-Za-z0-9]{1,64}$'",
+        ),
+        (
+            one('console_key_id = "a key of 40 letters that begins like none"'),
+            "subscriptions.0.console_key_id: string should match pattern '^apikey_[A-Za-z0-9]{1,64}$'",
+        ),
+        (f'"{KEY}" = 1', f"[a secret, not shown]: unknown key; allowed here: {IN_FILE}"),
+        (
+            f'[callers."{KEY}"]\ndaily = 1',
+            "callers.[a secret, not shown]: unknown key; allowed here: daily_budget_usd, weekly_budget_usd",
+        ),
+        ("a = " + "[" * 5000, "not valid TOML: nested too deeply"),
+        ("weekly_budget_usd = " + "1" * 400, "weekly_budget_usd: input should be a valid number"),
         ("a = = 1", "not valid TOML: Invalid value (at line 1, column 5)"),
     ],
 )
@@ -301,6 +325,12 @@ def test_what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed(
     tmp_path: Path, toml: str, expected: str
 ) -> None:
     assert refusal(tmp_path, toml) == f"pool.toml: {expected}"
+
+
+def test_a_number_of_thousands_of_digits_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "weekly_budget_usd = " + "1" * 5000).startswith(
+        "pool.toml: not valid TOML: Exceeds the limit"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
@@ -322,7 +352,26 @@ def test_a_home_of_nobody_is_refused() -> None:
 
 
 keys = st.sampled_from([*IN_FILE.split(", "), *IN_CLAUDE.split(", "), *IN_SUBSCRIPTION.split(", "), "other"])
-values = st.sampled_from(['"x"', '""', "0", "-1", "1.5", "true", "[]", "{}", "[{}]", "nan", "1979-05-27", '{id = "a"}'])
+values = st.sampled_from(
+    [
+        f'"{KEY}"',
+        "1e-10",
+        "[[[[",
+        '"\\u001b[31m"',
+        '"x"',
+        '""',
+        "0",
+        "-1",
+        "1.5",
+        "true",
+        "[]",
+        "{}",
+        "[{}]",
+        "nan",
+        "1979-05-27",
+        '{id = "a"}',
+    ]
+)
 sections = st.sampled_from(["", "[claude]", "[[subscriptions]]", "[callers.x]", "[admin]", "[subscriptions]"])
 
 
@@ -340,4 +389,6 @@ def test_a_file_is_read_or_refused_in_one_line_whatever_it_holds(
     except SettingsError as error:
         message = error.message
         assert message.startswith(f"{home / 'pool.toml'}: ")
+        assert KEY not in message
+        assert message.isprintable()
         assert "\n" not in message

@@ -19,7 +19,42 @@ Branch on ``kind`` and the attributes, never on the words. The message is one li
 what to do next; it never holds a prompt, an answer or a credential.
 """
 
+import re
 from typing import ClassVar
+
+MAX_MESSAGE_CHARS = 2000
+"""A longer message repeats something that somebody passed in; its middle is left out."""
+
+_SECRET = re.compile(
+    r"""
+    (?<![A-Za-z0-9])
+    (?: sk-[A-Za-z]*                                # Anthropic and OpenAI
+      | gh[a-z]_ | github_pat_ | glpat- | xox[a-z]-  # GitHub, GitLab, Slack
+      | AKIA | AIza | ya29\.                         # AWS, Google
+      | eyJ                                         # a JSON Web Token
+      | Bearer\s+
+    )
+    [A-Za-z0-9_.+/=-]{6,}
+    """,
+    re.VERBOSE,
+)
+"""How keys and tokens begin."""
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text holds what begins like a key or a token."""
+    return _SECRET.search(text) is not None
+
+
+def safe_line(text: str) -> str:
+    """A text as one line of at most ``MAX_MESSAGE_CHARS`` for a log or a terminal: no secret, no control characters."""
+    if len(text) > MAX_MESSAGE_CHARS:
+        half = MAX_MESSAGE_CHARS // 2
+        text = f"{text[:half]} […] {text[-half:]}"
+    shown = _SECRET.sub("[a secret, not shown]", text)
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}" for char in shown
+    )
 
 
 class PoolError(Exception):
@@ -42,8 +77,8 @@ class PoolError(Exception):
         run_id: str | None = None,
         partial_text: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = safe_line(message)
+        super().__init__(self.message)
         self.retry_at_ms = retry_at_ms
         self.subscription = subscription
         self.alternatives = alternatives

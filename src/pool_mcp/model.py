@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from pool_mcp.choices import RunState as RunState
+
 NANO = 1_000_000_000
 """Nano-dollars in a dollar."""
 
@@ -196,21 +198,6 @@ class Cost:
             if known is None or (part.cost_nanousd or 0) > (known.cost_nanousd or 0):
                 models[model] = part
         return Cost.of(dict(sorted(models.items())), is_estimate=self.is_estimate or other.is_estimate)
-
-
-class RunState(StrEnum):
-    """Where a run is in its life."""
-
-    RESERVED = "reserved"
-    """Money is set aside; the CLI has not been started."""
-    RUNNING = "running"
-    """The CLI may have been started and may be spending."""
-    SETTLED = "settled"
-    """Ended with an answer; its cost is booked."""
-    INTERRUPTED = "interrupted"
-    """Cut short; what it cost so far is booked."""
-    FAILED = "failed"
-    """Ended without an answer; what it cost, if anything, is booked."""
 
 
 UNFINISHED = (RunState.RESERVED, RunState.RUNNING)

@@ -18,13 +18,14 @@ import anyio.abc
 import anyio.to_thread
 
 from pool_mcp import results
-from pool_mcp.accounting.periods import By, Only
+from pool_mcp.accounting.periods import Only
 from pool_mcp.asks.admission import check_ask, check_caller, refusal
 from pool_mcp.asks.history import History, Which
 from pool_mcp.asks.outcomes import CUT, FAILOVER, lengthened
 from pool_mcp.asks.runner import Control, Runner
 from pool_mcp.background.alerts import Alerting, Listener, log_told
 from pool_mcp.background.logins import Upkeep
+from pool_mcp.choices import By
 from pool_mcp.choosing import budget, pacing, selection, windows
 from pool_mcp.claude import process as cli
 from pool_mcp.claude.verdict import judge

@@ -9,19 +9,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pool_mcp.errors import InvalidRequest, SettingsError
+from pool_mcp.choices import Strategy, ToolProfile
+from pool_mcp.errors import InvalidRequest, SettingsError, looks_secret
 from pool_mcp.model import NANO, CallerBudget, Subscription
 from pool_mcp.system import places
 
-ToolProfile = Literal["none", "read", "full"]
-TOOL_PROFILES: tuple[ToolProfile, ...] = ("none", "read", "full")
-"""From the least allowed to the most."""
 
-Usd = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+def _not_tiny(usd: float) -> float:
+    if usd < 1 / NANO:
+        raise ValueError("must be at least 0.000000001")  # less could round to nothing inside
+    return usd
+
+
+Usd = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False), AfterValidator(_not_tiny)]
 _USD: TypeAdapter[float] = TypeAdapter(Usd)
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -41,10 +45,16 @@ class ClaudeSettings(_Section):
     keep_answers_days: Annotated[float, Field(gt=0, le=3650)] = 7
 
 
+def _no_secret(name: str) -> str:
+    if looks_secret(name):
+        raise ValueError("looks like a key; choose a short name, and put the key into a variable (api_key_env)")
+    return name
+
+
 class SubscriptionSettings(_Section):
     """``[[subscriptions]]``: one login, token or key of the person's own."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_secret)]
     config_dir: Annotated[str, Field(min_length=1)] | None = None
     api_key_env: EnvName | None = None
     console_key_id: Annotated[str, Field(pattern=r"^apikey_[A-Za-z0-9]{1,64}$")] | None = None
@@ -80,7 +90,7 @@ class AdminSettings(_Section):
 class _File(_Section):
     """The whole of ``pool.toml``."""
 
-    strategy: Literal["headroom", "health"] = "headroom"
+    strategy: Strategy = "headroom"
     weekly_budget_usd: Usd = 456.0
     block_budget_usd: Usd = 25.0
     claude: ClaudeSettings = ClaudeSettings()
@@ -97,7 +107,7 @@ class Settings:
 
     config_file: Path
     state_dir: Path
-    strategy: Literal["headroom", "health"]
+    strategy: Strategy
     claude: ClaudeSettings
     subscriptions: tuple[Subscription, ...]
     callers: Mapping[str, CallerBudget]
@@ -146,7 +156,7 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
     """
     config_dir, state_dir = places.directories(env)
     config_file = config_dir / "pool.toml"
-    content = _with_environment(_read_toml(config_file) if text is None else tomllib.loads(text), env)
+    content = _with_environment(_read_toml(config_file) if text is None else _parse_toml(config_file, text), env)
     try:
         parsed = _File.model_validate(content)
     except ValidationError as error:
@@ -167,13 +177,21 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {error}") from None
+    return _parse_toml(path, text)
+
+
+def _parse_toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise SettingsError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError is one; so is a number of thousands of digits
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
 
 
 def _with_environment(content: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
@@ -255,9 +273,17 @@ def _explain(path: Path, error: ValidationError) -> str:
     if key.endswith("_env"):  # what is there instead of a name may be the key itself, which is never repeated
         return f"{path}: {key}: must be the name of an environment variable (letters, digits, _), never a key itself"
     message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    shown = _shown(problem.get("input"))
     return f"{path}: {key or 'subscriptions'}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _shown(given: object) -> str:
+    """What stands there, where it is short: a long word may be a key of a form that nobody here knows."""
+    if isinstance(given, bool):
+        return f", not {str(given).lower()}"
+    if isinstance(given, float) or (isinstance(given, int) and abs(given) < 1e20):
+        return f", not {given!r}"
+    return f", not {given!r}" if isinstance(given, str) and len(given) <= 24 else ""
 
 
 def _section_at(location: list[int | str]) -> type[_Section]:

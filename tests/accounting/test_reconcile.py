@@ -286,11 +286,11 @@ async def test_one_server_of_several_reads_the_reports_and_once_an_hour(home: Ho
 
 
 async def test_a_report_that_is_not_there_does_not_keep_the_others_away(home: Home) -> None:
-    home.organisation.missing.add("usage_report/claude_code")
+    home.organisation.missing.add("usage_report/messages")
     done = await home.ours.sync("2026-11-20")
     problems = {one.report: one.problem for one in done.reports}
-    assert "is not there for the key in ANTHROPIC_ADMIN_KEY (404: Not found)" in (problems.pop("claude_code") or "")
-    assert problems == {"analytics": None, "messages": None, "cost_report": None}
+    assert "is not there for the key in ANTHROPIC_ADMIN_KEY (404: Not found)" in (problems.pop("messages") or "")
+    assert problems == {"analytics": None, "cost_report": None}
 
 
 async def test_the_key_is_read_from_its_variable_and_is_written_nowhere(home: Home, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import make_home
 
 from pool_mcp.asks.admission import check_ask
-from pool_mcp.errors import InvalidRequest, PoolError, UnknownSession
+from pool_mcp.errors import InvalidRequest, PoolError, UnknownSession, safe_line
 from pool_mcp.model import Ask
 from pool_mcp.settings import Settings, load
 
@@ -127,7 +127,7 @@ BAD_TIMEOUT = "timeout_s must be more than 0 and at most 86400 (a day)."
         ({"working_dir": __file__}, f"working_dir {__file__!r} {NO_DIRECTORY}"),
         ({"working_dir": "~no-such-user/x"}, f"working_dir '~no-such-user/x' {NO_DIRECTORY}"),
         ({"working_dir": "a\0b"}, f"working_dir 'a\\x00b' {NO_DIRECTORY}"),
-        ({"working_dir": "x" * 5000}, f"working_dir {'x' * 5000!r} {NO_DIRECTORY}"),
+        ({"working_dir": "x" * 5000}, safe_line(f"working_dir {'x' * 5000!r} {NO_DIRECTORY}")),
         ({"tool_profile": "read"}, f"tool_profile 'read' {NOT_ALLOWED}"),
         ({"tool_profile": "all"}, f"tool_profile 'all' {NOT_ALLOWED}"),
         ({"session_id": "latest"}, f"'latest' {NO_SESSION}"),

@@ -124,7 +124,7 @@ async def test_the_reports_are_read_at_the_first_look_and_every_hour_by_one_serv
 async def test_reports_that_cannot_be_read_are_tried_again_in_a_while_by_one_server(
     home: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reports = ("usage_report/messages", "cost_report", "usage_report/claude_code", "analytics/usage", "analytics/cost")
+    reports = ("usage_report/messages", "cost_report", "analytics/usage", "analytics/cost")
     home.organisation.missing |= set(reports)
     async with home.open(2):
         for _ in range(5):

@@ -36,6 +36,7 @@ from pool_mcp.results import (
     WeekResult,
 )
 from pool_mcp.views import status as status_view
+from pool_mcp.views import times
 
 LONG = "subscription-of-the-whole-platform-engineering-team.europe-north"
 NOW = "2026-01-28T13:31:00Z"
@@ -301,7 +302,7 @@ d         31m ago  subscription  planner        unknown_session         -     1m
     [(-1, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h0m"), (86_399, "23h59m"), (90_000, "1d1h")],
 )
 def test_a_duration_is_short(seconds: int, said: str) -> None:
-    assert status_view.span(seconds) == said
+    assert times.span(seconds) == said
 
 
 # What the ledger tells of runs

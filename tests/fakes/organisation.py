@@ -98,8 +98,6 @@ class Organisation:
                 return self._messages(request)
             case "cost_report":
                 return self._cost_report(request)
-            case "usage_report/claude_code":
-                return self._claude_code(request)
             case "analytics/usage" | "analytics/cost":
                 if request.headers.get("anthropic-beta") != "analytics-usage-cost-2026-08-24":
                     return _error(404, "not_found_error", "Not found")
@@ -168,30 +166,6 @@ class Organisation:
         following = start + size * width_ms
         more = following < until
         return _json({"data": data, "has_more": more, "next_page": f"page_{following}" if more else None})
-
-    def _claude_code(self, request: Request) -> Response:
-        day = ms(request.query_params["starting_at"] + "T00:00:00Z")
-        uses = [use for use in self.uses if day <= use.at_ms < day + DAY_MS]
-        data = [
-            {
-                "date": at(day),
-                "actor": {"type": "api_actor", "api_key_name": key},
-                "organization_id": "dc9f6c26-b22c-4831-8d01-0446bada88f1",
-                "customer_type": "api",
-                "subscription_type": None,
-                "terminal_type": "non-interactive",
-                "core_metrics": {"num_sessions": 1},
-                "model_breakdown": [
-                    {
-                        "model": model,
-                        "tokens": {"input": 1, "output": 2, "cache_read": 3, "cache_creation": 4},
-                        "estimated_cost": {"currency": "USD", "amount": round(sum(u.nanousd for u in own) / 1e7)},
-                    }
-                ],
-            }
-            for (key, model), own in _grouped(uses).items()
-        ]
-        return self._flat(request, data)
 
     def _analytics(self, request: Request, what: str) -> Response:
         assert request.query_params["time_bucket_width"] == "1h"

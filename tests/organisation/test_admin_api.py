@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from organisation import ADMIN_KEY, ORG_KEY, Organisation, Use, cents, ms
-from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, CLAUDE_CODE, MESSAGES
+from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, MESSAGES
 from pool_mcp.errors import LimitReached, NeedsLogin, Overloaded, PoolError, SettingsError
 from pool_mcp.model import DAY_MS, HOUR_MS, NANO, Tokens
 from pool_mcp.organisation.admin_api import AdminApi, Unavailable, nanousd_of_cents
@@ -79,19 +79,16 @@ async def test_every_report_says_the_same_whatever_the_pages(organisation: Organ
         analytics = await reports.analytics(DAY, UNTIL)
         messages = await reports.messages(DAY, UNTIL)
         billed = await reports.cost_report(DAY, UNTIL)
-        code = await reports.claude_code(DAY, UNTIL)
     assert sum(one.cost_nanousd or 0 for one in analytics.figures) == spent
     assert sum((one.tokens for one in analytics.figures), Tokens()) == tokens
-    assert sum(one.requests or 0 for one in analytics.figures) == len(organisation.uses)
     assert sum((one.tokens for one in messages.figures), Tokens()) == tokens
     assert {(one.starts_at_ms, one.key_id, one.model) for one in messages.figures} == {
         (one.starts_at_ms, one.key_id, one.model) for one in analytics.figures
     }
     assert sum(one.cost_nanousd or 0 for one in billed.figures) == spent
     assert {one.starts_at_ms for one in billed.figures} == {DAY, DAY + DAY_MS}
-    assert sum(one.cost_nanousd or 0 for one in code.figures) == pytest.approx(spent, abs=3 * NANO // 100)
-    reported = {one.report for part in (analytics, messages, billed, code) for one in part.figures}
-    assert reported == {ANALYTICS, MESSAGES, BILLED, CLAUDE_CODE}
+    reported = {one.report for part in (analytics, messages, billed) for one in part.figures}
+    assert reported == {ANALYTICS, MESSAGES, BILLED}
 
 
 async def test_what_is_billed_and_the_list_price_are_kept_apart(organisation: Organisation) -> None:
@@ -248,7 +245,6 @@ async def test_the_documented_examples_are_understood(organisation: Organisation
         "analytics/cost": "analytics_cost",
         "cost_report": "cost_report",
         "usage_report/messages": "usage_report_messages",
-        "usage_report/claude_code": "usage_report_claude_code",
     }
     for path, name in paths.items():
         body = json.loads((EXAMPLES / f"{name}.json").read_text())
@@ -257,11 +253,9 @@ async def test_the_documented_examples_are_understood(organisation: Organisation
         analytics = (await reports.analytics(DAY, UNTIL)).figures
         messages = (await reports.messages(DAY, UNTIL)).figures
         billed = (await reports.cost_report(DAY, UNTIL)).figures
-        code = (await reports.claude_code(DAY, DAY + DAY_MS)).figures
     by_key = {(one.key_id, one.model): one for one in analytics}
     opus = by_key["apikey_01Rj2N8SVvo6BePZj99NhmiT", "claude-opus-5-5"]
-    assert (opus.requests, opus.tokens) == (420, Tokens(1_500_000, 300_000, 400_000, 1_000_000, 20_000_000, 10))
+    assert opus.tokens == Tokens(1_500_000, 300_000, 400_000, 1_000_000, 20_000_000, 10)
     assert by_key["apikey_01Rj2N8SVvo6BePZj99NhmiT", "claude-haiku-5-5"].cost_nanousd == 225_000_000
     assert sum((one.tokens for one in messages), Tokens()) == sum((one.tokens for one in analytics), Tokens())
     assert sum(one.cost_nanousd or 0 for one in billed) == round(26.775 * NANO)
-    assert [one.cost_nanousd for one in code] == [1_130_000_000, 110_000_000]

@@ -238,9 +238,9 @@ def insert_run(machine: Machine, owner_id: str) -> None:
     [
         (0, HOUR_MS, None),
         (0, BLOCK_MS, None),
-        (0, BLOCK_MS + HOUR_MS, "60 minutes behind Anthropic's"),
-        (0, -3 * HOUR_MS, "3 hours ahead of Anthropic's"),
-        (-3 * HOUR_MS, 0, "hours behind what the ledger has seen"),
+        (0, BLOCK_MS + HOUR_MS, "1h0m behind Anthropic's"),
+        (0, -3 * HOUR_MS, "3h0m ahead of Anthropic's"),
+        (-3 * HOUR_MS, 0, "2h59m behind what the ledger has seen"),
     ],
 )
 def test_a_clock_that_is_wrong_is_known_by_anthropics_resets_and_the_ledgers_times(

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pool_mcp.accounting import periods
-from pool_mcp.accounting.periods import By, Only, Span
-from pool_mcp.cli.main import BY, commands
+from pool_mcp.accounting.periods import Only, Span
+from pool_mcp.choices import BY, TIMES, By
+from pool_mcp.cli.main import commands
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, HOUR_MS, NANO, Cost, ModelCost, Tokens
@@ -78,7 +79,7 @@ def test_what_is_no_time_is_refused_with_what_would_be_one(said: str) -> None:
         periods.span_of(said, None, NOW, UTC)
 
 
-@given(st.integers(0, ms("2090-01-01T00:00:00Z")), st.sampled_from(periods.TIMES), st.sampled_from(ZONES))
+@given(st.integers(0, ms("2090-01-01T00:00:00Z")), st.sampled_from(TIMES), st.sampled_from(ZONES))
 def test_every_instant_lies_in_one_period_and_periods_follow_each_other_without_gap(
     at_ms: int, by: By, zone: tzinfo
 ) -> None:
@@ -207,7 +208,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, S
 
 
 @pytest.mark.parametrize("zone", [UTC, BERLIN, KOLKATA, LORD_HOWE], ids=str)
-@pytest.mark.parametrize("by", periods.BY)
+@pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize(
     ("since", "until", "only"),
     [
@@ -238,7 +239,7 @@ def test_a_report_says_what_its_calls_add_up_to(
     ]
     rows: dict[str, list[Call]] = {}
     for call in inside:
-        key = periods.period_at(call.at_ms, by, zone).key if by in periods.TIMES else call.names[by]
+        key = periods.period_at(call.at_ms, by, zone).key if by in TIMES else call.names[by]
         rows.setdefault(key, []).append(call)
     order = [row.key for row in found.rows]
     assert {row.key: row.model_dump(exclude={"key"}) for row in found.rows} == {
@@ -246,13 +247,13 @@ def test_a_report_says_what_its_calls_add_up_to(
     }
     assert found.total.model_dump() == expected(inside)
     assert found.rows_left_out == 0
-    if by in periods.TIMES:
+    if by in TIMES:
         assert order == sorted(order, key=lambda key: rows[key][0].at_ms)
     else:
         assert order == sorted(order, key=lambda key: -sum(c.cost or 0 for c in rows[key]))
 
 
-@pytest.mark.parametrize("by", periods.BY)
+@pytest.mark.parametrize("by", BY)
 def test_of_too_many_rows_the_last_or_dearest_are_shown_and_the_total_is_of_all(
     filled: tuple[Ledger, Settings, list[Call]], by: By
 ) -> None:
@@ -260,7 +261,7 @@ def test_of_too_many_rows_the_last_or_dearest_are_shown_and_the_total_is_of_all(
     figures = Figures(settings, ledger, lambda: NOW, BERLIN)
     everything = figures.report(by, limit=10_000)
     few = figures.report(by, limit=2)
-    expected_rows = everything.rows[-2:] if by in periods.TIMES else everything.rows[:2]
+    expected_rows = everything.rows[-2:] if by in TIMES else everything.rows[:2]
     assert few.rows == expected_rows
     assert few.rows_left_out == max(0, len(everything.rows) - 2)
     assert few.total == everything.total

@@ -10,16 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Literal, get_args
 
+from pool_mcp.choices import By
 from pool_mcp.choosing.windows import grid_block
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import HOUR_MS
-
-By = Literal["hour", "day", "week", "month", "block", "model", "subscription", "caller", "session", "source"]
-BY: tuple[By, ...] = get_args(By)
-TIMES: tuple[By, ...] = ("hour", "day", "week", "month", "block")
-"""The dimensions whose rows are spans of time; the others' rows are names."""
 
 _FAR_PAST_MS = 0
 _FAR_FUTURE_MS = 253_370_764_800_000

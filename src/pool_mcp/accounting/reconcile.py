@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, Cost, ModelCost, Subscription, Tokens
 
-ANALYTICS, MESSAGES, BILLED, CLAUDE_CODE = "analytics", "messages", "cost_report", "claude_code"
+ANALYTICS, MESSAGES, BILLED = "analytics", "messages", "cost_report"
 """The organisation's reports, as the ledger calls them; ``analytics`` is usage and cost in one."""
 
 WARN_NANOUSD = NANO
@@ -45,7 +45,6 @@ class Figure:
     key_id: str = ""
     model: str = ""
     detail: str = ""
-    requests: int | None = None
     tokens: Tokens = NO_TOKENS
     cost_nanousd: int | None = None
     list_nanousd: int | None = None

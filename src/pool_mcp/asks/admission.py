@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from pool_mcp.choices import EFFORTS, TOOL_PROFILES
 from pool_mcp.choosing import windows
 from pool_mcp.choosing.budget import CallerBalance
 from pool_mcp.choosing.selection import Choice
 from pool_mcp.errors import BY_KIND, BudgetExceeded, InvalidRequest, LimitReached, PoolError, UnknownSession
 from pool_mcp.model import DAY_MS, NANO, Ask
-from pool_mcp.settings import TOOL_PROFILES, Settings
+from pool_mcp.settings import Settings
 
 MAX_PROMPT_BYTES = 4_000_000
 """Longer than any model's context window holds."""
@@ -20,7 +21,6 @@ MAX_TIMEOUT_S = 86_400
 MAX_COST_USD = 1_000_000
 MAX_NAME_BYTES = 1000
 
-EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}")
 _SESSION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

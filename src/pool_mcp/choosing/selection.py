@@ -10,8 +10,8 @@ leaves a small plan alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
+from pool_mcp.choices import Strategy
 from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, health, is_out
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, rfc3339
@@ -107,7 +107,7 @@ def choose(
     request: Request,
     balances: Sequence[Balance],
     now_ms: int,
-    strategy: Literal["headroom", "health"] = "headroom",
+    strategy: Strategy = "headroom",
 ) -> Choice:
     """The best subscription for an ask. The same input gives the same answer, whatever the order of candidates."""
     waiting = [b for b in balances if b.subscription.enabled]

@@ -1,15 +1,15 @@
 """The commands of the way in: setup, add, login, remove, install, uninstall, doctor, completion."""
 
-import json
 import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pool_mcp.cli import run
 
 # Everything else is imported where it is used: this module is loaded by every server that a host starts.
 if TYPE_CHECKING:
@@ -228,14 +228,13 @@ def _change_host(host_name: str, entry: str, wanted: "hosts.Launch | None", dry_
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.pass_obj
-def doctor(clock: Callable[[], int], as_json: bool) -> None:
+def doctor(as_json: bool) -> None:
     """Look the installation over: what is well, and the one command that mends what is not."""
     from pool_mcp.setup.doctor import examine
 
-    found = examine(dict(os.environ), clock())
+    found = examine(dict(os.environ), run.now_ms())
     if as_json:
-        click.echo(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        run.print_json(found)
     else:
         _show_findings(_console(), found)
     if not found.ok:

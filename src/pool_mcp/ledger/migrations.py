@@ -319,7 +319,14 @@ def m_organisation(db: Any) -> None:
         db.execute(statement)
 
 
-STEPS = (m001_first, m_subscription_hours, m_choosing, m_imports, m_organisation)
+def m_read_figures_only(db: Any) -> None:
+    """What nobody reads of the organization's reports goes."""
+    db.execute("DELETE FROM organisation_figures WHERE report = 'claude_code'")
+    db.execute("DELETE FROM organisation_syncs WHERE report = 'claude_code'")
+    db.execute("ALTER TABLE organisation_figures DROP COLUMN requests")
+
+
+STEPS = (m001_first, m_subscription_hours, m_choosing, m_imports, m_organisation, m_read_figures_only)
 
 _SET = "pool_mcp"
 

@@ -9,7 +9,7 @@ from pool_mcp.accounting.reconcile import Amount, Booked, Figure
 from pool_mcp.model import Tokens
 
 _COLUMNS = (
-    "report, starts_at_ms, ends_at_ms, key_id, model, detail, requests, input_tokens, output_tokens, "
+    "report, starts_at_ms, ends_at_ms, key_id, model, detail, input_tokens, output_tokens, "
     "cache_creation_5m_tokens, cache_creation_1h_tokens, cache_read_tokens, web_search_requests, cost_nanousd, "
     "list_nanousd"
 )
@@ -38,7 +38,7 @@ class Organisation:
             (report, sync.since_ms, sync.until_ms),
         )
         self._conn.executemany(
-            f"INSERT OR REPLACE INTO organisation_figures ({_COLUMNS}) VALUES ({', '.join('?' * 15)})",  # noqa: S608
+            f"INSERT OR REPLACE INTO organisation_figures ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",  # noqa: S608
             _rows(figures),
         )
         # What is wholly inside has nothing left to say.
@@ -109,17 +109,17 @@ class Organisation:
 
 
 def _figure(
-    report: str, starts_at_ms: int, ends_at_ms: int, key_id: str, model: str, detail: str, requests: int, *rest: int
+    report: str, starts_at_ms: int, ends_at_ms: int, key_id: str, model: str, detail: str, *rest: int
 ) -> Figure:
     *tokens, cost, at_list = rest
-    return Figure(report, starts_at_ms, ends_at_ms, key_id, model, detail, requests, Tokens(*tokens), cost, at_list)
+    return Figure(report, starts_at_ms, ends_at_ms, key_id, model, detail, Tokens(*tokens), cost, at_list)
 
 
 def _rows(figures: Iterable[Figure]) -> Iterator[tuple[object, ...]]:
     for one in figures:
         t = one.tokens
         yield (
-            *(one.report, one.starts_at_ms, one.ends_at_ms, one.key_id, one.model, one.detail, one.requests),
+            *(one.report, one.starts_at_ms, one.ends_at_ms, one.key_id, one.model, one.detail),
             *(t.input, t.output, t.cache_creation_5m, t.cache_creation_1h, t.cache_read, t.web_search_requests),
             *(one.cost_nanousd, one.list_nanousd),
         )

@@ -22,7 +22,7 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pool_mcp import __version__
-from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, CLAUDE_CODE, MESSAGES, Figure
+from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, MESSAGES, Figure
 from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.errors import InvalidRequest, LimitReached, NeedsLogin, Overloaded, PoolError, SettingsError
 from pool_mcp.model import DAY_MS, HOUR_MS, Tokens
@@ -80,7 +80,6 @@ class _Usage(_Body):
     cache_creation: _CacheCreation = _CacheCreation()
     output_tokens: int = 0
     server_tool_use: _ServerToolUse = _ServerToolUse()
-    requests: int | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -132,7 +131,6 @@ class _Money(_Body):
     amount: Decimal
     currency: str
     list_amount: Decimal | None = None
-    requests: int | None = None
 
 
 class _Group(_Body):
@@ -147,28 +145,6 @@ class _AnalyticsRow(_Body):
     group: _Group
     usage: _Usage | None = None
     cost: _Money | None = None
-
-
-class _CodeTokens(_Body):
-    input: int = 0
-    output: int = 0
-    cache_read: int = 0
-    cache_creation: int = 0
-
-
-class _CodeModel(_Body):
-    model: str
-    tokens: _CodeTokens = _CodeTokens()
-    estimated_cost: _Money
-
-
-class _CodeRow(_Body):
-    date: datetime
-    actor: dict[str, Any]
-    customer_type: str | None = None
-    subscription_type: str | None = None
-    terminal_type: str | None = None
-    model_breakdown: list[_CodeModel] = []
 
 
 class _Page(_Body):
@@ -226,17 +202,8 @@ class AdminApi:
         ]
         return await self._buckets("/v1/organizations/cost_report", parameters, _billed)
 
-    async def claude_code(self, since_ms: int, until_ms: int) -> Fetched:
-        """``usage_report/claude_code`` by UTC day, actor and model; what comes, with no promise of completeness."""
-        figures: list[Figure] = []
-        for day_ms in range(since_ms // DAY_MS * DAY_MS, until_ms, DAY_MS):
-            parameters: Parameters = [("starting_at", rfc3339(day_ms)[:10]), ("limit", "1000")]
-            read = partial(self._rows, "/v1/organizations/usage_report/claude_code", parameters, {}, _claude_code)
-            figures += (await self._settled(read)).figures
-        return Fetched(tuple(figures))
-
     async def analytics(self, since_ms: int, until_ms: int) -> Fetched:
-        """``analytics/usage`` and ``analytics/cost`` by hour, model and key, as one: tokens, requests and cost."""
+        """``analytics/usage`` and ``analytics/cost`` by hour, model and key, as one: tokens and cost."""
         figures: list[Figure] = []
         refreshed: list[int] = []
         for start_ms in range(since_ms // HOUR_MS * HOUR_MS, until_ms, _LONGEST_MS):
@@ -394,7 +361,7 @@ def _messages(data: Any) -> Iterator[Figure]:
     for row in bucket.results:
         detail = _detail(row, ("service_tier", "context_window", "inference_geo", "speed"))
         start, end = _ms(bucket.starting_at), _ms(bucket.ending_at)
-        yield Figure(MESSAGES, start, end, row.api_key_id or "", row.model or "", detail, None, row.tokens)
+        yield Figure(MESSAGES, start, end, row.api_key_id or "", row.model or "", detail, row.tokens)
 
 
 def _billed(data: Any) -> Iterator[Figure]:
@@ -419,24 +386,12 @@ def _billed(data: Any) -> Iterator[Figure]:
         )
 
 
-def _claude_code(data: Any) -> Iterator[Figure]:
-    row = _CodeRow.model_validate(data)
-    start = _ms(row.date)
-    detail = _detail(row, ("actor", "customer_type", "subscription_type", "terminal_type"))
-    for one in row.model_breakdown:
-        tokens = Tokens(one.tokens.input, one.tokens.output, one.tokens.cache_creation, 0, one.tokens.cache_read)
-        cost = _money(one.estimated_cost.amount, one.estimated_cost.currency)
-        yield Figure(CLAUDE_CODE, start, start + DAY_MS, "", one.model, detail, None, tokens, cost)
-
-
 def _analytics(data: Any) -> Iterator[Figure]:
     row = _AnalyticsRow.model_validate(data)
     key = row.group.api_key_id or (row.group.actor or {}).get("api_key_id") or ""
     start, end = _ms(row.starting_at), _ms(row.ending_at)
     if row.usage is not None:
-        yield Figure(
-            ANALYTICS, start, end, str(key), row.group.model or "", "usage", row.usage.requests, row.usage.tokens
-        )
+        yield Figure(ANALYTICS, start, end, str(key), row.group.model or "", "usage", row.usage.tokens)
     if row.cost is not None:
         listed = row.cost.list_amount
         yield Figure(
@@ -446,7 +401,6 @@ def _analytics(data: Any) -> Iterator[Figure]:
             str(key),
             row.group.model or "",
             "cost",
-            row.cost.requests,
             cost_nanousd=_money(row.cost.amount, row.cost.currency),
             list_nanousd=None if listed is None else _money(listed, row.cost.currency),
         )
@@ -466,7 +420,6 @@ def _joined(figures: Iterable[Figure]) -> Iterator[Figure]:
             key,
             model,
             "",
-            usage.requests if usage else cost.requests if cost else None,
             usage.tokens if usage else Tokens(),
             cost.cost_nanousd if cost else None,
             cost.list_nanousd if cost else None,

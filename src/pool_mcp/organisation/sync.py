@@ -17,7 +17,7 @@ from pool_mcp import results
 from pool_mcp.accounting import periods, reconcile
 from pool_mcp.accounting.periods import Span
 from pool_mcp.accounting.pricing import price_nanousd
-from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, CLAUDE_CODE, MESSAGES, Figure
+from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, MESSAGES, Figure
 from pool_mcp.errors import InvalidRequest, NeedsLogin, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.organisation import Sync
@@ -137,7 +137,6 @@ class Organisation:
                 (ANALYTICS, hours, api.analytics),
                 (MESSAGES, hours, api.messages),
                 (BILLED, days, api.cost_report),
-                (CLAUDE_CODE, days, api.claude_code),
             )
             for report, part, fetch in plan:
                 try:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ _ICON = """\
 """Small, because the protocol's later era repeats it in every reply."""
 
 
-def serve(open_pool: Callable[[], Pool], front: Front) -> None:
+def serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front) -> None:
     """Serve behind a front until the host closes stdin or sends SIGINT, SIGTERM or SIGHUP."""
     anyio.run(_serve, open_pool, front)
     # All is booked and closed. Taking the interpreter apart would last another 0.2 to 0.4 s, and a host may not wait.
@@ -98,11 +98,11 @@ def serve(open_pool: Callable[[], Pool], front: Front) -> None:
     os._exit(0)
 
 
-async def _serve(open_pool: Callable[[], Pool], front: Front) -> None:
+async def _serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front) -> None:
     async with AsyncExitStack() as stack:
         pool: Pool | PoolError
         try:
-            pool = await stack.enter_async_context(open_pool().open())
+            pool = await stack.enter_async_context(open_pool())
         except PoolError as error:
             # Serve all the same: a host shows an agent the error of a call, but not why a server died.
             log.error("%s", error)

@@ -6,11 +6,11 @@ comes back, and what to do next, in as few words as will do. The whole list stay
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pool_mcp.accounting.periods import By
+from pool_mcp.choices import By, Effort, ToolProfile
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.results import AskResult, PickResult, ReconcileResult, ReportResult, StatusResult
 
@@ -35,7 +35,7 @@ class AskClaudeArguments(Arguments):
     session_id: str | None = Field(None, description="Go on with this session (from an earlier answer).")
     subscription: str | None = Field(None, description="Use this one only; default: the pool chooses.")
     model: str | None = Field(None, description="Alias (opus, sonnet, haiku) or full name.")
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     system_prompt: str | None = None
     json_schema: dict[str, Any] | None = Field(
         None, description="Answer as JSON of this schema (an object), in structured."
@@ -43,9 +43,7 @@ class AskClaudeArguments(Arguments):
     max_cost_usd: float | None = Field(None, description="Stop the run at this cost.")
     timeout_s: float | None = None
     working_dir: str | None = Field(None, description="Directory for Claude's tools, where it has any.")
-    tool_profile: Literal["none", "read", "full"] | None = Field(
-        None, description="Claude's tools; at most what the operator allows."
-    )
+    tool_profile: ToolProfile | None = Field(None, description="Claude's tools; at most what the operator allows.")
     caller: str | None = Field(None, description="Who asks, for budgets and reports; default: the host.")
     background: bool = Field(False, description="Return at once with a run_id.")
     idempotency_key: str | None = Field(

@@ -16,12 +16,13 @@ from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.login import Login, cli_version, login_of
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO, WEEK_MS, Subscription, WindowReading
+from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO, SECOND_MS, WEEK_MS, Subscription, WindowReading
 from pool_mcp.results import DoctorResult, FindingResult
 from pool_mcp.settings import Settings, load
 from pool_mcp.setup import hosts
 from pool_mcp.system import locks, places
 from pool_mcp.system.textfile import short
+from pool_mcp.views.times import span
 
 FIRST_WITH_WINDOWS = (2, 1, 248)
 """From this CLI on every answer carries every official window."""
@@ -172,22 +173,19 @@ def _clock(readings: list[WindowReading], newest_ms: int, now_ms: int) -> Findin
     fix = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "sudo timedatectl set-ntp true"
     latest_ms = max([newest_ms, *(one.observed_at_ms for one in readings)])
     if latest_ms > now_ms + CLOCK_SLACK_MS:
-        return _broken("clock", f"{_span(latest_ms - now_ms)} behind what the ledger has seen", fix)
+        return _broken("clock", f"{span((latest_ms - now_ms) / SECOND_MS)} behind what the ledger has seen", fix)
     lengths = {"five_hour": BLOCK_MS, "seven_day": WEEK_MS}
     for one in readings:
         if one.window not in lengths or one.resets_at_ms is None:
             continue
         left_ms = one.resets_at_ms - one.observed_at_ms
         if left_ms > lengths[one.window] + CLOCK_SLACK_MS:
-            return _broken("clock", f"at least {_span(left_ms - lengths[one.window])} behind Anthropic's", fix)
+            return _broken(
+                "clock", f"at least {span((left_ms - lengths[one.window]) / SECOND_MS)} behind Anthropic's", fix
+            )
         if left_ms < -CLOCK_SLACK_MS:
-            return _broken("clock", f"at least {_span(-left_ms)} ahead of Anthropic's", fix)
+            return _broken("clock", f"at least {span(-left_ms / SECOND_MS)} ahead of Anthropic's", fix)
     return _ok("clock", "agrees with Anthropic's resets" if readings else "nothing seen yet that it disagrees with")
-
-
-def _span(ms: int) -> str:
-    minutes = ms // MINUTE_MS
-    return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"
 
 
 def _permissions(settings: Settings) -> Iterator[FindingResult]:

@@ -8,7 +8,8 @@ from datetime import tzinfo
 
 from pool_mcp import results
 from pool_mcp.accounting import periods
-from pool_mcp.accounting.periods import By, Only, Span, Sums
+from pool_mcp.accounting.periods import Only, Span, Sums
+from pool_mcp.choices import TIMES, By
 from pool_mcp.choosing import windows
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.ledger import Ledger
@@ -54,7 +55,7 @@ class Figures:
             self._check(tx, only)
             among = tx.reports.among(only)
             total = tx.reports.total(span, among)
-            if by in periods.TIMES:
+            if by in TIMES:
                 rows, left_out = self._by_time(tx, by, span, among, limit)
             else:
                 named = tx.reports.by_name(by, span, among, limit)

@@ -1,7 +1,6 @@
 """The daily view: where the pool stands, what runs, what was run; at 80 columns, without colour, in a pipe."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Self
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from pool_mcp.results import AskDetails, RunDetails, RunResult, RunsResult, StatusResult, SubscriptionResult
 from pool_mcp.views import tables
+from pool_mcp.views.times import took, until
 
 _STATUS_STYLE = {
     "available": "green",
@@ -264,7 +264,7 @@ def runs_table(runs: Sequence[RunResult], now: str, *, wide: bool = False) -> Ta
             *([run.model or "default"] if wide else []),
             _outcome(run),
             _cost(run),
-            _took(run.duration_ms),
+            took(run.duration_ms),
         )
     return table
 
@@ -291,7 +291,7 @@ def ask_view(ask: AskDetails) -> Group:
         Text.assemble("ask ", (ask.ask_id, "bold"), f" by {ask.caller}, {until(ask.asked_at, now)} ago"),
         Text.assemble(
             (ask.outcome or ask.state, _OUTCOME_STYLE.get(ask.outcome or ask.state, "red")),
-            f", {about}${ask.cost_usd:.4f}, {_took(ask.duration_ms)}",
+            f", {about}${ask.cost_usd:.4f}, {took(ask.duration_ms)}",
         ),
         tables.pair("session", ask.session_id),
     ]
@@ -306,7 +306,7 @@ def _attempt(run: RunDetails, name: str) -> Iterator[RenderableType]:
     yield _field("under", f"{run.subscription}, {run.model or 'default model'}{cli}")
     yield _field("outcome", Text.assemble(_outcome(run), f" ({run.message})" if run.message else ""))
     yield _field("cost", _cost(run) if run.ended_at else f"holds ${run.reserved_usd:.4f} until it has ended")
-    ended = f", ended {run.ended_at}" if run.ended_at else f", {_took(run.duration_ms)} so far, until {run.deadline_at}"
+    ended = f", ended {run.ended_at}" if run.ended_at else f", {took(run.duration_ms)} so far, until {run.deadline_at}"
     yield _field("times", f"asked {run.created_at}{ended}")
     if run.retry_at:
         yield _field("free at", run.retry_at)
@@ -322,11 +322,7 @@ def _attempt(run: RunDetails, name: str) -> Iterator[RenderableType]:
 
 
 def _field(name: str, said: str | Text) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(min_width=9)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(f"  {name}", "dim"), Text(said) if isinstance(said, str) else said)
-    return grid
+    return tables.pair(Text(f"  {name}", "dim"), said, width=9)
 
 
 def _models_table(run: RunDetails) -> Table:
@@ -353,7 +349,7 @@ def cancel_line(ask: AskDetails) -> Text:
     about = "at least " if run.cost_is_estimate else ""
     cost = f"it cost {about}${run.cost_usd or 0:.4f}"
     if run.outcome == "cancelled":
-        return Text(f"{name} was cancelled after {_took(run.duration_ms)}; {cost}.")
+        return Text(f"{name} was cancelled after {took(run.duration_ms)}; {cost}.")
     return Text(f"{name} had ended before: {run.outcome}; {cost}.")
 
 
@@ -369,28 +365,3 @@ def _cost(run: RunResult) -> str:
     if run.cost_usd is None:
         return "-"
     return f"{'≥' if run.cost_is_estimate else ''}${run.cost_usd:.4f}"
-
-
-def _took(ms: int) -> str:
-    return f"{ms / 1000:.1f}s" if ms < 60_000 else span(ms // 1000)
-
-
-# Time
-
-
-def until(start: str, end: str) -> str:
-    """From one instant to a later one, as :func:`span`."""
-    return span(round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()))
-
-
-def span(seconds: int) -> str:
-    """A duration in at most six characters: ``12s``, ``28m``, ``1h28m``, ``3d4h``."""
-    seconds = max(0, seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    minutes = seconds // 60
-    if minutes < 60:
-        return f"{minutes}m"
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h{minutes % 60}m"
-    return f"{minutes // 1440}d{minutes % 1440 // 60}h"

@@ -336,12 +336,12 @@ def import_table(found: ImportResult) -> Table:
     return table
 
 
-def pair(name: str, said: str | Text) -> Table:
-    """Who, and what, beside each other."""
+def pair(name: str | Text, said: str | Text, width: int = 8) -> Table:
+    """A name, in a column of a width at least, and beside it what belongs to it, folded where it is long."""
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(min_width=8)
-    grid.add_column()
-    grid.add_row(Text(name), Text(said) if isinstance(said, str) else said)
+    grid.add_column(min_width=width)
+    grid.add_column(overflow="fold")
+    grid.add_row(*(Text(one) if isinstance(one, str) else one for one in (name, said)))
     return grid
 
 

@@ -1,0 +1,36 @@
+"""What a person, an agent or a setting may choose from, each written once. Imports nothing of the package."""
+
+from enum import StrEnum
+from typing import Literal, get_args
+
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+"""How hard Claude should think."""
+
+ToolProfile = Literal["none", "read", "full"]
+TOOL_PROFILES: tuple[ToolProfile, ...] = get_args(ToolProfile)
+"""Which tools a delegated Claude has, from none to all that the operator allows."""
+
+Strategy = Literal["headroom", "health"]
+"""How the pool chooses among subscriptions that have room."""
+
+By = Literal["hour", "day", "week", "month", "block", "model", "subscription", "caller", "session", "source"]
+BY: tuple[By, ...] = get_args(By)
+"""The dimensions of a report."""
+TIMES: tuple[By, ...] = ("hour", "day", "week", "month", "block")
+"""The dimensions whose rows are spans of time; the others' rows are names."""
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    RESERVED = "reserved"
+    """Money is set aside; the CLI has not been started."""
+    RUNNING = "running"
+    """The CLI may have been started and may be spending."""
+    SETTLED = "settled"
+    """Ended with an answer; its cost is booked."""
+    INTERRUPTED = "interrupted"
+    """Cut short; what it cost so far is booked."""
+    FAILED = "failed"
+    """Ended without an answer; what it cost, if anything, is booked."""

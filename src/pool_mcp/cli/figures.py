@@ -1,0 +1,183 @@
+"""Figures and the ledger: report, import, sync, reconcile, and the group ``ledger``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pool_mcp.choices import BY, By
+from pool_mcp.cli import run
+
+if TYPE_CHECKING:
+    from pool_mcp.usage.charts import Chart
+
+
+@click.command("import")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def import_(as_json: bool) -> None:
+    """Book what was spent outside the pool, as Claude Code's own transcripts have it.
+
+    Servers do this by themselves every few minutes. Each API call is booked once, however often it is imported.
+    """
+    from pool_mcp.views import tables
+
+    with tables.import_progress() as told:
+        found = run.with_pool(lambda pool: pool.import_outside(told), as_json=as_json)
+    if as_json:
+        run.print_json(found)
+    else:
+        tables.console().print(tables.import_table(found))
+
+
+@click.command()
+@click.option("--by", type=click.Choice(BY), default="day", show_default=True, help="One row for each.")
+@click.option("--since", metavar="WHEN", help="Date, RFC 3339, 24h, 7d, 4w, today, yesterday; default: all.")
+@click.option("--until", metavar="WHEN", help="The same; a date is included.")
+@click.option("--subscription", metavar="ID", help="This subscription only.")
+@click.option("--caller", help="This caller only.")
+@click.option("--limit", type=click.IntRange(min=1), default=400, show_default=True, help="At most so many rows.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print rows and total as CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, as the tool gives it.")
+@click.option(
+    "--chart",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="Draw it: into FILE (.svg or .png), or here where none is named.",
+)
+def report(
+    by: By,
+    since: str | None,
+    until: str | None,
+    subscription: str | None,
+    caller: str | None,
+    limit: int,
+    as_csv: bool,
+    as_json: bool,
+    chart: str | None,
+) -> None:
+    """Report what was spent, by time or by name; days in your time zone."""
+    from pool_mcp.accounting.periods import Only
+    from pool_mcp.views import tables
+
+    only = Only(subscription, caller)
+    if chart is not None:
+        picture = run.with_pool(lambda pool: pool.chart(by, since, until, only), as_json=as_json)
+        if chart == "-":
+            tables.console().print(tables.chart(picture))
+        else:
+            _write_picture(Path(chart), picture)
+        return
+    found = run.with_pool(lambda pool: pool.report(by, since, until, only, limit), as_json=as_json)
+    if as_json:
+        run.print_json(found)
+    elif as_csv:
+        click.echo(tables.report_csv(found), nl=False)
+    else:
+        out = tables.console()
+        out.print(tables.report_table(found))
+        for line in tables.report_lines(found):
+            out.print(line)
+
+
+@click.command()
+@click.option("--since", metavar="WHEN", help="From this UTC day on; default: the last 30 days.")
+@click.option("--until", metavar="WHEN", help="Up to this UTC day.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was read as JSON.")
+def sync(since: str | None, until: str | None, as_json: bool) -> None:
+    """Read the organisation's reports now (servers do it every hour); needs an Admin key."""
+    done = run.with_pool(lambda pool: pool.organisation.sync(since, until), as_json=as_json)
+    if as_json:
+        run.print_json(done)
+        return
+    from pool_mcp.views import tables
+
+    for line in tables.sync_lines(done):
+        tables.console().print(line)
+
+
+@click.command()
+@click.option("--since", metavar="WHEN", help="From this UTC day on; default: the last 7 days.")
+@click.option("--until", metavar="WHEN", help="Up to this UTC day.")
+@click.option("--adjust", is_flag=True, help="Book the difference.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, as the tool gives it.")
+def reconcile(since: str | None, until: str | None, adjust: bool, as_json: bool) -> None:
+    """Hold the API-key subscriptions' ledger against the organisation's reports; exit code 1 on a warning."""
+    found = run.with_pool(lambda pool: pool.organisation.reconcile(since, until, adjust=adjust), as_json=as_json)
+    if as_json:
+        run.print_json(found)
+    else:
+        from pool_mcp.views import tables
+
+        out = tables.console()
+        out.print(tables.reconcile_table(found))
+        for line in tables.reconcile_lines(found):
+            out.print(line)
+    if found.warnings and not adjust:
+        sys.exit(1)
+
+
+def _write_picture(path: Path, picture: "Chart") -> None:
+    from pool_mcp.errors import InvalidRequest
+
+    if path.suffix.lower() == ".svg":
+        from pool_mcp.usage.charts import svg
+
+        content = svg(picture).encode()
+    elif path.suffix.lower() == ".png":
+        from pool_mcp.views.png import png
+
+        content = png(picture)
+    else:
+        raise InvalidRequest(f"{path} is neither .svg nor .png; name the chart's file so.")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {error.strerror}.") from None
+    click.echo(f"{path}: {len(content)} bytes", err=True)
+
+
+@click.group()
+def ledger() -> None:
+    """Check the ledger, or copy it while servers run."""
+
+
+@ledger.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(as_json: bool) -> None:
+    """Prove the sums against the entries, and tell of runs that are not settled."""
+    found = run.with_pool(lambda pool: pool.check(), as_json=as_json)
+    if as_json:
+        run.print_json(found)
+    else:
+        click.echo(f"{found.entries} entries, ${found.spent_usd:.6f} in all.")
+        for one in found.unsettled:
+            click.echo(
+                f"not settled: run {one.run_id} under {one.subscription}, {one.state}, holds ${one.reserved_usd:.2f}"
+            )
+        for problem in found.problems:
+            click.echo(f"wrong: {problem.meaning} ({problem.check}): {', '.join(problem.where)}")
+        if not found.problems:
+            click.echo("Every sum is what its entries say.")
+    if found.problems:
+        sys.exit(1)
+
+
+@ledger.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Write a consistent copy of the ledger to FILE, while servers run."""
+    from pool_mcp.ledger.ledger import Ledger
+    from pool_mcp.settings import load
+
+    source = Ledger(load(dict(os.environ)).ledger_path)
+    try:
+        source.backup(file)
+    finally:
+        source.close()
+    click.echo(f"{file}: {file.stat().st_size} bytes")
+
+
+COMMANDS: tuple[click.Command, ...] = (report, import_, sync, reconcile, ledger)

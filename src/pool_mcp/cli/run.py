@@ -1,0 +1,106 @@
+"""The only wiring: the real clock, ids and ledger, put together into a pool; and how a command ends.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 nothing left for now (limit, budget, overloaded: try later), 4 a person
+must act (login, billing, no CLI), 130 cancelled.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import click
+
+from pool_mcp.errors import PoolError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from pool_mcp.pool import Pool
+
+T = TypeVar("T")
+
+EXIT_CODES = {
+    "invalid_request": 2,
+    "unknown_session": 2,
+    "limit": 3,
+    "budget": 3,
+    "overloaded": 3,
+    "auth": 4,
+    "billing": 4,
+    "cli_missing": 4,
+    "cancelled": 130,
+}
+
+
+def now_ms() -> int:
+    """The time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """An id that nothing else has."""
+    return str(uuid.uuid4())
+
+
+@asynccontextmanager
+async def open_pool() -> "AsyncIterator[Pool]":
+    """The pool with the real settings, clock, ids and ledger, which is closed at the end.
+
+    Raises:
+        PoolError: the settings are wrong, or the ledger cannot be opened.
+    """
+    from pool_mcp.ledger.ledger import Ledger
+    from pool_mcp.pool import Pool
+    from pool_mcp.settings import load
+
+    env = dict(os.environ)
+    settings = load(env)
+    ledger = Ledger(settings.ledger_path)
+    try:
+        async with Pool(settings, ledger, env, now_ms, new_id).open() as pool:
+            yield pool
+    finally:
+        ledger.close()
+
+
+def with_pool(work: "Callable[[Pool], Awaitable[T]]", *, as_json: bool = False) -> T:
+    """Do one thing with an open pool; under ``as_json`` a failure is JSON, too."""
+    import anyio
+
+    log_to_stderr(logging.WARNING)
+
+    async def inside() -> T:
+        async with open_pool() as pool:
+            return await work(pool)
+
+    try:
+        return anyio.run(inside)
+    except PoolError as error:
+        if as_json:
+            from pool_mcp.results import error_result
+
+            said = error_result(error).model_dump(mode="json", exclude_none=True)
+            click.echo(json.dumps({"error": said}, indent=2, ensure_ascii=False))
+        raise
+
+
+def print_json(result: "BaseModel") -> None:
+    """Print a result as the tools give it."""
+    click.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+
+
+def fail(error: PoolError) -> NoReturn:
+    """End with one line on stderr and the exit code of the error's kind."""
+    click.echo(f"pool-mcp: {error.message}", err=True)
+    sys.exit(EXIT_CODES.get(error.kind, 1))
+
+
+def log_to_stderr(level: int) -> None:
+    """Write log lines from a level on to stderr."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
