@@ -135,8 +135,8 @@ def _fill(path: Path, entries: int) -> None:
             at_ms = now_ms - (WEEK_MS + 24 * HOUR_MS) * (entries - number) // entries
             run = _run(f"before-{number}", SUBSCRIPTIONS[number % 3], CALLERS[number % 3], at_ms)
             _insert(tx, run)
-            tx.mark_running(run.run_id, run.owner_id, None, at_ms)
-            tx.settle(_settlement(run, at_ms), run.owner_id)
+            tx.runs.mark_running(run.run_id, run.owner_id, None, at_ms)
+            tx.runs.settle(_settlement(run, at_ms), run.owner_id)
     ledger.close()
 
 
@@ -179,12 +179,12 @@ def _work(
         run = _reserve(ledger, state, f"{name}-{number}", CALLERS[number % 3])
         reserved_s = time.perf_counter()
         with ledger.write() as tx:
-            tx.mark_running(run.run_id, run.owner_id, None, _now_ms())
+            tx.runs.mark_running(run.run_id, run.owner_id, None, _now_ms())
         started_s = time.perf_counter()
         with ledger.write() as tx:
-            tx.record_readings(run.subscription, _readings())
+            tx.official.record(run.subscription, _readings())
         with ledger.write() as tx:
-            assert tx.settle(_settlement(run, _now_ms()), run.owner_id)
+            assert tx.runs.settle(_settlement(run, _now_ms()), run.owner_id)
             state.tell_alerts(tx, _now_ms())
         sample.reserve_s.append(reserved_s - began_s)
         sample.settle_s.append(time.perf_counter() - started_s)
@@ -197,7 +197,9 @@ def _reserve(ledger: Ledger, state: State, run_id: str, caller: str) -> Run:
     with ledger.write() as tx:
         now_ms = _now_ms()
         state.caller(tx, caller, now_ms)
-        estimates = {one: budget.estimate_nanousd(None, tx.recent_costs_nanousd(one, None)) for one in SUBSCRIPTIONS}
+        estimates = {
+            one: budget.estimate_nanousd(None, tx.balances.recent_costs_nanousd(one, None)) for one in SUBSCRIPTIONS
+        }
         request = selection.Request(estimates, patience=state.patience(tx, now_ms))
         choice = selection.choose(request, state.balances(tx, now_ms), now_ms)
         assert choice.subscription is not None, choice.reason
@@ -207,8 +209,8 @@ def _reserve(ledger: Ledger, state: State, run_id: str, caller: str) -> Run:
 
 
 def _insert(tx: Transaction, run: Run) -> None:
-    tx.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
-    tx.insert_run(run)
+    tx.runs.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
+    tx.runs.insert(run)
 
 
 def _run(run_id: str, subscription: str, caller: str, now_ms: int) -> Run:

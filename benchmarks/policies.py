@@ -9,7 +9,7 @@ from typing import Literal
 from pool_mcp.background.logins import IN_USE_MS, STALE_MS
 from pool_mcp.choosing import budget, rates, selection, windows
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
-from pool_mcp.ledger.transaction import ROOM_PERCENT
+from pool_mcp.ledger.official import ROOM_PERCENT
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
 from simulator import Account, Job, Run
 

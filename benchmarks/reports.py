@@ -128,8 +128,8 @@ def measure(home: Path, count: int) -> dict[str, float]:
     block_ms = NOW_MS - BLOCK_MS + HOUR_MS // 3  # an official window begins at any minute
     with closing(Ledger(settings.ledger_path)) as ledger, ledger.read() as tx:
         result = {
-            "block": median_ms(lambda: tx.spent_nanousd("sub-1", block_ms), 400),
-            "week": median_ms(lambda: tx.spent_nanousd("sub-1", NOW_MS - WEEK_MS), 400),
+            "block": median_ms(lambda: tx.balances.spent_nanousd("sub-1", block_ms), 400),
+            "week": median_ms(lambda: tx.balances.spent_nanousd("sub-1", NOW_MS - WEEK_MS), 400),
         }
     with closing(sqlite3.connect(settings.ledger_path)) as conn:
         result["block_before"] = median_ms(lambda: _from_hours(conn, block_ms), 400)

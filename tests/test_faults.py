@@ -14,7 +14,7 @@ from pool_mcp.background.logins import Upkeep
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import NeedsLogin, Overloaded
-from pool_mcp.ledger.transaction import WHOLE_POOL
+from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.model import HOUR_MS, MINUTE_MS, Ask, Cooldown, WindowReading
 from pool_mcp.pool import Pool
 from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
@@ -61,14 +61,14 @@ async def test_a_used_up_limit_cools_until_its_reset_and_a_reading_lifts_it_earl
 
 def hears(settings: Settings, name: str, *readings: WindowReading) -> None:
     with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
-        tx.record_readings(name, readings)
+        tx.official.record(name, readings)
 
 
 async def test_after_a_cooldown_one_run_at_a_time_tries_whether_it_is_over(standin: Standin, tmp_path: Path) -> None:
     settings, env = make_home(tmp_path, standin, "alice", "bob", subscriptions={"alice": {"priority": 1}})
     standin.accounts["alice"] = Behaviour(mode="hang_before_start")
     with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
-        tx.start_cooldown("alice", Cooldown("burst", now_ms() - 2000, now_ms() - 1000, "too many requests"), None)
+        tx.cooldowns.start("alice", Cooldown("burst", now_ms() - 2000, now_ms() - 1000, "too many requests"), None)
     async with open_pool(settings, env) as pool, open_pool(settings, env) as another:
         probe = await ask(pool, background=True)
         assert probe.subscription == "alice"
@@ -102,7 +102,7 @@ async def test_while_anthropic_is_overloaded_one_ask_tries_it_out_and_the_others
     standin.accounts["alice"] = standin.accounts["bob"] = Behaviour(mode="hang_before_start", calls=1)
     with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
         patience = Cooldown("overloaded", now_ms(), now_ms() + MINUTE_MS, "overloaded")
-        tx.start_cooldown(WHOLE_POOL, patience, None)
+        tx.cooldowns.start(WHOLE_POOL, patience, None)
     async with open_pool(settings, env) as pool:
         assert (await pool.status()).advice.action == "wait"
         probe = await ask(pool, background=True)

@@ -18,7 +18,7 @@ def test_rates_are_learned_before_a_write_so_that_nobody_waits_for_it(tmp_path: 
         with ledger.write() as tx:
             for at in range(10):
                 reading = WindowReading("five_hour", at * 2.0, NOW + 60 * MINUTE_MS, "allowed", NOW - (10 - at))
-                tx.record_readings("alice", [reading])
+                tx.official.record("alice", [reading])
         state.learn(ledger, NOW)
         with ledger.write() as tx:
             assert not goes_through_readings(state, tx, NOW + RATES_MS - 1)
@@ -29,7 +29,7 @@ def test_rates_are_learned_before_a_write_so_that_nobody_waits_for_it(tmp_path: 
 
 def goes_through_readings(state: State, tx: Transaction, now_ms: int) -> bool:
     statements: list[str] = []
-    tx._conn.set_trace_callback(statements.append)
+    tx.official._conn.set_trace_callback(statements.append)
     assert list(state.balances(tx, now_ms)[0].rates) == ["five_hour"]
-    tx._conn.set_trace_callback(None)
+    tx.official._conn.set_trace_callback(None)
     return any("official_readings" in statement for statement in statements)

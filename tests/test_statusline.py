@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pool_mcp import statusline
 from pool_mcp.choosing import windows
-from pool_mcp.ledger import quick_look
+from pool_mcp.ledger import sums
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.quick_look import Seen
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, NANO, SECOND_MS, Cost, ModelCost, Tokens, WindowReading
@@ -65,14 +65,14 @@ def said(transcript: Path | None = None, five_hour: float = 23.5, seven_day: flo
 
 def readings(env: dict[str, str]) -> dict[str, dict[str, WindowReading]]:
     with closing(Ledger(load(env).ledger_path)) as ledger, ledger.read() as tx:
-        return tx.latest_readings()
+        return tx.official.latest()
 
 
 def spend(env: dict[str, str], subscription: str, *spent: tuple[int, float]) -> None:
     with closing(Ledger(load(env).ledger_path)) as ledger, ledger.write() as tx:
         for at_ms, usd in spent:
             amount = round(usd * NANO)
-            tx.adjust(subscription, at_ms, Cost(amount, {"opus": ModelCost(Tokens(), amount)}), "")
+            tx.organisation.adjust(subscription, at_ms, Cost(amount, {"opus": ModelCost(Tokens(), amount)}), "")
 
 
 def test_the_line_tells_model_cost_block_week_and_what_is_left(env: dict[str, str], tmp_path: Path) -> None:
@@ -250,4 +250,4 @@ def test_the_command_loads_nothing_that_takes_long(env: dict[str, str]) -> None:
 
 
 def test_an_hour_is_an_hour_everywhere() -> None:
-    assert quick_look.HOUR_MS == HOUR_MS
+    assert sums.HOUR_MS == HOUR_MS

@@ -30,8 +30,9 @@ from pool_mcp.choosing import budget, pacing, selection, windows
 from pool_mcp.claude import process as cli
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import BY_KIND, CliFailed, InvalidRequest, LedgerError, PoolError, UnknownSession
+from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.ledger.transaction import WHOLE_POOL, Transaction
+from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
     DAY_MS,
     NANO,
@@ -245,7 +246,7 @@ class Pool:
             known = self._known(tx, ask)
             if known is not None:
                 return known, False
-            tx.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), self._clock())
+            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), self._clock())
             run = self._place(tx, ask, ask_id, frozenset(), pinned=self._pin(tx, ask, outside))
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
@@ -290,12 +291,12 @@ class Pool:
             reserved_nanousd=estimates[choice.subscription],
             max_budget_nanousd=min(limit for limit in limits if limit is not None),
         )
-        tx.insert_run(run)
+        tx.runs.insert(run)
         return run
 
     def _known(self, tx: Transaction, ask: Ask) -> Run | None:
         """The latest run under the ask's idempotency key."""
-        known = tx.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
+        known = tx.runs.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
         if known is None:
             return None
         ask_id, fingerprint = known
@@ -303,13 +304,13 @@ class Pool:
             raise InvalidRequest(
                 f"The idempotency_key {ask.idempotency_key!r} was used for a different ask; take a new one."
             )
-        return tx.runs_of_ask(ask_id)[-1]
+        return tx.runs.of_ask(ask_id)[-1]
 
     def _pin(self, tx: Transaction, ask: Ask, outside: Subscription | None) -> str | None:
         """The only subscription that can serve, where there is but one."""
         if ask.session_id is None:
             return ask.subscription
-        belongs = tx.session_subscription(ask.session_id) or (outside.id if outside else None)
+        belongs = tx.runs.subscription_of_session(ask.session_id) or (outside.id if outside else None)
         if belongs is None:
             raise UnknownSession(
                 f"No subscription knows the session {ask.session_id}; leave session_id out to begin a new one."
@@ -324,7 +325,7 @@ class Pool:
                 "leave subscription out.",
                 subscription=belongs,
             )
-        if other := tx.run_on_session(ask.session_id):
+        if other := tx.runs.on_session(ask.session_id):
             raise InvalidRequest(
                 f"The session {ask.session_id} is busy with run {other}; wait for it with ask_result.", run_id=other
             )
@@ -378,7 +379,7 @@ class Pool:
         baseline = self._executor.prepare(run, ask)
         # On record before the CLI can spend: a crash from here on leaves a run that may have cost something.
         with self._ledger.write() as tx:
-            if not tx.mark_running(run.run_id, self._owner_id, baseline, self._clock()):
+            if not tx.runs.mark_running(run.run_id, self._owner_id, baseline, self._clock()):
                 raise CliFailed("Another process took this run over before it began; ask again.")
         started = self._run(run.run_id)
         return started, self._executor.start(started, ask)
@@ -408,7 +409,7 @@ class Pool:
         """
         with self._ledger.write() as tx:
             settlement = self._with_patience(tx, settlement)
-            booked = tx.settle(settlement, self._owner_id)
+            booked = tx.runs.settle(settlement, self._owner_id)
             following = self._next_attempt(tx, settlement, live) if booked else None
         log.info(
             "run %s: %s (%s) for $%.6f%s",
@@ -439,11 +440,11 @@ class Pool:
 
     def _with_patience(self, tx: Transaction, settlement: Settlement) -> Settlement:
         """The settlement with its cooldown lengthened by those before it, where it is of what passes by itself."""
-        run = tx.run(settlement.run_id)
+        run = tx.runs.get(settlement.run_id)
         if settlement.cooldown is None or run is None:
             return settlement
         whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else run.subscription
-        before = tx.latest_cooldown(whose, settlement.cooldown.cause)
+        before = tx.cooldowns.latest(whose, settlement.cooldown.cause)
         cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
         return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)
 
@@ -453,14 +454,14 @@ class Pool:
         """Keep what Anthropic reported with a run."""
         self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as tx:
-            tx.record_readings(run.subscription, readings)
+            tx.official.record(run.subscription, readings)
             alerts = self._state.tell_alerts(tx, self._clock())
         log_told(alerts)
 
     def is_cancelled(self, run: Run) -> bool:
         """Whether somebody, in whatever process, wants the run stopped."""
         with self._ledger.read() as tx:
-            return tx.cancel_requested(run.run_id)
+            return tx.runs.is_cancel_requested(run.run_id)
 
     def extend(self, run: Run, seen_nanousd: int) -> bool:
         """Hold enough for what a run has spent and its next call; False where a budget has no room for that.
@@ -469,7 +470,7 @@ class Pool:
         overruns by one API call at most.
         """
         with self._ledger.write() as tx:
-            held = tx.reserved_by(run.run_id)
+            held = tx.runs.reserved_nanousd(run.run_id)
             needed = round(seen_nanousd * budget.EXTENSION) - held
             if needed <= 0:
                 return True
@@ -481,7 +482,7 @@ class Pool:
                 limits.append(caller.left)
             if any(needed > left for left in limits):
                 return False
-            tx.hold(run.run_id, held + needed)
+            tx.runs.change_reservation(run.run_id, held + needed)
         log.info("run %s: holds $%.4f more", run.run_id, needed / NANO)
         return True
 
@@ -657,7 +658,7 @@ class Pool:
 
     def _take_orphans(self) -> list[Run]:
         with self._ledger.read() as tx:
-            unfinished = tx.unfinished()
+            unfinished = tx.runs.unfinished()
         owners = {run.owner_id for run in unfinished} - {self._owner_id}
         gone = {owner for owner in owners if not locks.is_alive(self._settings.owners_dir, owner)}
         orphans = [run for run in unfinished if run.owner_id in gone or run.run_id in self._dropped]
@@ -667,7 +668,7 @@ class Pool:
             return [
                 replace(run, owner_id=self._owner_id, background=True)
                 for run in orphans
-                if tx.take_over(run.run_id, run.owner_id, self._owner_id)
+                if tx.runs.adopt(run.run_id, run.owner_id, self._owner_id)
             ]
 
     def _remove_old_answers(self) -> None:
@@ -675,7 +676,7 @@ class Pool:
         before_ms = self._clock() - round(self._settings.claude.keep_answers_days * DAY_MS)
         for directory in self._settings.runs_dir.glob("*"):
             with self._ledger.read() as tx:
-                run = tx.run(directory.name)
+                run = tx.runs.get(directory.name)
             if run is None or run.ended_at_ms is None:
                 continue
             (directory / "prompt").unlink(missing_ok=True)  # left by a server that was killed right after booking
@@ -695,10 +696,10 @@ class Pool:
         with self._ledger.read() as tx:
             now_ms = self._clock()
             balances = [b for b in self._state.balances(tx, now_ms) if only in (None, b.subscription.id)]
-            today = sum(tx.spent_nanousd(b.subscription.id, windows.day_start_ms(now_ms)) for b in balances)
+            today = sum(tx.balances.spent_nanousd(b.subscription.id, windows.day_start_ms(now_ms)) for b in balances)
             caller = None if caller_id is None else self._state.caller(tx, caller_id, now_ms)
             patience = self._state.patience(tx, now_ms)
-            told = [one for one in tx.alerts(now_ms) if only in (None, one[1].subscription)]
+            told = [one for one in tx.notices.current(now_ms) if only in (None, one[1].subscription)]
         return results.StatusResult(
             generated_at=windows.rfc3339(now_ms),
             advice=results.advice_result(pacing.advise(balances, caller, now_ms, patience)),
@@ -749,7 +750,7 @@ class Pool:
     def _estimates(self, tx: Transaction, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
         """What an ask may cost under each subscription."""
         return {
-            s.id: budget.estimate_nanousd(cap_nanousd, tx.recent_costs_nanousd(s.id, model))
+            s.id: budget.estimate_nanousd(cap_nanousd, tx.balances.recent_costs_nanousd(s.id, model))
             for s in self._settings.subscriptions
         }
 
@@ -761,7 +762,7 @@ class Pool:
     def _check(self) -> results.CheckResult:
         found = self._ledger.audit()
         with self._ledger.read() as tx:
-            return results.check_result(found, tx.unfinished())
+            return results.check_result(found, tx.runs.unfinished())
 
     def _advice(self, caller: str) -> pacing.Advice:
         with self._ledger.read() as tx:
@@ -814,7 +815,7 @@ class Pool:
 
     def _run(self, run_id: str) -> Run:
         with self._ledger.read() as tx:
-            run = tx.run(run_id)
+            run = tx.runs.get(run_id)
         if run is None:
             raise InvalidRequest(f"No run {run_id!r} in this ledger; pass the run_id that ask_claude gave.")
         return run
@@ -822,18 +823,18 @@ class Pool:
     def _attempts(self, run_id: str) -> list[Run]:
         run = self._run(run_id)
         with self._ledger.read() as tx:
-            return tx.runs_of_ask(run.ask_id)
+            return tx.runs.of_ask(run.ask_id)
 
     async def _latest(self, run_id: str) -> Run:
         return (await self._in_thread(self._attempts, run_id))[-1]
 
     def _request_cancel(self, run_id: str) -> None:
         with self._ledger.write() as tx:
-            tx.request_cancel(run_id)
+            tx.runs.request_cancel(run_id)
 
     def _mark_background(self, run_id: str) -> None:
         with self._ledger.write() as tx:
-            tx.detach(run_id)
+            tx.runs.detach(run_id)
 
 
 def _fingerprint(ask: Ask) -> str:

@@ -4,8 +4,10 @@ from pool_mcp.choosing import rates, windows
 from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
 from pool_mcp.choosing.pacing import Alert, alerts
 from pool_mcp.choosing.selection import family_of
+from pool_mcp.ledger.balances import Reserved
+from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.ledger.transaction import WHOLE_POOL, Reserved, Transaction
+from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
 from pool_mcp.settings import Settings
 
@@ -38,8 +40,8 @@ class State:
 
     def balances(self, tx: Transaction, now_ms: int) -> list[Balance]:
         """Every subscription's, in the order of the settings. Those of one organisation share readings and limits."""
-        reserved, last_used = tx.reserved(), tx.last_used_ms()
-        readings, cooldowns, organisations = tx.latest_readings(), tx.cooldowns(), tx.organisations()
+        reserved, last_used = tx.balances.reserved(), tx.balances.last_used_ms()
+        readings, cooldowns, organisations = tx.official.latest(), tx.cooldowns.open(), tx.logins.organisations()
         week_start_ms = windows.week_start_ms(now_ms)
         if self._is_due(now_ms):
             self._rates, self._learned_at_ms = {}, now_ms
@@ -58,7 +60,7 @@ class State:
             own = _newest([readings.get(one, {}) for one in quota])
             block = windows.block_at(now_ms, own.get(windows.FIVE_HOUR))
             held = reserved.get(name, Reserved())
-            week_spent = tx.spent_nanousd(name, week_start_ms)
+            week_spent = tx.balances.spent_nanousd(name, week_start_ms)
             over = week_spent + held.nanousd - round(subscription.weekly_budget_nanousd * FULL_WEEK_SHARE)
             since = {window: windows.counts_from_ms(one, now_ms) for window, one in own.items()}
             spent_since = {window: _spent(tx, quota, at_ms, window) for window, at_ms in since.items()}
@@ -66,16 +68,16 @@ class State:
                 Balance(
                     subscription=subscription,
                     block=block,
-                    block_spent=tx.spent_nanousd(name, block.starts_at_ms),
+                    block_spent=tx.balances.spent_nanousd(name, block.starts_at_ms),
                     week_spent=week_spent,
-                    hour_spent=tx.spent_nanousd(name, now_ms - HOUR_MS),
-                    days=tx.days_of_subscription(name, now_ms),
+                    hour_spent=tx.balances.spent_nanousd(name, now_ms - HOUR_MS),
+                    days=tx.balances.days_of_subscription(name, now_ms),
                     reserved=held.nanousd,
                     in_flight=held.in_flight,
                     readings=own,
                     cooldown=_cooldown([cooldowns.get(one) for one in quota], now_ms),
                     last_used_ms=last_used.get(name),
-                    week_frees_at_ms=tx.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
+                    week_frees_at_ms=tx.balances.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
                     spent_since=spent_since,
                     spent_before={
                         window: _spent(tx, quota, one.resets_at_ms - windows.length_ms(window), window)
@@ -96,26 +98,26 @@ class State:
         return CallerBalance(
             caller,
             budget,
-            day_spent=tx.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
-            week_spent=tx.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
-            hour_spent=tx.caller_spent_nanousd(caller, now_ms - HOUR_MS),
-            reserved=tx.caller_reserved_nanousd(caller),
-            days=tx.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
+            day_spent=tx.balances.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
+            week_spent=tx.balances.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
+            hour_spent=tx.balances.caller_spent_nanousd(caller, now_ms - HOUR_MS),
+            reserved=tx.balances.caller_reserved_nanousd(caller),
+            days=tx.balances.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
         )
 
     def patience(self, tx: Transaction, now_ms: int) -> Cooldown | None:
         """The pool's own cooldown, while Anthropic is overloaded."""
-        cooldown = tx.cooldowns().get(WHOLE_POOL)
+        cooldown = tx.cooldowns.open().get(WHOLE_POOL)
         return cooldown if cooldown is not None and is_out(cooldown, now_ms) else None
 
     def tell_alerts(self, tx: Transaction, now_ms: int) -> list[Alert]:
         """Put on record what the pool's state calls for; those that no process has told yet."""
-        return [alert for alert in alerts(self.balances(tx, now_ms), now_ms) if tx.tell(alert, now_ms)]
+        return [alert for alert in alerts(self.balances(tx, now_ms), now_ms) if tx.notices.record(alert, now_ms)]
 
     def _rate(self, tx: Transaction, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
         rate = self._rates.get((subscription.id, window))
         if rate is None:
-            steps = tx.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
+            steps = tx.official.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
             rate = self._rates[subscription.id, window] = rates.learn(steps, rates.prior(subscription, window))
         return rate
 
@@ -143,5 +145,5 @@ def _spent(tx: Transaction, subscriptions: list[str], since_ms: int, window: str
     """What subscriptions have spent since an instant of what a window counts."""
     family = family_of(window)
     if family is None:
-        return sum(tx.spent_nanousd(one, since_ms) for one in subscriptions)
-    return sum(tx.family_spent_nanousd(one, since_ms, family) for one in subscriptions)
+        return sum(tx.balances.spent_nanousd(one, since_ms) for one in subscriptions)
+    return sum(tx.balances.family_spent_nanousd(one, since_ms, family) for one in subscriptions)

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pool_mcp.ledger.quick_look import HOUR_MS, Glance, Seen, glance
+from pool_mcp.ledger.quick_look import Glance, Seen, glance
+from pool_mcp.ledger.sums import HOUR_MS
 from pool_mcp.system import places
 
 WAIT_S = 0.05

@@ -73,7 +73,7 @@ class Home:
 
     def spent_usd(self, subscription: str = "work") -> float:
         with self.ledger.read() as tx:
-            return tx.spent_nanousd(subscription, 0) / NANO
+            return tx.balances.spent_nanousd(subscription, 0) / NANO
 
 
 LONE_KEY = '[[subscriptions]]\nid = "work"\napi_key_env = "WORK_KEY"\n[[subscriptions]]\nid = "login"\n'

@@ -78,7 +78,7 @@ async def crash(env: Mapping[str, str], step: str, victim: str, *session_id: str
 
 def runs(settings: Settings) -> list[Run]:
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx, closing(_query(settings)) as conn:
-        found = [tx.run(run_id) for (run_id,) in conn.execute("SELECT run_id FROM runs ORDER BY created_at_ms")]
+        found = [tx.runs.get(run_id) for (run_id,) in conn.execute("SELECT run_id FROM runs ORDER BY created_at_ms")]
     return [run for run in found if run is not None]
 
 
@@ -138,8 +138,8 @@ def assert_nothing_is_left(settings: Settings) -> None:
     with closing(open_ledger(settings)) as ledger:
         assert ledger.audit().problems == ()
         with ledger.read() as tx:
-            assert tx.unfinished() == []
-            assert tx.reserved() == {}
+            assert tx.runs.unfinished() == []
+            assert tx.balances.reserved() == {}
     assert list(settings.runs_dir.glob("*/prompt")) == [], "a prompt is kept only while it is needed"
     # Locks of processes that are gone are removed by the next that opens a pool; none may be held.
     assert not any(is_held(path) for path in settings.owners_dir.glob("*"))

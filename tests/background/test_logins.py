@@ -127,7 +127,7 @@ def test_a_stale_reading_is_refreshed_by_one_process_and_not_again_for_five_minu
             server.look()
         assert times_asked(calls, "-p") == 1
         with ledger.read() as tx:
-            assert tx.latest_readings()["carol"]["seven_day"].percent == 41.0
+            assert tx.official.latest()["carol"]["seven_day"].percent == 41.0
         clock.now_ms += STALE_MS
         one.look()
         assert times_asked(calls, "-p") == 1  # still fresh
@@ -146,7 +146,7 @@ def test_a_cli_that_tells_nothing_is_left_alone_and_the_last_reading_stays(tmp_p
     with closing(open_ledger(settings)) as ledger:
         before = WindowReading("five_hour", 50.0, NOW + HOUR_MS, "allowed", NOW - STALE_MS - 1)
         with ledger.write() as tx:
-            tx.record_readings("carol", [before])
+            tx.official.record("carol", [before])
         one = upkeep(settings, ledger, clock)
         one.asked()
         for _ in range(3):
@@ -156,7 +156,7 @@ def test_a_cli_that_tells_nothing_is_left_alone_and_the_last_reading_stays(tmp_p
         one.look()
         assert times_asked(calls, "-p") == 2
         with ledger.read() as tx:
-            assert tx.latest_readings() == {"carol": {"five_hour": before}}
+            assert tx.official.latest() == {"carol": {"five_hour": before}}
 
 
 def test_the_organisation_is_asked_for_once_and_kept(tmp_path: Path) -> None:
@@ -166,5 +166,5 @@ def test_the_organisation_is_asked_for_once_and_kept(tmp_path: Path) -> None:
         for _ in range(3):
             upkeep(settings, ledger, clock).look()
         with ledger.read() as tx:
-            assert tx.organisations() == {"carol": "org-1"}
+            assert tx.logins.organisations() == {"carol": "org-1"}
     assert times_asked(calls, "auth") == 1

@@ -85,8 +85,8 @@ async def ask(home: Path, cli: Path, timeout_s: float = 60) -> Ended:
 
 def finished_run(settings: Settings, run_id: str) -> Run:
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
-        assert tx.unfinished() == []
-        run = tx.run(run_id)
+        assert tx.runs.unfinished() == []
+        run = tx.runs.get(run_id)
     assert run is not None
     return run
 
@@ -262,7 +262,7 @@ async def test_a_limit_that_resets_at_no_possible_time_cools_down_for_a_minute(t
             await pool.ask(Ask("ping", "test"))
     assert finished_run(settings, str(caught.value.run_id)).outcome is Outcome.LIMIT
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
-        (cooldown,) = tx.cooldowns().values()
+        (cooldown,) = tx.cooldowns.open().values()
     assert cooldown.until_ms == caught.value.retry_at_ms == cooldown.since_ms + 60_000
     assert (caught.value.kind, cooldown.cause) == ("limit", "burst")
 
@@ -326,7 +326,7 @@ async def refused(settings: Settings, env: dict[str, str], **asked: Any) -> Refu
         with pytest.raises(PoolError) as caught:
             await pool.ask(Ask(**{"prompt": "ping", "caller": "test", **asked}))
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
-        assert tx.last_used_ms() == {}
+        assert tx.balances.last_used_ms() == {}
     assert list(settings.runs_dir.glob("*")) == []
     return Refused(caught.value.kind, caught.value.message)
 

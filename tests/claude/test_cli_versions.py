@@ -192,7 +192,7 @@ class Desk:
     async def _note(self, run_id: str, began: int) -> Ran:
         assert await anyio.to_thread.run_sync(self.standin.wait_idle)
         with closing(open_ledger(self.settings)) as ledger, ledger.read() as tx:
-            run = tx.run(run_id)
+            run = tx.runs.get(run_id)
         assert run is not None
         ran = Ran(run, self.standin.books[began:])
         self.ran.append(ran)
@@ -201,7 +201,7 @@ class Desk:
     def spent_nanousd(self) -> int:
         """All that the ledger has of the subscription."""
         with closing(open_ledger(self.settings)) as ledger, ledger.read() as tx:
-            return tx.spent_nanousd("alice", 0)
+            return tx.balances.spent_nanousd("alice", 0)
 
 
 HELPER = "---\nname: helper\ndescription: helps\nmodel: haiku\n---\nYou help.\n"

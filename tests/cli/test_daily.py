@@ -313,13 +313,13 @@ def insert(home: Path, *runs: Run, settle: Outcome = Outcome.OK) -> History:
     ledger = open_ledger(settings)
     with ledger.write() as tx:
         for run in runs:
-            if not tx.runs_of_ask(run.ask_id):
-                tx.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
-            tx.insert_run(run)
+            if not tx.runs.of_ask(run.ask_id):
+                tx.runs.insert_ask(run.ask_id, run.caller, None, "", run.created_at_ms)
+            tx.runs.insert(run)
             if run.state is not RunState.RUNNING:
                 at_ms = run.created_at_ms + 1000
-                tx.mark_running(run.run_id, run.owner_id, None, run.created_at_ms)
-                tx.settle(Settlement(run.run_id, RunState.SETTLED, settle, None, Cost(5), at_ms), run.owner_id)
+                tx.runs.mark_running(run.run_id, run.owner_id, None, run.created_at_ms)
+                tx.runs.settle(Settlement(run.run_id, RunState.SETTLED, settle, None, Cost(5), at_ms), run.owner_id)
     return History(settings, ledger, lambda: 10 * DAY_MS)
 
 

@@ -25,7 +25,7 @@ from pool_mcp.claude.process import CliProcess
 from pool_mcp.claude.stream import RunStream
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.ledger.transaction import Transaction
+from pool_mcp.ledger.runs import Runs
 from pool_mcp.model import Ask
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
@@ -114,7 +114,7 @@ def place(step: str, crash: Crash) -> None:
     wrap(runner, "start", after=keep)
     match step:
         case "before the reservation commits":
-            wrap(Transaction, "insert_run", after=strike)
+            wrap(Runs, "insert", after=strike)
         case "reserved":
             wrap(Pool, "_reserve", after=strike)
         case "files prepared":
@@ -130,7 +130,7 @@ def place(step: str, crash: Crash) -> None:
         case "CLI ended":
             wrap(Pool, "_settle", before=crash.strike)
         case "before the settlement commits":
-            wrap(Transaction, "settle", after=strike)
+            wrap(Runs, "settle", after=strike)
         case "settled":
             wrap(Pool, "_settle", after=strike)
         case _:

@@ -14,9 +14,9 @@ def book(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None
 
 def reserve(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
     with ledger.write() as tx:
-        tx.insert_ask(run_id, "host", None, "", at_ms)
-        tx.insert_run(new_run(run_id, nanousd, at_ms))
-        assert tx.mark_running(run_id, "owner", None, at_ms)
+        tx.runs.insert_ask(run_id, "host", None, "", at_ms)
+        tx.runs.insert(new_run(run_id, nanousd, at_ms))
+        assert tx.runs.mark_running(run_id, "owner", None, at_ms)
 
 
 def new_run(run_id: str, nanousd: int, at_ms: int = NOW_MS) -> Run:
@@ -41,9 +41,9 @@ def new_run(run_id: str, nanousd: int, at_ms: int = NOW_MS) -> Run:
 def settle(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> None:
     cost = Cost(nanousd, {"sonnet": ModelCost(Tokens(input=1), nanousd)})
     with ledger.write() as tx:
-        assert tx.settle(Settlement(run_id, RunState.SETTLED, Outcome.OK, None, cost, at_ms), "owner")
+        assert tx.runs.settle(Settlement(run_id, RunState.SETTLED, Outcome.OK, None, cost, at_ms), "owner")
 
 
 def spent(ledger: Ledger, since_ms: int = 0) -> int:
     with ledger.read() as tx:
-        return tx.spent_nanousd("personal", since_ms)
+        return tx.balances.spent_nanousd("personal", since_ms)

@@ -291,8 +291,8 @@ late = attempt(settle, ledger, "last", NANO) if again != "done" else again
 ledger.close()
 ledger = Ledger(path)
 problems = [problem.meaning for problem in ledger.audit().problems]
-with ledger.read() as books:
-    unfinished = [run.run_id for run in books.unfinished()]
+with ledger.read() as tx:
+    unfinished = [run.run_id for run in tx.runs.unfinished()]
 print(json.dumps([said, booked, seen, late, spent(ledger), problems, unfinished]))
 """
 
@@ -402,13 +402,13 @@ def spend_while_there_is_room(number: int, barrier: threading.Barrier, path: Pat
         for turn in range(1000):
             run_id, price = f"run-{number}-{turn}", NANO * (1 + (number + turn) % 3)
             with ledger.write() as tx:
-                held = tx.reserved()
-                used = tx.spent_nanousd("personal", 0) + (held["personal"].nanousd if held else 0)
+                held = tx.balances.reserved()
+                used = tx.balances.spent_nanousd("personal", 0) + (held["personal"].nanousd if held else 0)
                 if used + price > BUDGET:
                     return turn
-                tx.insert_ask(run_id, "host", None, "", NOW_MS)
-                tx.insert_run(new_run(run_id, price))
-                assert tx.mark_running(run_id, "owner", None, NOW_MS)
+                tx.runs.insert_ask(run_id, "host", None, "", NOW_MS)
+                tx.runs.insert(new_run(run_id, price))
+                assert tx.runs.mark_running(run_id, "owner", None, NOW_MS)
             settle(ledger, run_id, price - turn % 2)
         raise AssertionError("a budget that never ends")
 
@@ -485,5 +485,5 @@ def test_a_run_that_ended_before_it_began_by_the_clock_is_booked_once(tmp_path: 
         settle(ledger, "run", NANO, NOW_MS - 2 * DAY_MS)
         assert spent(ledger, NOW_MS - WEEK_MS) == NANO
         with ledger.read() as tx:
-            assert tx.reserved() == {}
-            assert tx.unfinished() == []
+            assert tx.balances.reserved() == {}
+            assert tx.runs.unfinished() == []

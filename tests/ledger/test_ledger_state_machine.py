@@ -28,8 +28,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from pool_mcp.ledger.balances import Reserved
+from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.ledger.transaction import ROOM_PERCENT, WHOLE_POOL, Reserved
+from pool_mcp.ledger.official import ROOM_PERCENT
 from pool_mcp.model import (
     BLOCK_MS,
     DAY_MS,
@@ -232,8 +234,8 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def _reserve(self, at: int, subscription: str, caller: str, amount: int) -> str:
         run = self._new_run(at, subscription, caller, amount)
         with self.ledgers[at].write() as tx:
-            tx.insert_ask(run.ask_id, caller, None, "", self.now_ms)
-            tx.insert_run(run)
+            tx.runs.insert_ask(run.ask_id, caller, None, "", self.now_ms)
+            tx.runs.insert(run)
         self.plain.runs[run.run_id] = run
         return run.run_id
 
@@ -265,8 +267,8 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def reserve_and_fail_before_the_commit(self, at: int, subscription: str, caller: str, amount: int) -> None:
         run = self._new_run(at, subscription, caller, amount)
         with suppress(_Interrupted), self.ledgers[at].write() as tx:
-            tx.insert_ask(run.ask_id, caller, None, "", self.now_ms)
-            tx.insert_run(run)
+            tx.runs.insert_ask(run.ask_id, caller, None, "", self.now_ms)
+            tx.runs.insert(run)
             raise _Interrupted
 
     @rule(at=connections, run_id=unfinished)
@@ -274,7 +276,7 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         run = self.plain.runs[run_id]
         may = run.owner_id == _owner(at) and run.state is RunState.RESERVED
         with self.ledgers[at].write() as tx:
-            assert tx.mark_running(run_id, _owner(at), '{"total": 1}', self.now_ms) == may
+            assert tx.runs.mark_running(run_id, _owner(at), '{"total": 1}', self.now_ms) == may
         if may:
             self.plain.runs[run_id] = replace(
                 run, state=RunState.RUNNING, started_at_ms=self.now_ms, baseline_json='{"total": 1}'
@@ -284,8 +286,8 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def hold_more(self, at: int, run_id: str, amount: int) -> None:
         run = self.plain.runs[run_id]
         with self.ledgers[at].write() as tx:
-            held = tx.reserved_by(run_id)
-            tx.hold(run_id, held + amount)
+            held = tx.runs.reserved_nanousd(run_id)
+            tx.runs.change_reservation(run_id, held + amount)
         assert held == run.reserved_nanousd
         self.plain.runs[run_id] = replace(run, reserved_nanousd=held + amount)
 
@@ -301,7 +303,7 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         said = self._settlement(run_id, outcome, cost, cooldown)
         owner_id = self.plain.runs[run_id].owner_id
         with self.ledgers[at].write() as tx:
-            assert tx.settle(said, owner_id)
+            assert tx.runs.settle(said, owner_id)
         assert self.plain.settle(said, owner_id)
         return run_id
 
@@ -309,45 +311,45 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def settle_what_another_owns(self, run_id: str, at: int, cost: Cost) -> None:
         said = self._settlement(run_id, Outcome.OK, cost, None)
         with self.ledgers[at].write() as tx:
-            assert not tx.settle(said, "nobody")
+            assert not tx.runs.settle(said, "nobody")
 
     @rule(run_id=finished, at=connections, outcome=st.sampled_from(Outcome), cost=costs())
     def settle_again(self, run_id: str, at: int, outcome: Outcome, cost: Cost) -> None:
         said = self._settlement(run_id, outcome, cost, None)
         with self.ledgers[at].write() as tx:
-            assert not tx.settle(said, self.plain.runs[run_id].owner_id)
+            assert not tx.runs.settle(said, self.plain.runs[run_id].owner_id)
 
     @rule(run_id=unfinished, at=connections, cost=costs())
     def settle_and_fail_before_the_commit(self, run_id: str, at: int, cost: Cost) -> None:
         said = self._settlement(run_id, Outcome.OK, cost, None)
         with suppress(_Interrupted), self.ledgers[at].write() as tx:
-            assert tx.settle(said, self.plain.runs[run_id].owner_id)
+            assert tx.runs.settle(said, self.plain.runs[run_id].owner_id)
             raise _Interrupted
 
     @rule(run_id=unfinished, at=connections, believed=connections)
     def take_over(self, run_id: str, at: int, believed: int) -> None:
         run = self.plain.runs[run_id]
         with self.ledgers[at].write() as tx:
-            assert tx.take_over(run_id, _owner(believed), _owner(at)) == (run.owner_id == _owner(believed))
+            assert tx.runs.adopt(run_id, _owner(believed), _owner(at)) == (run.owner_id == _owner(believed))
         if run.owner_id == _owner(believed):
             self.plain.runs[run_id] = replace(run, owner_id=_owner(at), background=True)
 
     @rule(run_id=finished, at=connections, to=connections)
     def take_over_what_has_ended(self, run_id: str, at: int, to: int) -> None:
         with self.ledgers[at].write() as tx:
-            assert not tx.take_over(run_id, self.plain.runs[run_id].owner_id, _owner(to))
+            assert not tx.runs.adopt(run_id, self.plain.runs[run_id].owner_id, _owner(to))
 
     @rule(run_id=st.one_of(unfinished, finished), at=connections)
     def cancel(self, run_id: str, at: int) -> None:
         run = self.plain.runs[run_id]
         with self.ledgers[at].write() as tx:
-            tx.request_cancel(run_id)
+            tx.runs.request_cancel(run_id)
         self.plain.runs[run_id] = replace(run, cancel_requested=run.cancel_requested or not run.finished)
 
     @rule(run_id=unfinished, at=connections)
     def detach(self, run_id: str, at: int) -> None:
         with self.ledgers[at].write() as tx:
-            tx.detach(run_id)
+            tx.runs.detach(run_id)
         self.plain.runs[run_id] = replace(self.plain.runs[run_id], background=True)
 
     @rule(at=connections, subscription=subscriptions, heard=st.lists(readings, min_size=1, max_size=4))
@@ -359,7 +361,7 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
             said.append(replace(reading, observed_at_ms=observed_at_ms, resets_at_ms=resets_at_ms))
             self.plain.record(subscription, said[-1])
         with self.ledgers[at].write() as tx:
-            tx.record_readings(subscription, said)
+            tx.official.record(subscription, said)
 
     @rule(
         at=connections,
@@ -377,13 +379,13 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         percent, ahead_ms = wrong
         resets_at_ms = None if ahead_ms is None else self.now_ms + ahead_ms
         with self.ledgers[at].write() as tx:
-            tx.record_readings(subscription, [WindowReading(window, percent, resets_at_ms, "allowed", self.now_ms)])
+            tx.official.record(subscription, [WindowReading(window, percent, resets_at_ms, "allowed", self.now_ms)])
 
     @rule(at=connections, subscription=subscriptions, until=st.one_of(st.none(), st.integers(-HOUR_MS, DAY_MS)))
     def cool_down(self, at: int, subscription: str, until: int | None) -> None:
         cooldown = self._cooldown(until)
         with self.ledgers[at].write() as tx:
-            tx.start_cooldown(subscription, cooldown, None)
+            tx.cooldowns.start(subscription, cooldown, None)
         self.plain.cooldowns.append((subscription, cooldown))
 
     @precondition(lambda self: self.plain.entries)
@@ -404,22 +406,24 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         with self._a_reader().read() as tx:
             for since_ms in instants:
                 for subscription in SUBSCRIPTIONS:
-                    spent = tx.spent_nanousd(subscription, since_ms)
+                    spent = tx.balances.spent_nanousd(subscription, since_ms)
                     assert spent == self.plain.spent(since_ms, subscription=subscription)
-                    of_families = [tx.family_spent_nanousd(subscription, since_ms, model) for model in MODELS]
+                    of_families = [tx.balances.family_spent_nanousd(subscription, since_ms, model) for model in MODELS]
                     assert of_families == [
                         self.plain.spent(since_ms, subscription=subscription, model=model) for model in MODELS
                     ]
                 for caller in CALLERS:
-                    assert tx.caller_spent_nanousd(caller, since_ms) == self.plain.spent(since_ms, caller=caller)
+                    assert tx.balances.caller_spent_nanousd(caller, since_ms) == self.plain.spent(
+                        since_ms, caller=caller
+                    )
 
     @invariant()
     def spent_by_day_is_the_sum_of_its_entries_to_the_hour(self) -> None:
         hour_ends_ms = self.now_ms - self.now_ms % HOUR_MS + HOUR_MS
         with self._a_reader().read() as tx:
             for whose, names, days_of in (
-                ("subscription", SUBSCRIPTIONS, tx.days_of_subscription),
-                ("caller", CALLERS, tx.days_of_caller),
+                ("subscription", SUBSCRIPTIONS, tx.balances.days_of_subscription),
+                ("caller", CALLERS, tx.balances.days_of_caller),
             ):
                 for name in names:
                     spent = [self.plain.spent(hour_ends_ms - age * DAY_MS, **{whose: name}) for age in range(1, 8)]
@@ -435,27 +439,27 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
             if (own := [run for run in runs if run.subscription == subscription])
         }
         with self._a_reader().read() as tx:
-            assert tx.reserved() == expected
+            assert tx.balances.reserved() == expected
             for caller in CALLERS:
                 held = sum(run.reserved_nanousd for run in runs if run.caller == caller)
-                assert tx.caller_reserved_nanousd(caller) == held
-            assert {run.run_id for run in tx.unfinished()} == {run.run_id for run in runs}
+                assert tx.balances.caller_reserved_nanousd(caller) == held
+            assert {run.run_id for run in tx.runs.unfinished()} == {run.run_id for run in runs}
 
     @invariant()
     def every_run_is_as_it_should_be(self) -> None:
         with self._a_reader().read() as tx:
             for run in self.plain.runs.values():
-                assert tx.run(run.run_id) == run
-                assert (tx.run_on_session(run.session_id) == run.run_id) == (not run.finished)
-                assert tx.session_subscription(run.session_id) == self.plain.sessions.get(run.session_id)
-                assert tx.cancel_requested(run.run_id) == run.cancel_requested
-                assert tx.reserved_by(run.run_id) == (0 if run.finished else run.reserved_nanousd)
+                assert tx.runs.get(run.run_id) == run
+                assert (tx.runs.on_session(run.session_id) == run.run_id) == (not run.finished)
+                assert tx.runs.subscription_of_session(run.session_id) == self.plain.sessions.get(run.session_id)
+                assert tx.runs.is_cancel_requested(run.run_id) == run.cancel_requested
+                assert tx.runs.reserved_nanousd(run.run_id) == (0 if run.finished else run.reserved_nanousd)
 
     @invariant()
     def windows_and_cooldowns_are_the_newest(self) -> None:
         with self._a_reader().read() as tx:
-            assert tx.latest_readings() == self.plain.readings
-            in_force = {whose: (found.until_ms, found.since_ms) for whose, found in tx.cooldowns().items()}
+            assert tx.official.latest() == self.plain.readings
+            in_force = {whose: (found.until_ms, found.since_ms) for whose, found in tx.cooldowns.open().items()}
             assert in_force == self.plain.in_force()
 
     @invariant()

@@ -134,7 +134,7 @@ async def host(env: Mapping[str, str]) -> AsyncIterator[Host]:
 def runs(settings: Settings) -> list[Run]:
     """Every run there ever was, in their order."""
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
-        found = [tx.run(folder.name) for folder in settings.runs_dir.glob("*")]
+        found = [tx.runs.get(folder.name) for folder in settings.runs_dir.glob("*")]
     return sorted((run for run in found if run is not None), key=lambda run: run.created_at_ms)
 
 
@@ -163,7 +163,7 @@ def nanousd(calls: list[Call]) -> int:
 
 def spent_nanousd(settings: Settings) -> int:
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
-        return tx.spent_nanousd("alice", 0)
+        return tx.balances.spent_nanousd("alice", 0)
 
 
 class Fifo:

@@ -228,8 +228,8 @@ def insert_run(machine: Machine, owner_id: str) -> None:
         reserved_nanousd=1,
     )
     with ledger.write() as tx:
-        tx.insert_ask(run.ask_id, run.caller, None, "", now)
-        tx.insert_run(run)
+        tx.runs.insert_ask(run.ask_id, run.caller, None, "", now)
+        tx.runs.insert(run)
     ledger.close()
 
 
@@ -250,7 +250,7 @@ def test_a_clock_that_is_wrong_is_known_by_anthropics_resets_and_the_ledgers_tim
     observed_ms = now - observed_ago_ms
     reading = WindowReading("five_hour", 10.0, observed_ms + resets_in_ms, "allowed", observed_ms)
     with ledger.write() as tx:
-        tx.record_readings("ann", [reading])
+        tx.official.record("ann", [reading])
     ledger.close()
     machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
     (clock,) = look(machine)["clock"]

@@ -195,7 +195,7 @@ def test_a_removed_subscription_leaves_the_file_and_keeps_its_ledger_and_login(m
     machine.say("add", "work")
     ledger = open_ledger(load(machine.env))
     with ledger.write() as tx:
-        tx.insert_ask(new_id(), "night", None, "", now_ms())
+        tx.runs.insert_ask(new_id(), "night", None, "", now_ms())
     ledger.close()
     machine.sign_in(".claude-work", "ann@work.example", "org-2")
     kept = {name: text for name, text in machine.files().items() if not name.endswith("pool.toml")}

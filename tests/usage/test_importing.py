@@ -346,9 +346,9 @@ def settle(
         BEGAN_MS + 60_000, 1,
     )  # fmt: skip
     with ledger.write() as tx:
-        tx.insert_ask(ask_id, "agent", None, "", BEGAN_MS)
-        tx.insert_run(run)
-        assert tx.mark_running(run_id, "owner", None, BEGAN_MS)
+        tx.runs.insert_ask(ask_id, "agent", None, "", BEGAN_MS)
+        tx.runs.insert(run)
+        assert tx.runs.mark_running(run_id, "owner", None, BEGAN_MS)
     if settled:
         finish(ledger, run_id, *message_ids, tokens=tokens, cost_nanousd=cost_nanousd, is_estimate=is_estimate)
     return run_id
@@ -366,7 +366,7 @@ def finish(
     keys = tuple(map(message_key, message_ids))
     with ledger.write() as tx:
         settlement = Settlement(run_id, RunState.SETTLED, Outcome.OK, None, cost, BEGAN_MS + 5000, message_keys=keys)
-        assert tx.settle(settlement, "owner")
+        assert tx.runs.settle(settlement, "owner")
 
 
 def test_the_calls_of_a_run_are_its_entry_s_wherever_they_turn_up(notebook: Notebook, ledger: Ledger) -> None:

@@ -273,7 +273,7 @@ def test_an_adjustment_is_money_and_no_call(filled: tuple[Ledger, Settings, list
     Ledger(path).close()
     with closing(Ledger(path)) as ledger:
         with ledger.write() as tx:
-            tx.adjust("alice", NOW, Cost(-3 * NANO, {"opus": ModelCost(Tokens(), -3 * NANO)}), "evidence")
+            tx.organisation.adjust("alice", NOW, Cost(-3 * NANO, {"opus": ModelCost(Tokens(), -3 * NANO)}), "evidence")
         assert ledger.audit().problems == ()
         figures = Figures(settings, ledger, lambda: NOW, UTC)
         # From the sums of hours; from the entries, which have to answer for a part of an hour, and for sessions.

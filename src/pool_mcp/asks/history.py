@@ -38,7 +38,7 @@ class History:
             InvalidRequest: it is the beginning of none, or of several asks' ids.
         """
         with self._ledger.read() as tx:
-            latest = tx.runs_beginning(begun, _NAMED + 1) if begun else []
+            latest = tx.runs.with_prefix(begun, _NAMED + 1) if begun else []
         if not latest:
             raise InvalidRequest(f"No run or ask begins with {begun!r}; `pool-mcp runs` lists them.")
         if len(latest) > 1:
@@ -50,8 +50,8 @@ class History:
     def runs(self, which: Which, limit: int) -> results.RunsResult:
         """What runs now, and the latest of what has ended, newest first."""
         with self._ledger.read() as tx:
-            running = tx.unfinished()
-            ended = tx.ended_runs(which.subscription, which.caller, which.state, limit)
+            running = tx.runs.unfinished()
+            ended = tx.runs.ended(which.subscription, which.caller, which.state, limit)
         now_ms = self._clock()
         return results.RunsResult(
             generated_at=windows.rfc3339(now_ms),
@@ -62,10 +62,10 @@ class History:
     def ask(self, run_id: str) -> results.AskDetails:
         """All that is known of an ask, by any of its runs; without what was said."""
         with self._ledger.read() as tx:
-            run = tx.run(run_id)
+            run = tx.runs.get(run_id)
             if run is None:
                 raise InvalidRequest(f"No run {run_id!r} in this ledger.")
-            attempts = tx.runs_of_ask(run.ask_id)
+            attempts = tx.runs.of_ask(run.ask_id)
         return results.ask_details([(one, *self._files(one)) for one in attempts], self._clock())
 
     def _files(self, run: Run) -> tuple[str | None, int | None]:

@@ -45,7 +45,7 @@ class Alerting:
             with self._ledger.write() as tx:
                 now_ms = self._clock()
                 alerts = self._state.tell_alerts(tx, now_ms)
-                alerts += [alert for alert in more if tx.tell(alert, now_ms)]
+                alerts += [alert for alert in more if tx.notices.record(alert, now_ms)]
         except LedgerError as error:
             log.warning("alerts could not be looked for: %s", error)
         else:
@@ -82,7 +82,7 @@ class Alerting:
 
     def _told(self) -> list[Alert]:
         with self._ledger.read() as tx:
-            return [alert for _, alert in tx.alerts(self._clock())]
+            return [alert for _, alert in tx.notices.current(self._clock())]
 
 
 def log_told(alerts: Sequence[Alert]) -> None:

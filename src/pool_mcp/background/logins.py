@@ -56,7 +56,7 @@ class Upkeep:
     def notice_logins(self) -> None:
         """Let a subscription back in once its login has been written anew; only the file's time is looked at."""
         with self._ledger.read() as tx:
-            cooldowns = tx.cooldowns()
+            cooldowns = tx.cooldowns.open()
         for subscription in self._stored():
             cooldown = cooldowns.get(subscription.id)
             if cooldown is None or cooldown.cause != "auth":
@@ -91,7 +91,7 @@ class Upkeep:
             return
         found = login.login_of(find_cli(self._settings.claude.path, self._env), subscription, self._env)
         with self._ledger.write() as tx:
-            is_back = tx.record_login(
+            is_back = tx.logins.record(
                 subscription.id, found.organization_id, signed_in=found.signed_in, now_ms=self._clock()
             )
         if is_back and out:
@@ -99,7 +99,7 @@ class Upkeep:
 
     def _let_in(self, subscription: Subscription) -> None:
         with self._ledger.write() as tx:
-            lifted = tx.lift(subscription.id, "auth", "a new login", self._clock())
+            lifted = tx.cooldowns.lift(subscription.id, "auth", "a new login", self._clock())
         if lifted:
             log.info("%s: somebody has signed in; it is tried again", subscription.id)
 
@@ -110,7 +110,7 @@ class Upkeep:
         where = make_directory(self._settings.state_dir / "work")
         readings = login.usage_of(cli, subscription, self._env, self._settings.claude.base_url, where, self._clock)
         with self._ledger.write() as tx:
-            tx.record_readings(subscription.id, readings)
+            tx.official.record(subscription.id, readings)
 
 
 def _is_stale(balance: Balance, now_ms: int) -> bool:

@@ -53,14 +53,14 @@ _CHECKS = (
         "a run that was started and has ended has no entry",
         """
         SELECT 'run ' || run_id FROM runs LEFT JOIN entries USING (run_id)
-        WHERE state NOT IN ('reserved', 'running') AND started_at_ms IS NOT NULL AND entry_id IS NULL
+        WHERE run_id NOT IN (SELECT run_id FROM unfinished_runs) AND started_at_ms IS NOT NULL AND entry_id IS NULL
         """,
     ),
     (
         "runs",
         "a run that is booked has not ended",
         """
-        SELECT 'run ' || run_id FROM runs JOIN entries USING (run_id) WHERE state IN ('reserved', 'running')
+        SELECT 'run ' || run_id FROM unfinished_runs JOIN entries USING (run_id)
         """,
     ),
 )

@@ -1,8 +1,19 @@
-"""Writes what an entry has of one model, together with the sums of its hour, which are kept in the same transaction."""
+"""Books entries: an entry, what it has of each model, and the sums of its hour, in the transaction that is open."""
 
 import sqlite3
+from dataclasses import dataclass
 
-from pool_mcp.model import HOUR_MS, ModelCost
+from pool_mcp.choosing.windows import grid_block
+from pool_mcp.model import HOUR_MS, Cost
+
+INSERT_ENTRY = """
+    INSERT INTO entries (entry_id, kind, run_id, at_ms, block_start_ms, subscription, session_id, caller, source,
+        cost_nanousd, is_estimate, note)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+"""The entry alone; its models and hours are the caller's to add."""
+
+ADD_MODEL = "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 ADD_TO_HOUR = """
     INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -18,41 +29,44 @@ ADD_TO_HOUR = """
 """
 """Adds to the sums of an hour, whatever is booked."""
 
-ADD_MODEL = "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry to book. ``kind`` is ``run``, ``call`` or ``adjustment``, which does not count as a call."""
+
+    kind: str
+    at_ms: int
+    subscription: str
+    caller: str
+    source: str
+    cost: Cost
+    session_id: str | None = None
+    run_id: str | None = None
+    note: str | None = None
 
 
-def add_model(
-    conn: sqlite3.Connection,
-    entry_id: int,
-    at_ms: int,
-    subscription: str,
-    caller: str,
-    model: str,
-    part: ModelCost,
-    *,
-    is_estimate: bool,
-    source: str = "pool",
-    calls: int = 1,
-) -> None:
-    """Write one model's part of an entry; ``calls`` is what it adds to the hour's count, 0 for an adjustment."""
-    tokens = part.tokens
-    cost = part.cost_nanousd or 0
-    conn.execute(ADD_MODEL, (entry_id, model, *tokens.counts, part.cost_nanousd))
-    conn.execute(
-        ADD_TO_HOUR,
+def add_entry(conn: sqlite3.Connection, entry: Entry) -> int:
+    """Book an entry with its models, and add it to its hour; its id."""
+    cost, at_ms = entry.cost, entry.at_ms
+    entry_id = conn.execute(
+        INSERT_ENTRY,
         (
-            subscription,
-            at_ms - at_ms % HOUR_MS,
-            caller,
-            model,
-            source,
-            calls,
-            part.cost_nanousd is None,
-            tokens.input,
-            tokens.output,
-            tokens.cache_creation,
-            tokens.cache_read,
-            cost,
-            cost if is_estimate else 0,
+            *(None, entry.kind, entry.run_id, at_ms, grid_block(at_ms).starts_at_ms, entry.subscription),
+            *(entry.session_id, entry.caller, entry.source, cost.nanousd, cost.is_estimate, entry.note),
         ),
-    )
+    ).lastrowid
+    assert entry_id is not None
+    calls = 0 if entry.kind == "adjustment" else 1
+    for model, part in cost.models.items():
+        tokens, nanousd = part.tokens, part.cost_nanousd or 0
+        conn.execute(ADD_MODEL, (entry_id, model, *tokens.counts, part.cost_nanousd))
+        conn.execute(
+            ADD_TO_HOUR,
+            (
+                *(entry.subscription, at_ms - at_ms % HOUR_MS, entry.caller, model, entry.source),
+                *(calls, part.cost_nanousd is None),
+                *(tokens.input, tokens.output, tokens.cache_creation, tokens.cache_read),
+                *(nanousd, nanousd if cost.is_estimate else 0),
+            ),
+        )
+    return entry_id

@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pool_mcp.choosing.windows import grid_block
-from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, add_model
-from pool_mcp.model import HOUR_MS, ModelCost, Tokens
+from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, INSERT_ENTRY, Entry, add_entry
+from pool_mcp.model import HOUR_MS, Cost, ModelCost, Tokens
 
 CALLER = "outside"
 """Who made the calls that no run made."""
@@ -240,7 +240,8 @@ class Imports:
         for entry_id, (call, chunk) in enumerate(new, start=last + 1):
             key, at_ms, model, input_, output, creation_5m, creation_1h, read, searches, cost = call
             hour_ms = at_ms - at_ms % HOUR_MS
-            entries.append((entry_id, at_ms, _block_of_hour(hour_ms), chunk.subscription, chunk.session_id, cost or 0))
+            whose = (chunk.subscription, chunk.session_id, CALLER, SOURCE)
+            entries.append((entry_id, "call", None, at_ms, _block_of_hour(hour_ms), *whose, cost or 0, 0, None))
             models.append((entry_id, model, input_, output, creation_5m, creation_1h, read, searches, cost))
             keys.append((key, entry_id, output))
             sums = hours[chunk.subscription, hour_ms, model]
@@ -251,14 +252,7 @@ class Imports:
             sums[4] += creation_5m + creation_1h
             sums[5] += read
             sums[6] += cost or 0
-        self._conn.executemany(
-            f"""
-            INSERT INTO entries (entry_id, kind, at_ms, block_start_ms, subscription, session_id, caller, source,
-                cost_nanousd, is_estimate)
-            VALUES (?, 'call', ?, ?, ?, ?, '{CALLER}', '{SOURCE}', ?, 0)
-            """,  # noqa: S608  (constants)
-            entries,
-        )
+        self._conn.executemany(INSERT_ENTRY, entries)
         self._conn.executemany(ADD_MODEL, models)
         keys.sort()
         self._conn.executemany("INSERT INTO transcript_calls VALUES (?, ?, ?)", keys)
@@ -335,34 +329,17 @@ class Imports:
 
     def _adjust(self, entry_id: int, model: str, more: ModelCost, note: str, *, is_estimate: bool) -> None:
         """Book what an entry lacks, under its own subscription, session, caller and time."""
-        at_ms, block_ms, subscription, session_id, caller = self._conn.execute(
-            "SELECT at_ms, block_start_ms, subscription, session_id, caller FROM entries WHERE entry_id = ?",
-            (entry_id,),
+        at_ms, subscription, session_id, caller = self._conn.execute(
+            "SELECT at_ms, subscription, session_id, caller FROM entries WHERE entry_id = ?", (entry_id,)
         ).fetchone()
-        adjustment_id = self._conn.execute(
-            f"""
-            INSERT INTO entries (kind, at_ms, block_start_ms, subscription, session_id, caller, source, cost_nanousd,
-                is_estimate, note)
-            VALUES ('adjustment', ?, ?, ?, ?, ?, '{SOURCE}', ?, ?, ?)
-            """,  # noqa: S608  (a constant)
-            (at_ms, block_ms, subscription, session_id, caller, more.cost_nanousd or 0, is_estimate, note),
-        ).lastrowid
-        assert adjustment_id is not None
-        add_model(
+        cost = Cost(more.cost_nanousd or 0, {model: more}, is_estimate)
+        add_entry(
             self._conn,
-            adjustment_id,
-            at_ms,
-            subscription,
-            caller,
-            model,
-            more,
-            is_estimate=is_estimate,
-            source=SOURCE,
-            calls=0,
+            Entry("adjustment", at_ms, subscription, caller, SOURCE, cost, session_id=session_id, note=note),
         )
 
 
-_BUSY_SESSIONS = "SELECT session_id FROM runs WHERE state IN ('reserved', 'running')"
+_BUSY_SESSIONS = "SELECT session_id FROM unfinished_runs"
 
 _AMOUNTS = (
     "input_tokens",

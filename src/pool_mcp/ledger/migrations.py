@@ -326,7 +326,27 @@ def m_read_figures_only(db: Any) -> None:
     db.execute("ALTER TABLE organisation_figures DROP COLUMN requests")
 
 
-STEPS = (m001_first, m_subscription_hours, m_choosing, m_imports, m_organisation, m_read_figures_only)
+_UNFINISHED = """
+CREATE VIEW unfinished_runs AS          -- those whose reservation counts as spent
+SELECT * FROM runs WHERE state IN ('reserved', 'running');
+"""
+
+
+def m_unfinished(db: Any) -> None:
+    """What an unfinished run is, said once."""
+    for statement in _statements(_UNFINISHED):
+        db.execute(statement)
+
+
+STEPS = (
+    m001_first,
+    m_subscription_hours,
+    m_choosing,
+    m_imports,
+    m_organisation,
+    m_read_figures_only,
+    m_unfinished,
+)
 
 _SET = "pool_mcp"
 

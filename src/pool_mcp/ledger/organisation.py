@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.accounting.reconcile import Amount, Booked, Figure
-from pool_mcp.model import Tokens
+from pool_mcp.ledger.entries import Entry, add_entry
+from pool_mcp.model import Cost, Tokens
 
 _COLUMNS = (
     "report, starts_at_ms, ends_at_ms, key_id, model, detail, input_tokens, output_tokens, "
@@ -50,6 +51,14 @@ class Organisation:
             "INSERT INTO organisation_syncs VALUES (?, ?, ?, ?, ?)",
             (report, sync.since_ms, sync.until_ms, sync.synced_at_ms, sync.refreshed_at_ms),
         )
+
+    def adjust(self, subscription: str, at_ms: int, cost: Cost, note: str) -> None:
+        """Book a difference, of money and tokens by model, as an adjustment; ``note`` is its evidence.
+
+        Amounts may be negative. It counts as no call, and its caller and source are ``reconciliation``.
+        """
+        name = "reconciliation"
+        add_entry(self._conn, Entry("adjustment", at_ms, subscription, name, name, cost, note=note))
 
     def latest_sync(self, report: str, since_ms: int) -> Sync | None:
         """The newest reading of a report that holds an instant."""
@@ -100,8 +109,8 @@ class Organisation:
         """When the oldest run that is not booked yet was reserved."""
         (at_ms,) = self._conn.execute(
             """
-            SELECT min(created_at_ms) FROM runs
-            WHERE state IN ('reserved', 'running') AND subscription IN (SELECT value FROM json_each(?))
+            SELECT min(created_at_ms) FROM unfinished_runs
+            WHERE subscription IN (SELECT value FROM json_each(?))
             """,
             (json.dumps(subscriptions),),
         ).fetchone()

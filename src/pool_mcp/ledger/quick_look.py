@@ -1,15 +1,15 @@
 """A quick look into a ledger that is there, for what must answer at once.
 
 It loads SQLite and nothing else, makes no file, takes no migration, and waits for other processes for as long as it is
-given. Writing goes through :class:`~pool_mcp.ledger.transaction.Transaction`, which takes longer to load, so that is
-done only where there is something to write.
+given. Writing goes through :class:`~pool_mcp.ledger.official.Official`, which takes longer to load, so that is done
+only where there is something to write.
 """
 
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 
-HOUR_MS = 3_600_000  # as in model.py, which takes longer to load than a look takes
+from pool_mcp.ledger.sums import spent_nanousd
 
 Seen = tuple[float | None, int | None]
 """``(percent, resets_at_ms)`` of an official window."""
@@ -34,16 +34,15 @@ class Glance:
 
     def reserved_nanousd(self, subscription: str) -> int:
         """What a subscription's unfinished runs may still cost."""
-        (held,) = self._conn.execute(
-            "SELECT coalesce(sum(reserved_nanousd), 0) FROM runs"
-            " WHERE state IN ('reserved', 'running') AND subscription = ?",
-            (subscription,),
+        (reserved,) = self._conn.execute(
+            "SELECT coalesce(sum(reserved_nanousd), 0) FROM unfinished_runs WHERE subscription = ?", (subscription,)
         ).fetchone()
-        return int(held)
+        return int(reserved)
 
     def record(self, subscription: str, windows: Mapping[str, Seen], now_ms: int) -> None:
         """Keep readings that were made now."""
-        from pool_mcp.ledger.transaction import Transaction
+        from pool_mcp.ledger.cooldowns import Cooldowns
+        from pool_mcp.ledger.official import Official
         from pool_mcp.model import WindowReading
 
         readings = [
@@ -52,7 +51,7 @@ class Glance:
         ]
         self._conn.execute("BEGIN IMMEDIATE")
         try:
-            Transaction(self._conn).record_readings(subscription, readings)
+            Official(self._conn, Cooldowns(self._conn)).record(subscription, readings)
             self._conn.execute("COMMIT")
         except BaseException:
             self._conn.execute("ROLLBACK")
@@ -73,19 +72,3 @@ def glance(path: str, wait_s: float) -> Iterator[Glance | None]:
 
 def _quoted(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def spent_nanousd(conn: sqlite3.Connection, column: str, value: str, since_ms: int) -> int:
-    """What a subscription or a caller has spent since an instant: whole hours by their sums, the rest by entries."""
-    first_whole_hour = -(-since_ms // HOUR_MS) * HOUR_MS
-    # Two sums and not one join: each is a range scan of one index.
-    hours = "subscription_hours" if column == "subscription" else "hours"
-    (total,) = conn.execute(
-        f"""
-        SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM {hours} WHERE {column} = ? AND hour_ms >= ?)
-             + (SELECT coalesce(sum(cost_nanousd), 0) FROM entries
-                WHERE {column} = ? AND at_ms >= ? AND at_ms < ?)
-        """,  # noqa: S608  (column is "subscription" or "caller")
-        (value, first_whole_hour, value, since_ms, first_whole_hour),
-    ).fetchone()
-    return int(total)

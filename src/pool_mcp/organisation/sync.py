@@ -23,7 +23,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.organisation import Sync
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS
 from pool_mcp.settings import Settings
-from pool_mcp.system import locks, places
+from pool_mcp.system import places
 
 if TYPE_CHECKING:
     from pool_mcp.organisation.admin_api import AdminApi, Fetched
@@ -87,12 +87,9 @@ class Organisation:
         """
         if not await anyio.to_thread.run_sync(self._is_due):
             return
-        with locks.try_lock(self._settings.state_dir / "sync.lock") as mine:
-            if not mine or not await anyio.to_thread.run_sync(self._is_due):
-                return
-            if await anyio.to_thread.run_sync(self._ledger.take_lease, "sync", AGAIN_MS, self._clock):
-                now_ms = self._clock()
-                await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
+        if await anyio.to_thread.run_sync(self._ledger.take_lease, "sync", AGAIN_MS, self._clock):
+            now_ms = self._clock()
+            await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
 
     def _is_due(self) -> bool:
         with self._ledger.read() as tx:
@@ -232,7 +229,7 @@ class Organisation:
             found = reconcile.compare(booked, figures, matches)
             todo = reconcile.adjustments(found, source, sync.synced_at_ms, sync.refreshed_at_ms) if adjust else []
             for one in todo:
-                tx.adjust(one.subscription, one.at_ms, one.cost, one.note)
+                tx.organisation.adjust(one.subscription, one.at_ms, one.cost, one.note)
             billed = tx.organisation.figures(BILLED, final.since_ms // DAY_MS * DAY_MS, final.until_ms)
         for one in todo:
             log.info("adjusted %s at %s by $%.4f", one.subscription, results.now(one.at_ms), one.cost.nanousd / 1e9)

@@ -136,9 +136,9 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
     try:
         found = ledger.audit()
         with ledger.read() as tx:
-            unfinished = tx.unfinished()
-            readings = [one for windows in tx.latest_readings().values() for one in windows.values()]
-            newest_ms = max(tx.last_used_ms().values(), default=0)
+            unfinished = tx.runs.unfinished()
+            readings = [one for windows in tx.official.latest().values() for one in windows.values()]
+            newest_ms = max(tx.balances.last_used_ms().values(), default=0)
     except PoolError as error:
         yield _broken("ledger", error.message, "pool-mcp ledger check")
         return

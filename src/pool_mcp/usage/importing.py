@@ -149,7 +149,7 @@ class Importer:
         with self._ledger.read() as tx:
             if self._first_run_ms is None:
                 self._first_run_ms = tx.imports.first_run_ms()
-            unfinished = tx.unfinished()
+            unfinished = tx.runs.unfinished()
         latest_ms = max((call[2] for chunk in batch for call in chunk.calls), default=0)
         in_flight = {
             transcripts.message_key(message_id)

@@ -150,7 +150,7 @@ class Figures:
     def _course_of_blocks(self, tx: Transaction, only: Only, now_ms: int) -> charts.Lines:
         """Each subscription's share of its block, as Anthropic reported it, or of its own budget where it did not."""
         lines: dict[str, list[tuple[int, float]]] = {}
-        readings = tx.latest_readings()
+        readings = tx.official.latest()
         for one in self._settings.subscriptions:
             if only.subscription not in (None, one.id):
                 continue

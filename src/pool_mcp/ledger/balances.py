@@ -1,0 +1,126 @@
+"""What has been spent and what is reserved, by subscription and by caller.
+
+Sums over time are exact at a cost that does not grow with the ledger: whole hours come from ``hours``, the one
+partial hour at the start of a span from ``entries``. Spans have no upper end, so that an entry which a wrong clock
+dated ahead still counts as spent.
+"""
+
+import itertools
+import sqlite3
+from dataclasses import dataclass
+
+from pool_mcp.ledger.sums import spent_nanousd
+from pool_mcp.model import DAY_MS, HOUR_MS, WEEK_MS
+
+_END_OF_TIME_MS = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What unfinished runs may still cost."""
+
+    in_flight: int = 0
+    nanousd: int = 0
+
+
+class Balances:
+    """Reads within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def spent_nanousd(self, subscription: str, since_ms: int) -> int:
+        """What a subscription has spent since an instant."""
+        return spent_nanousd(self._conn, "subscription", subscription, since_ms)
+
+    def family_spent_nanousd(self, subscription: str, since_ms: int, family: str) -> int:
+        """What a subscription has spent on one family of models (``opus``) since an instant."""
+        first_whole_hour = -(-since_ms // HOUR_MS) * HOUR_MS
+        (total,) = self._conn.execute(
+            """
+            SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM hours
+                    WHERE subscription = :subscription AND hour_ms >= :first_whole_hour AND model LIKE :models)
+                 + (SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)
+                    WHERE subscription = :subscription AND at_ms >= :since AND at_ms < :first_whole_hour
+                        AND model LIKE :models)
+            """,
+            {
+                "subscription": subscription,
+                "since": since_ms,
+                "first_whole_hour": first_whole_hour,
+                "models": f"%{family}%",
+            },
+        ).fetchone()
+        return int(total)
+
+    def caller_spent_nanousd(self, caller: str, since_ms: int) -> int:
+        """What a caller has spent since an instant, under any subscription."""
+        return spent_nanousd(self._conn, "caller", caller, since_ms)
+
+    def days_of_subscription(self, subscription: str, now_ms: int) -> list[int]:
+        """What a subscription has spent in each of the last seven times 24 hours, to the hour, the newest first."""
+        return self._days("subscription_hours WHERE subscription = ?", subscription, now_ms)
+
+    def days_of_caller(self, caller: str, now_ms: int) -> list[int]:
+        """What a caller has spent in each of the last seven times 24 hours, to the hour, the newest first."""
+        return self._days("hours WHERE caller = ?", caller, now_ms)
+
+    def _days(self, whose: str, name: str, now_ms: int) -> list[int]:
+        # Seven sums and not one by groups, for which SQLite would sort: 17 µs and not 30.
+        one = f"(SELECT coalesce(sum(cost_nanousd), 0) FROM {whose} AND hour_ms > ? AND hour_ms <= ?)"  # noqa: S608
+        ends = [now_ms - age * DAY_MS - (now_ms - age * DAY_MS) % HOUR_MS for age in range(WEEK_MS // DAY_MS + 1)]
+        spans = [(name, begin, end) for end, begin in itertools.pairwise([_END_OF_TIME_MS, *ends[1:]])]
+        row = self._conn.execute(f"SELECT {', '.join([one] * len(spans))}", [value for span in spans for value in span])
+        return list(row.fetchone())
+
+    def week_frees_at_ms(self, subscription: str, since_ms: int, amount_nanousd: int) -> int | None:
+        """When the rolling week will have let go of an amount, by the hours in which it was spent."""
+        freed = 0
+        for hour_ms, cost in self._conn.execute(
+            "SELECT hour_ms, cost_nanousd FROM subscription_hours WHERE subscription = ? AND hour_ms > ? ORDER BY 1",
+            (subscription, since_ms - HOUR_MS),
+        ):
+            freed += cost
+            if freed >= amount_nanousd:
+                return int(hour_ms) + HOUR_MS + WEEK_MS
+        return None
+
+    def reserved(self) -> dict[str, Reserved]:
+        """Unfinished runs and what they may still cost, by subscription."""
+        rows = self._conn.execute(
+            "SELECT subscription, count(*), sum(reserved_nanousd) FROM unfinished_runs GROUP BY 1"
+        )
+        return {subscription: Reserved(count, amount) for subscription, count, amount in rows}
+
+    def caller_reserved_nanousd(self, caller: str) -> int:
+        """What a caller's unfinished runs may still cost."""
+        (amount,) = self._conn.execute(
+            "SELECT coalesce(sum(reserved_nanousd), 0) FROM unfinished_runs WHERE caller = ?", (caller,)
+        ).fetchone()
+        return int(amount)
+
+    def last_used_ms(self) -> dict[str, int]:
+        """When each subscription was last given a run."""
+        # One step of the index per subscription, however many runs each has had.
+        rows = self._conn.execute(
+            """
+            WITH RECURSIVE found (id) AS (
+                SELECT min(subscription) FROM runs
+                UNION ALL
+                SELECT (SELECT min(subscription) FROM runs WHERE subscription > id) FROM found WHERE id IS NOT NULL
+            ) SELECT id, (SELECT max(created_at_ms) FROM runs WHERE subscription = id) FROM found WHERE id IS NOT NULL
+            """
+        )
+        return dict(rows.fetchall())
+
+    def recent_costs_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> list[int]:
+        """Costs of the latest answered runs of one subscription and asked-for model, newest first."""
+        rows = self._conn.execute(
+            """
+            SELECT cost_nanousd FROM runs JOIN entries USING (run_id)
+            WHERE runs.subscription = ? AND model IS ? AND state = 'settled'
+            ORDER BY ended_at_ms DESC LIMIT ?
+            """,
+            (subscription, model, limit),
+        )
+        return [cost for (cost,) in rows]

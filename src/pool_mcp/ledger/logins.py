@@ -1,0 +1,23 @@
+"""What the CLI says of each subscription's login."""
+
+import sqlite3
+
+
+class Logins:
+    """Reads and writes within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def record(self, subscription: str, organisation: str, *, signed_in: bool, now_ms: int) -> bool:
+        """Keep what the CLI says of a subscription's login; whether somebody has signed in since it was last asked."""
+        before = self._conn.execute("SELECT signed_in FROM logins WHERE subscription = ?", (subscription,)).fetchone()
+        self._conn.execute(
+            "INSERT OR REPLACE INTO logins VALUES (?, ?, ?, ?)",
+            (subscription, organisation or None, signed_in, now_ms),
+        )
+        return signed_in and before is not None and not before[0]
+
+    def organisations(self) -> dict[str, str]:
+        """The organisation of each subscription, where the CLI has told it."""
+        return dict(self._conn.execute("SELECT subscription, organisation FROM logins WHERE organisation IS NOT NULL"))

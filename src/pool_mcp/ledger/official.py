@@ -1,0 +1,98 @@
+"""What Anthropic has reported of its windows: the newest reading of each, and every one that said something new."""
+
+import sqlite3
+from collections.abc import Iterable
+
+from pool_mcp.choosing.rates import Step
+from pool_mcp.choosing.windows import is_plausible
+from pool_mcp.ledger.cooldowns import Cooldowns
+from pool_mcp.model import WindowReading
+
+ROOM_PERCENT = 95.0
+"""A reading below this proves that a window which was used up has room again."""
+
+MOST_STEPS = 300
+"""How many changes of a window's readings are looked at to learn its rate."""
+
+
+class Official:
+    """Reads and writes within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection, cooldowns: Cooldowns) -> None:
+        self._conn = conn
+        self._cooldowns = cooldowns
+
+    def record(self, subscription: str, readings: Iterable[WindowReading]) -> None:
+        """Keep what Anthropic reported; an older or impossible reading never replaces a newer one."""
+        for reading in readings:
+            if not is_plausible(reading):
+                continue
+            values = (
+                subscription,
+                reading.window,
+                reading.percent,
+                reading.resets_at_ms,
+                reading.status,
+                reading.observed_at_ms,
+            )
+            changed = self._conn.execute(
+                """
+                INSERT INTO official_windows VALUES (?, ?, ?, ?, ?, ?)
+                ON CONFLICT DO UPDATE SET percent = excluded.percent, resets_at_ms = excluded.resets_at_ms,
+                    status = excluded.status, observed_at_ms = excluded.observed_at_ms
+                WHERE excluded.observed_at_ms >= observed_at_ms
+                """,
+                values,
+            ).rowcount
+            if changed:
+                self._conn.execute(
+                    """
+                    INSERT OR REPLACE INTO official_readings
+                        (subscription, window, percent, resets_at_ms, status, observed_at_ms)
+                    VALUES (?, ?, ?, ?, ?, ?)
+                    """,
+                    values,
+                )
+            if (
+                changed
+                and reading.status != "rejected"
+                and reading.percent is not None
+                and reading.percent < ROOM_PERCENT
+            ):
+                self._cooldowns.lift_after_reading(subscription, reading)
+
+    def steps(self, subscription: str, window: str, family: str | None, since_ms: int) -> list[Step]:
+        """A window's changes since an instant, oldest first, each with what was spent since the one before it."""
+        of_all = "SELECT coalesce(sum(cost_nanousd), 0) FROM entries WHERE true"
+        of_family = (
+            "SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)"
+            " WHERE model LIKE :family"
+        )
+        spent = of_all if family is None else of_family
+        rows = self._conn.execute(
+            f"""
+            SELECT window, percent, resets_at_ms, status, observed_at_ms,
+                ({spent} AND subscription = :subscription AND at_ms > before_ms AND at_ms <= observed_at_ms)
+            FROM (
+                SELECT *, lag(observed_at_ms) OVER (ORDER BY observed_at_ms) AS before_ms FROM (
+                    SELECT *, lag(percent) OVER earlier AS was_percent, lag(resets_at_ms) OVER earlier AS was_reset_ms
+                    FROM official_readings
+                    WHERE subscription = :subscription AND window = :window AND observed_at_ms >= :since_ms
+                    WINDOW earlier AS (ORDER BY observed_at_ms)
+                ) WHERE percent IS NOT was_percent OR resets_at_ms IS NOT was_reset_ms
+                ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
+            ) ORDER BY observed_at_ms
+            """,  # noqa: S608  (spent is one of two literals above)
+            {"subscription": subscription, "window": window, "family": f"%{family}%", "since_ms": since_ms},
+        )
+        return [Step(WindowReading(*row[:5]), int(row[5])) for row in rows]
+
+    def latest(self) -> dict[str, dict[str, WindowReading]]:
+        """The newest reading of every official window, by subscription and window."""
+        result: dict[str, dict[str, WindowReading]] = {}
+        for subscription, *rest in self._conn.execute(
+            "SELECT subscription, window, percent, resets_at_ms, status, observed_at_ms FROM official_windows"
+        ):
+            reading = WindowReading(*rest)
+            result.setdefault(subscription, {})[reading.window] = reading
+        return result

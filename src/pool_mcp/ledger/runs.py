@@ -1,0 +1,255 @@
+"""Asks, their runs and the sessions they are on: a reservation, then one settlement."""
+
+import sqlite3
+
+from pool_mcp.ledger.cooldowns import WHOLE_POOL, Cooldowns
+from pool_mcp.ledger.entries import Entry, add_entry
+from pool_mcp.ledger.imports import Imports
+from pool_mcp.model import Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
+
+_IF_UNFINISHED = "run_id IN (SELECT run_id FROM unfinished_runs WHERE run_id = ?)"
+
+
+class Runs:
+    """Reads and writes within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection, cooldowns: Cooldowns, imports: Imports) -> None:
+        self._conn = conn
+        self._cooldowns = cooldowns
+        self._imports = imports
+
+    def ask_by_key(self, caller: str, key: str) -> tuple[str, str] | None:
+        """``(ask_id, fingerprint)`` of the ask that a caller made under an idempotency key."""
+        row = self._conn.execute(
+            "SELECT ask_id, fingerprint FROM asks WHERE caller = ? AND idempotency_key = ?", (caller, key)
+        ).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def insert_ask(self, ask_id: str, caller: str, idempotency_key: str | None, fingerprint: str, now_ms: int) -> None:
+        """Record an ask, before its first run."""
+        self._conn.execute(
+            "INSERT INTO asks VALUES (?, ?, ?, ?, ?)", (ask_id, caller, idempotency_key, fingerprint, now_ms)
+        )
+
+    def insert(self, run: Run) -> None:
+        """Reserve: the run's row holds what it may cost until it is settled."""
+        self._conn.execute(
+            """
+            INSERT INTO runs (run_id, ask_id, subscription, session_id, resumed, caller, model, state, owner_id,
+                background, structured, created_at_ms, deadline_ms, reserved_nanousd, max_budget_nanousd,
+                baseline_json)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            (
+                run.run_id,
+                run.ask_id,
+                run.subscription,
+                run.session_id,
+                run.resumed,
+                run.caller,
+                run.model,
+                run.state,
+                run.owner_id,
+                run.background,
+                run.structured,
+                run.created_at_ms,
+                run.deadline_ms,
+                run.reserved_nanousd,
+                run.max_budget_nanousd,
+                run.baseline_json,
+            ),
+        )
+
+    def mark_running(self, run_id: str, owner_id: str, baseline_json: str | None, now_ms: int) -> bool:
+        """Say, before the CLI is started, that it may be spending; False where the run is no longer this owner's."""
+        return (
+            self._conn.execute(
+                """
+                UPDATE runs SET state = 'running', started_at_ms = ?, baseline_json = ?
+                WHERE run_id = ? AND owner_id = ? AND state = 'reserved'
+                """,
+                (now_ms, baseline_json, run_id, owner_id),
+            ).rowcount
+            == 1
+        )
+
+    def settle(self, settlement: Settlement, owner_id: str) -> bool:
+        """Book what a run cost and drop its reservation; False where another process has settled it or owns it.
+
+        A run that never started costs nothing and gets no entry.
+        """
+        updated = self._conn.execute(
+            f"""
+            UPDATE runs SET state = ?, outcome = ?, message = ?, ended_at_ms = ?, cli_version = ?, retry_at_ms = ?
+            WHERE {_IF_UNFINISHED} AND owner_id = ?
+            """,  # noqa: S608
+            (
+                settlement.state,
+                settlement.outcome,
+                settlement.message,
+                settlement.ended_at_ms,
+                settlement.cli_version,
+                settlement.retry_at_ms,
+                settlement.run_id,
+                owner_id,
+            ),
+        ).rowcount
+        if updated != 1:
+            return False
+        subscription, session_id, caller, created_at_ms, started_at_ms = self._conn.execute(
+            "SELECT subscription, session_id, caller, created_at_ms, started_at_ms FROM runs WHERE run_id = ?",
+            (settlement.run_id,),
+        ).fetchone()
+        if started_at_ms is not None:
+            entry = Entry(
+                kind="run",
+                at_ms=settlement.ended_at_ms,
+                subscription=subscription,
+                caller=caller,
+                source="pool",
+                cost=settlement.cost,
+                session_id=session_id,
+                run_id=settlement.run_id,
+            )
+            self._imports.keep_calls_of_run(add_entry(self._conn, entry), settlement.message_keys)
+        if settlement.outcome is Outcome.OK:
+            self._conn.execute(
+                """
+                INSERT INTO sessions VALUES (?, ?, ?, ?)
+                ON CONFLICT (session_id) DO UPDATE SET last_used_at_ms = excluded.last_used_at_ms
+                """,
+                (session_id, subscription, settlement.ended_at_ms, settlement.ended_at_ms),
+            )
+            # An answer proves that whatever was wrong before the run began is over, here and with Anthropic.
+            for proven in (subscription, WHOLE_POOL):
+                self._cooldowns.lift_after_answer(proven, settlement.run_id, created_at_ms, settlement.ended_at_ms)
+        if settlement.cooldown is not None:
+            whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else subscription
+            self._cooldowns.start(whose, settlement.cooldown, settlement.run_id)
+        return True
+
+    def get(self, run_id: str) -> Run | None:
+        """One run with its cost, or None."""
+        runs = self._runs("WHERE run_id = ?", (run_id,))
+        return runs[0] if runs else None
+
+    def of_ask(self, ask_id: str) -> list[Run]:
+        """An ask's attempts, first to last."""
+        return self._runs("WHERE ask_id = ? ORDER BY created_at_ms, runs.rowid", (ask_id,))
+
+    def unfinished(self) -> list[Run]:
+        """Every run that is not settled."""
+        return self._runs("WHERE run_id IN (SELECT run_id FROM unfinished_runs) ORDER BY created_at_ms", ())
+
+    def ended(self, subscription: str | None, caller: str | None, state: str | None, limit: int) -> list[Run]:
+        """The latest settled, interrupted or failed runs, newest first; None is any."""
+        return self._runs(
+            """
+            WHERE run_id NOT IN (SELECT run_id FROM unfinished_runs)
+                AND runs.subscription = coalesce(?, runs.subscription)
+                AND runs.caller = coalesce(?, runs.caller) AND state = coalesce(?, state)
+            ORDER BY runs.rowid DESC LIMIT ?
+            """,
+            (subscription, caller, state, limit),
+        )
+
+    def with_prefix(self, begun: str, limit: int) -> list[str]:
+        """The latest run of each ask whose id, or one of whose runs' ids, begins so; a few at most."""
+        rows = self._conn.execute(
+            """
+            SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY created_at_ms DESC, rowid DESC LIMIT 1)
+            FROM (
+                SELECT ask_id FROM runs WHERE run_id >= :begun AND run_id < :past
+                UNION SELECT ask_id FROM runs WHERE ask_id >= :begun AND ask_id < :past
+                LIMIT :limit
+            ) AS found
+            """,
+            {"begun": begun, "past": begun + "\U0010ffff", "limit": limit},
+        )
+        return [run_id for (run_id,) in rows]
+
+    def adopt(self, run_id: str, from_owner_id: str, to_owner_id: str) -> bool:
+        """Adopt a run whose owner is gone; False where another process was faster.
+
+        Nobody waits for it in the adopting process, so it is not stopped together with that.
+        """
+        return (
+            self._conn.execute(
+                f"UPDATE runs SET owner_id = ?, background = 1 WHERE {_IF_UNFINISHED} AND owner_id = ?",  # noqa: S608
+                (to_owner_id, run_id, from_owner_id),
+            ).rowcount
+            == 1
+        )
+
+    def reserved_nanousd(self, run_id: str) -> int:
+        """What one run may still cost, 0 once it is settled."""
+        row = self._conn.execute("SELECT reserved_nanousd FROM unfinished_runs WHERE run_id = ?", (run_id,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def change_reservation(self, run_id: str, nanousd: int) -> None:
+        """Change what an unfinished run may still cost."""
+        self._conn.execute("UPDATE runs SET reserved_nanousd = ? WHERE run_id = ?", (nanousd, run_id))
+
+    def request_cancel(self, run_id: str) -> None:
+        """Ask whoever owns the run to stop it."""
+        self._conn.execute(f"UPDATE runs SET cancel_requested = 1 WHERE {_IF_UNFINISHED}", (run_id,))  # noqa: S608
+
+    def detach(self, run_id: str) -> None:
+        """From now on the run goes on when its server stops."""
+        self._conn.execute("UPDATE runs SET background = 1 WHERE run_id = ?", (run_id,))
+
+    def is_cancel_requested(self, run_id: str) -> bool:
+        """Whether somebody has asked for the run to be stopped."""
+        row = self._conn.execute("SELECT cancel_requested FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        return bool(row and row[0])
+
+    def on_session(self, session_id: str) -> str | None:
+        """The unfinished run on a session, if there is one."""
+        row = self._conn.execute("SELECT run_id FROM unfinished_runs WHERE session_id = ?", (session_id,)).fetchone()
+        return row[0] if row else None
+
+    def subscription_of_session(self, session_id: str) -> str | None:
+        """The subscription a session belongs to, as far as the pool has seen it."""
+        row = self._conn.execute("SELECT subscription FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+        return row[0] if row else None
+
+    def _runs(self, where: str, parameters: tuple[object, ...]) -> list[Run]:
+        cursor = self._conn.execute(
+            f"""
+            SELECT runs.*, entry_id, entries.cost_nanousd, entries.is_estimate
+            FROM runs LEFT JOIN entries USING (run_id) {where}
+            """,  # noqa: S608  (where is one of the literals above)
+            parameters,
+        )
+        names = [column[0] for column in cursor.description]
+        return [self._run_from(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+    def _run_from(self, row: dict[str, object]) -> Run:
+        entry_id = row.pop("entry_id")
+        nanousd, is_estimate = row.pop("cost_nanousd"), row.pop("is_estimate")
+        cost = None
+        if isinstance(entry_id, int) and isinstance(nanousd, int):
+            cost = Cost(nanousd, self._models_of(entry_id), bool(is_estimate))
+        return Run(
+            **{
+                **row,
+                "state": RunState(str(row["state"])),
+                "outcome": Outcome(str(row["outcome"])) if row["outcome"] else None,
+                "resumed": bool(row["resumed"]),
+                "background": bool(row["background"]),
+                "cancel_requested": bool(row["cancel_requested"]),
+                "structured": bool(row["structured"]),
+                "cost": cost,
+            }  # type: ignore[arg-type]
+        )
+
+    def _models_of(self, entry_id: int) -> dict[str, ModelCost]:
+        rows = self._conn.execute(
+            """
+            SELECT model, input_tokens, output_tokens, cache_creation_5m_tokens, cache_creation_1h_tokens,
+                cache_read_tokens, web_search_requests, cost_nanousd
+            FROM entry_models WHERE entry_id = ?
+            """,
+            (entry_id,),
+        )
+        return {row[0]: ModelCost(Tokens(*row[1:7]), row[7]) for row in rows}
