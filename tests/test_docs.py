@@ -24,16 +24,22 @@ def tools_document() -> str:
     """``docs/tools.md`` as it must be; ``UPDATE_DOCS=1 ./dev test tests/test_docs.py`` writes it."""
     head = (
         "Made from the program's own schemas. Money is in dollars, shares are percentages from 0 to 100, instants are "
-        "RFC 3339 in UTC. A failed call is `isError` with one line of text and `structuredContent.error`: `kind`, "
-        "`message`, and where they apply `retry_at`, `subscription`, `alternatives`, `run_id`, `partial_text`."
+        "RFC 3339 in UTC. The text of a result says what its data say: some hosts show a model only one of the two. A "
+        "failed call is `isError` with `structuredContent.error`, and the same as text."
     )
-    return "\n\n".join(["# Tools", head, *(_section(tool) for tool in TOOLS.values())]) + "\n"
+    failure = "\n\n".join(["## A failed call", _table(_failure_schema(), {}, None)])
+    return "\n\n".join(["# Tools", head, *(_section(tool) for tool in TOOLS.values()), failure]) + "\n"
+
+
+def _failure_schema() -> dict[str, Any]:
+    failure: dict[str, Any] = output_schema(TOOLS["ask_claude"])["anyOf"][1]
+    return failure
 
 
 def _section(tool: Tool) -> str:
     arguments = _table(input_schema(tool), {}, set(input_schema(tool)["required"]))
     schema = output_schema(tool)
-    result = _table(schema, schema.get("$defs", {}), None)
+    result = _table(schema["anyOf"][0], schema["$defs"], None)
     return "\n\n".join([f"## `{tool.name}`", tool.description, "Arguments:", arguments, "Result:", result])
 
 

@@ -587,13 +587,7 @@ class Pool:
                 f"{self._settings.claude.keep_answers_days:g} days. Ask again.",
                 run_id=run.run_id,
             )
-        end = offset + PAGE_CHARS
-        page = {
-            "text": verdict.text[offset:end],
-            "structured": verdict.structured if offset == 0 else None,
-            "next_offset": end if end < len(verdict.text) else None,
-        }
-        return answer.model_copy(update=page)
+        return results.with_page(answer, verdict.text, verdict.structured, offset, PAGE_CHARS)
 
     async def _detach(self, run: Run) -> None:
         """Let a run whose caller has been told to come back outlive this server."""
@@ -702,7 +696,7 @@ class Pool:
             told = [one for one in tx.notices.current(now_ms) if only in (None, one[1].subscription)]
         return results.StatusResult(
             generated_at=windows.rfc3339(now_ms),
-            advice=results.advice_result(pacing.advise(balances, caller, now_ms, patience)),
+            advice=results.advice_result(pacing.advise(balances, caller, now_ms, patience), now_ms),
             pool=results.totals_result(balances, today),
             subscriptions=[results.subscription_result(b, now_ms) for b in balances],
             caller=None if caller is None else results.caller_result(caller),

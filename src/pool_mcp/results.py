@@ -15,7 +15,7 @@ from pool_mcp.choosing import budget, pacing, selection
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.windows import percent_now, rfc3339, week_start_ms
 from pool_mcp.errors import PoolError
-from pool_mcp.model import NANO, Audit, Cooldown, Cost, Run, Tokens, WindowReading
+from pool_mcp.model import NANO, SECOND_MS, Audit, Cooldown, Cost, Run, Tokens, WindowReading
 
 
 class _Result(BaseModel):
@@ -28,6 +28,7 @@ class AdviceResult(_Result):
     action: Literal["proceed", "slow_down", "wait", "stop"]
     reason: str
     retry_at: str | None = None
+    retry_in_s: int | None = Field(default=None, description="retry_at from now, for whoever has no clock.")
     headroom_usd: float
     max_usd_per_hour: float | None = None
     exhausts_at: str | None = Field(default=None, description="When the room ends if spending goes on as it does.")
@@ -69,6 +70,7 @@ class AskResult(_Result):
     attempts: list[AttemptResult]
     advice: AdviceResult
     next_offset: int | None = Field(default=None, description="Pass as offset to ask_result for the rest of the text.")
+    next_step: str | None = Field(default=None, description="How to get the answer, or the rest of it.")
 
 
 class BlockResult(_Result):
@@ -280,11 +282,13 @@ class AskDetails(_Result):
 
 
 class ErrorResult(_Result):
-    """What went wrong; ``structuredContent.error`` of a failed call."""
+    """What went wrong, and what to do about it."""
 
     kind: str
     message: str
+    next_step: str = Field(description="What to do about it.")
     retry_at: str | None = None
+    retry_in_s: int | None = Field(default=None, description="retry_at from now, for whoever has no clock.")
     subscription: str | None = None
     alternatives: list[str] | None = None
     run_id: str | None = None
@@ -475,17 +479,49 @@ def _maybe_usd(nanousd: int | None) -> float | None:
     return None if nanousd is None else usd(nanousd)
 
 
-def error_result(error: PoolError) -> ErrorResult:
+def seconds_until(at_ms: int | None, now_ms: int) -> int | None:
+    """Whole seconds from now until an instant, rounded up; 0 where it has passed."""
+    return None if at_ms is None else max(0, -((now_ms - at_ms) // SECOND_MS))
+
+
+NEXT_STEPS = {
+    "invalid_request": "Change the call as the message says.",
+    "unknown_session": "Leave session_id out to begin a new session, with all the context that it needs.",
+    "limit": "Look at usage_status for when there is room again.",
+    "budget": "Ask for less, or tell the person that the budget is used up.",
+    "auth": "Tell the person: somebody has to sign in, as the message says.",
+    "billing": "Tell the person: somebody has to look at the account's billing.",
+    "overloaded": "Ask again in a few minutes; another subscription would not help.",
+    "timeout": "What was spent is booked. Ask for less, or give a longer timeout_s.",
+    "cancelled": "What was spent is booked. Ask again only if the answer is still wanted.",
+    "cli_missing": "Tell the person: the Claude Code CLI has to be installed.",
+    "cli_failed": "Ask again once; if that fails too, tell the person.",
+    "ledger": "Ask again once; if that fails too, tell the person.",
+    "internal": "Ask again once; if that fails too, tell the person.",
+}
+"""What to do about a failure that does not say when to try again, by its kind."""
+
+
+def error_result(error: PoolError, now_ms: int) -> ErrorResult:
     """An error for the wire."""
+    waits = error.retry_at_ms is not None
     return ErrorResult(
         kind=error.kind,
         message=error.message,
+        next_step="Ask again at retry_at, not before." if waits else NEXT_STEPS[error.kind],
         retry_at=instant(error.retry_at_ms),
+        retry_in_s=seconds_until(error.retry_at_ms, now_ms),
         subscription=error.subscription,
         alternatives=list(error.alternatives) or None,
         run_id=error.run_id,
         partial_text=error.partial_text,
     )
+
+
+def internal_error() -> ErrorResult:
+    """What a caller hears of a failure that nobody foresaw."""
+    message = "pool-mcp failed unexpectedly; its log (stderr) has the details."
+    return ErrorResult(kind="internal", message=message, next_step=NEXT_STEPS["internal"])
 
 
 def check_result(found: Audit, unsettled: Sequence[Run]) -> CheckResult:
@@ -601,12 +637,13 @@ def difference_result(one: reconcile.Difference) -> DifferenceResult:
     )
 
 
-def advice_result(advice: pacing.Advice) -> AdviceResult:
+def advice_result(advice: pacing.Advice, now_ms: int) -> AdviceResult:
     """Advice for the wire."""
     return AdviceResult(
         action=advice.action.value,
         reason=advice.reason,
         retry_at=instant(advice.retry_at_ms),
+        retry_in_s=seconds_until(advice.retry_at_ms, now_ms),
         headroom_usd=usd(advice.headroom_nanousd),
         max_usd_per_hour=_maybe_usd(advice.max_nanousd_per_hour),
         exhausts_at=instant(advice.exhausts_at_ms),
@@ -683,8 +720,23 @@ def ask_result(attempts: Sequence[Run], advice: pacing.Advice, now_ms: int) -> A
         tokens=tokens_result(cost.tokens),
         duration_ms=max(0, (run.ended_at_ms or now_ms) - attempts[0].created_at_ms),
         attempts=[attempt_result(one) for one in attempts],
-        advice=advice_result(advice),
+        next_step=None if run.finished else f"Call ask_result with run_id {run.run_id} for the answer.",
+        advice=advice_result(advice, now_ms),
     )
+
+
+def with_page(answer: AskResult, text: str, structured: object, offset: int, page_chars: int) -> AskResult:
+    """A finished ask with one page of its text; the structured answer comes with the first."""
+    end = offset + page_chars
+    has_more = end < len(text)
+    following = f"Call ask_result with run_id {answer.run_id} and offset {end} for the rest of the text."
+    page = {
+        "text": text[offset:end],
+        "structured": structured if offset == 0 else None,
+        "next_offset": end if has_more else None,
+        "next_step": following if has_more else None,
+    }
+    return answer.model_copy(update=page)
 
 
 def _main_model(run: Run) -> str | None:

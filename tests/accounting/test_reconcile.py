@@ -319,16 +319,15 @@ async def test_without_an_api_key_subscription_there_is_nothing_to_compare(home:
 async def test_an_agent_reconciles_and_is_told_where_it_is_off(home: Home) -> None:
     home.organisation.uses.append(use(DAY, 5.0))
     pool = Pool(home.settings, home.ledger, home.env, lambda: NOW, lambda: "id")
-    async with pool.open(), Client(make_server(pool)) as client:
+    async with pool.open(), Client(make_server(pool, lambda: NOW)) as client:
         found = await client.call_tool("reconcile_usage", {"since": "2026-11-20", "adjust": True})
         nothing = await client.call_tool("reconcile_usage", {"since": "2026-11-20", "adjust": True})
         report = await client.call_tool("usage_report", {"by": "source", "chart": True})
     assert isinstance(found, CallToolResult)
     assert isinstance(nothing, CallToolResult)
     assert isinstance(report, CallToolResult)
-    assert next(block.text for block in found.content if block.type == "text").startswith(
-        f"2026-11-20 work {OPUS}: the organisation has +$5.00 against the ledger"
-    )
+    text = next(block.text for block in found.content if block.type == "text")
+    assert f"warning: 2026-11-20 work {OPUS}: the organisation has +$5.00 against the ledger" in text
     assert nothing.structured_content
     assert nothing.structured_content["adjusted"] == {"entries": 0, "cost_usd": 0.0}
     assert report.structured_content

@@ -13,7 +13,7 @@ from mcp import Client
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID, Apps
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, TextContent, TextResourceContents
-from support import make_home, open_pool
+from support import make_home, now_ms, open_pool
 
 import pool_mcp
 from pool_mcp.results import (
@@ -53,7 +53,7 @@ async def test_status_and_report_come_with_a_page_and_with_all_that_they_came_wi
     assert isinstance(result, CallToolResult)
     (said,) = result.content
     assert isinstance(said, TextContent)
-    assert said.text.startswith("proceed: ")
+    assert "advice: proceed: " in said.text
     assert result.structured_content is not None
     assert result.structured_content["advice"]["action"] == "proceed"
 
@@ -67,7 +67,7 @@ async def test_the_extension_is_advertised_as_the_sdk_advertises_it(era: Era, tm
     async with (
         Client(MCPServer("theirs", extensions=[apps]), mode=era) as theirs,
         open_pool(settings, env) as pool,
-        Client(make_server(pool), mode=era) as ours,
+        Client(make_server(pool, now_ms), mode=era) as ours,
     ):
         advertised = ours.server_capabilities.extensions
         assert advertised == theirs.server_capabilities.extensions

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from mcp import Client
+from support import now_ms
 
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.server import tools
@@ -35,7 +36,7 @@ def refusal(tool: str, arguments: dict[str, Any] | None) -> str | None:
 
 @pytest.mark.anyio
 async def test_the_whole_list_stays_under_8_kb_without_output_schemas() -> None:
-    async with Client(make_server(InvalidRequest("no pool is needed to list tools"))) as client:
+    async with Client(make_server(InvalidRequest("no pool is needed to list tools"), now_ms)) as client:
         listed = (await client.list_tools()).tools
     dumped = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
     assert [tool["name"] for tool in dumped] == list(tools.TOOLS)
@@ -61,6 +62,12 @@ def test_every_argument_that_has_a_choice_names_it() -> None:
         "effort": ["low", "medium", "high", "xhigh", "max"],
         "tool_profile": ["none", "read", "full"],
     }
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_every_argument_is_described(tool: tools.Tool) -> None:
+    arguments = tools.input_schema(tool)["properties"]
+    assert [name for name, said in arguments.items() if not said.get("description")] == []
 
 
 # Arguments

@@ -55,7 +55,7 @@ def serve() -> None:
     front = Front(Replies(state_dir / "replies.json"))
     from pool_mcp.server.server import serve as serve_behind  # half a second, in which the front answers
 
-    serve_behind(run.open_pool, front)
+    serve_behind(run.open_pool, front, run.now_ms)
 
 
 @commands.command()

@@ -1,6 +1,7 @@
 """The agents' door: serves the pool over MCP on stdio, in both eras of the protocol.
 
-Failures become ``isError`` results in one place, :func:`_call`: one line that says what to do, and the same as data.
+Failures become ``isError`` results in one place, :func:`_call`. Some hosts give a model only the text of a result and
+some only its data, so each holds all that there is.
 """
 
 import base64
@@ -59,17 +60,9 @@ from pool_mcp.accounting.periods import Only
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import InvalidRequest, PoolError
 from pool_mcp.model import Ask, nanousd
-from pool_mcp.pool import Pool
-from pool_mcp.results import (
-    AskResult,
-    ErrorResult,
-    PickResult,
-    ReconcileResult,
-    ReportResult,
-    StatusResult,
-    error_result,
-)
-from pool_mcp.server import tools
+from pool_mcp.pool import Clock, Pool
+from pool_mcp.results import AskResult, ErrorResult, error_result, internal_error
+from pool_mcp.server import content, tools
 from pool_mcp.server.handshake import Front
 
 log = logging.getLogger(__name__)
@@ -90,15 +83,15 @@ _ICON = """\
 """Small, because the protocol's later era repeats it in every reply."""
 
 
-def serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front) -> None:
+def serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front, clock: Clock) -> None:
     """Serve behind a front until the host closes stdin or sends SIGINT, SIGTERM or SIGHUP."""
-    anyio.run(_serve, open_pool, front)
+    anyio.run(_serve, open_pool, front, clock)
     # All is booked and closed. Taking the interpreter apart would last another 0.2 to 0.4 s, and a host may not wait.
     sys.stderr.flush()
     os._exit(0)
 
 
-async def _serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front) -> None:
+async def _serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front, clock: Clock) -> None:
     async with AsyncExitStack() as stack:
         pool: Pool | PoolError
         try:
@@ -111,7 +104,7 @@ async def _serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], fro
         await tasks.start(_stop_on_signal, pool)
         files: tuple[Any, Any] = (_Input(front), _Output(front))
         async with stdio_server(*files) as (incoming, outgoing):
-            server = make_server(pool)
+            server = make_server(pool, clock)
             await server.run(incoming, outgoing, server.create_initialization_options())
         tasks.cancel_scope.cancel()
 
@@ -164,11 +157,11 @@ async def _stop_on_signal(pool: Pool | PoolError, *, task_status: anyio.abc.Task
             os._exit(128 + number)
 
 
-def make_server(pool: Pool | PoolError) -> Server[Any]:
+def make_server(pool: Pool | PoolError, clock: Clock) -> Server[Any]:
     """The MCP server of a pool, or one whose every call tells why there is none."""
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
-        return await _call(pool, params, context)
+        return await _call(pool, clock, params, context)
 
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await _read_resource(pool, str(params.uri))
@@ -264,24 +257,30 @@ async def _list_tools(_: Context, __: PaginatedRequestParams | None) -> ListTool
     )
 
 
-async def _call(pool: Pool | PoolError, params: CallToolRequestParams, context: Context) -> CallToolResult:
-    """Call a tool and put its result, or its failure, into MCP's form."""
+async def _call(
+    pool: Pool | PoolError, clock: Clock, params: CallToolRequestParams, context: Context
+) -> CallToolResult:
+    """Call a tool and put its result, or its failure, into MCP's form; both halves of either are whole.
+
+    Raises:
+        MCPError: there is no such tool.
+    """
+    tool = tools.TOOLS.get(params.name)
+    if tool is None:
+        known = ", ".join(tools.TOOLS)
+        raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name!r}; there are {known}.")
     try:
-        tool = tools.TOOLS.get(params.name)
-        if tool is None:
-            raise InvalidRequest(f"No tool {params.name!r}; there are {', '.join(tools.TOOLS)}.")
         arguments = tool.parse(params.arguments)
         result = await _run(_opened(pool), arguments, context)
         pictures = await _pictures(_opened(pool), arguments)
     except PoolError as error:
         log.info("%s: %s: %s", params.name, error.kind, type(error).__name__)
-        return _failed(error_result(error))
+        return _failed(error_result(error, clock()))
     except Exception:
         log.exception("%s failed unexpectedly", params.name)
-        message = "pool-mcp failed unexpectedly; see its log (stderr), and ask again."
-        return _failed(ErrorResult(kind="internal", message=message))
+        return _failed(internal_error())
     return CallToolResult(
-        content=[TextContent(type="text", text=_summary(result)), *pictures],
+        content=[TextContent(type="text", text=content.text_of(result)), *pictures],
         structured_content=_data(result),
     )
 
@@ -325,7 +324,7 @@ def _opened(pool: Pool | PoolError) -> Pool:
 def _failed(error: ErrorResult) -> CallToolResult:
     return CallToolResult(
         is_error=True,
-        content=[TextContent(type="text", text=error.message)],
+        content=[TextContent(type="text", text=content.text_of_error(error))],
         structured_content={"error": error.model_dump(mode="json", exclude_none=True)},
     )
 
@@ -353,38 +352,12 @@ def _progress(context: Context) -> Callable[[float, str], Awaitable[None]]:
     return tell
 
 
-_LEFT_OUT_WHEN_NONE = ("structured", "next_offset", "caller")
+_LEFT_OUT_WHEN_NONE = ("structured", "next_offset", "next_step", "caller")
 
 
 def _data(result: BaseModel) -> dict[str, Any]:
     data = result.model_dump(mode="json")
     return {key: value for key, value in data.items() if value is not None or key not in _LEFT_OUT_WHEN_NONE}
-
-
-def _summary(result: BaseModel) -> str:
-    """One line for a person; the data, and the answer's text, are in the structured result."""
-    match result:
-        case AskResult(status="running"):
-            return f"Still running under {result.subscription}; call ask_result with run_id {result.run_id}."
-        case AskResult():
-            cost = "an unknown cost" if result.cost_usd is None else f"${result.cost_usd:.4f}"
-            more = f" More text from offset {result.next_offset}." if result.next_offset else ""
-            return f"Answered under {result.subscription} for {cost}; the answer is in structuredContent.text.{more}"
-        case StatusResult():
-            return f"{result.advice.action}: {result.advice.reason}"
-        case ReconcileResult(warnings=warnings, adjusted=adjusted):
-            booked = f" Booked {adjusted.entries} adjustments, ${adjusted.cost_usd:.2f}." if adjusted else ""
-            found = warnings[0] if warnings else "The ledger and the organisation agree to within $1 a day."
-            more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
-            return f"{found}{more}{booked}"
-        case ReportResult(total=total, rows=rows):
-            unknown = f", and {total.unpriced_calls} calls of unknown price" if total.unpriced_calls else ""
-            return f"${total.cost_usd:.4f} for {total.calls} calls{unknown}; {len(rows)} rows by {result.by}."
-        case PickResult(subscription=None):
-            return f"None can serve now: {result.reason}"
-        case PickResult():
-            return f"{result.subscription}: {result.reason}"
-    return ""
 
 
 # Resources

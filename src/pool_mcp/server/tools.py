@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pool_mcp.choices import By, Effort, ToolProfile
 from pool_mcp.errors import InvalidRequest
-from pool_mcp.results import AskResult, PickResult, ReconcileResult, ReportResult, StatusResult
+from pool_mcp.results import AskResult, ErrorResult, PickResult, ReconcileResult, ReportResult, StatusResult
 
 INSTRUCTIONS = (
     "Ask Claude under whichever of the user's own subscriptions has the most room. Look before long work: "
@@ -35,13 +35,13 @@ class AskClaudeArguments(Arguments):
     session_id: str | None = Field(None, description="Go on with this session (from an earlier answer).")
     subscription: str | None = Field(None, description="Use this one only; default: the pool chooses.")
     model: str | None = Field(None, description="Alias (opus, sonnet, haiku) or full name.")
-    effort: Effort | None = None
-    system_prompt: str | None = None
+    effort: Effort | None = Field(None, description="How hard to think.")
+    system_prompt: str | None = Field(None, description="In place of the default one.")
     json_schema: dict[str, Any] | None = Field(
         None, description="Answer as JSON of this schema (an object), in structured."
     )
     max_cost_usd: float | None = Field(None, description="Stop the run at this cost.")
-    timeout_s: float | None = None
+    timeout_s: float | None = Field(None, description="Stop the run after this long.")
     working_dir: str | None = Field(None, description="Directory for Claude's tools, where it has any.")
     tool_profile: ToolProfile | None = Field(None, description="Claude's tools; at most what the operator allows.")
     caller: str | None = Field(None, description="Who asks, for budgets and reports; default: the host.")
@@ -54,7 +54,7 @@ class AskClaudeArguments(Arguments):
 class AskResultArguments(Arguments):
     """Arguments of ``ask_result``."""
 
-    run_id: str
+    run_id: str = Field(description="From ask_claude.")
     wait_s: Annotated[float, Field(ge=0, le=3600, description="Wait this long for the end.")] = 30
     offset: Annotated[int, Field(ge=0, description="next_offset of the page before.")] = 0
     cancel: bool = Field(False, description="Stop the run; what it spent is booked.")
@@ -63,26 +63,26 @@ class AskResultArguments(Arguments):
 class UsageStatusArguments(Arguments):
     """Arguments of ``usage_status``."""
 
-    subscription: str | None = None
+    subscription: str | None = Field(None, description="Only this one.")
     caller: str | None = Field(None, description="Show this caller's own budget, too.")
 
 
 class PickSubscriptionArguments(Arguments):
     """Arguments of ``pick_subscription``."""
 
-    estimated_cost_usd: float | None = None
-    model: str | None = None
-    session_id: str | None = None
+    estimated_cost_usd: float | None = Field(None, description="What the ask may cost; default: as asks before.")
+    model: str | None = Field(None, description="As in ask_claude.")
+    session_id: str | None = Field(None, description="A session that is to go on.")
 
 
 class UsageReportArguments(Arguments):
     """Arguments of ``usage_report``."""
 
-    by: By
+    by: By = Field(description="What a row is.")
     since: str | None = Field(None, description="Date, RFC 3339, 24h, 7d, 4w, today, yesterday; default: all.")
     until: str | None = Field(None, description="The same; a date is included.")
-    subscription: str | None = None
-    caller: str | None = None
+    subscription: str | None = Field(None, description="Only this one's spend.")
+    caller: str | None = Field(None, description="Only this one's spend.")
     chart: bool = Field(False, description="Add a picture (PNG).")
 
 
@@ -90,7 +90,7 @@ class ReconcileUsageArguments(Arguments):
     """Arguments of ``reconcile_usage``."""
 
     since: str | None = Field(None, description="As in usage_report, in UTC; default 7d.")
-    until: str | None = None
+    until: str | None = Field(None, description="The same; default now.")
     adjust: bool = Field(False, description="Book the difference.")
 
 
@@ -218,8 +218,19 @@ def input_schema(tool: Tool) -> dict[str, Any]:
 
 
 def output_schema(tool: Tool) -> dict[str, Any]:
-    """A tool's result as JSON Schema."""
-    return tool.result.model_json_schema()
+    """A tool's result or its failure as JSON Schema.
+
+    Clients on the TypeScript SDK 1.x compare failures with it, too, and hide one that does not fit.
+    """
+    result, error = tool.result.model_json_schema(), ErrorResult.model_json_schema()
+    definitions = {**result.pop("$defs", {}), **error.pop("$defs", {})}
+    failure = {
+        "type": "object",
+        "properties": {"error": error},
+        "required": ["error"],
+        "additionalProperties": False,
+    }
+    return {"type": "object", "anyOf": [result, failure], "$defs": definitions}
 
 
 def _compact(said: dict[str, Any]) -> dict[str, Any]:
