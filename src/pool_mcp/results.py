@@ -13,6 +13,7 @@ from pool_mcp.accounting import reconcile
 from pool_mcp.accounting.periods import ALWAYS, Span, Sums
 from pool_mcp.choosing import budget, pacing, selection
 from pool_mcp.choosing.rates import Gauge
+from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.choosing.windows import percent_now, rfc3339, week_start_ms
 from pool_mcp.errors import PoolError
 from pool_mcp.model import NANO, SECOND_MS, Audit, Cooldown, Cost, Run, Tokens, WindowReading
@@ -870,6 +871,18 @@ def totals_result(balances: Sequence[budget.Balance], today_nanousd: int) -> Poo
         week_percent=round(100 * spent / allowed, 2) if allowed else 0.0,
         in_flight=sum(b.in_flight for b in balances),
         reserved_usd=usd(sum(b.reserved for b in balances)),
+    )
+
+
+def status_result(now: Snapshot) -> StatusResult:
+    """The pool's state for the wire."""
+    return StatusResult(
+        generated_at=rfc3339(now.now_ms),
+        advice=advice_result(now.advice, now.now_ms),
+        pool=totals_result(now.balances, now.spent_today),
+        subscriptions=[subscription_result(one, now.now_ms) for one in now.balances],
+        caller=None if now.caller is None else caller_result(now.caller),
+        alerts=alert_results(now.alerts),
     )
 
 

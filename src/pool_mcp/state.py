@@ -1,9 +1,12 @@
 """Puts together from the ledger what is known of every subscription and caller at one instant."""
 
+from collections.abc import Callable
+
 from pool_mcp.choosing import rates, windows
 from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
 from pool_mcp.choosing.pacing import Alert, alerts
 from pool_mcp.choosing.selection import family_of
+from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.ledger.balances import Reserved
 from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
@@ -28,6 +31,23 @@ class State:
         self._settings = settings
         self._rates: dict[tuple[str, str], rates.Rate] = {}
         self._learned_at_ms: int | None = None
+
+    def look(
+        self, ledger: Ledger, clock: Callable[[], int], caller: str | None = None, *, only: str | None = None
+    ) -> Snapshot:
+        """The state of all subscriptions, or of one, and of a caller; one read of the ledger."""
+        with ledger.read() as tx:
+            now_ms = clock()
+            balances = [one for one in self.balances(tx, now_ms) if only in (None, one.subscription.id)]
+            day_ms = windows.day_start_ms(now_ms)
+            return Snapshot(
+                now_ms,
+                balances,
+                None if caller is None else self.caller(tx, caller, now_ms),
+                self.patience(tx, now_ms),
+                sum(tx.balances.spent_nanousd(one.subscription.id, day_ms) for one in balances),
+                [one for one in tx.notices.current(now_ms) if only in (None, one[1].subscription)],
+            )
 
     def learn(self, ledger: Ledger, now_ms: int) -> None:
         """Learn the rates anew where that is due. Called before a write, which would have others wait for it."""

@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from support import make_home, open_ledger, open_pool, until
 
 from pool_mcp.asks.history import History, Which
+from pool_mcp.asks.runner import Runner
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import InvalidRequest
@@ -309,7 +310,7 @@ def test_a_duration_is_short(seconds: int, said: str) -> None:
 
 
 def insert(home: Path, *runs: Run, settle: Outcome = Outcome.OK) -> History:
-    settings, _ = make_home(home)
+    settings, env = make_home(home)
     ledger = open_ledger(settings)
     with ledger.write() as tx:
         for run in runs:
@@ -320,7 +321,7 @@ def insert(home: Path, *runs: Run, settle: Outcome = Outcome.OK) -> History:
                 at_ms = run.created_at_ms + 1000
                 tx.runs.mark_running(run.run_id, run.owner_id, None, run.created_at_ms)
                 tx.runs.settle(Settlement(run.run_id, RunState.SETTLED, settle, None, Cost(5), at_ms), run.owner_id)
-    return History(settings, ledger, lambda: 10 * DAY_MS)
+    return History(settings, ledger, Runner(settings, env, lambda: 10 * DAY_MS), lambda: 10 * DAY_MS)
 
 
 def ledger_run(run_id: str, ask_id: str, **more: Any) -> Run:

@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 import anyio
 
 from pool_mcp.asks import runner
+from pool_mcp.asks.reservations import Reservations
+from pool_mcp.asks.supervision import Supervision
 from pool_mcp.claude.process import CliProcess
 from pool_mcp.claude.stream import RunStream
 from pool_mcp.errors import PoolError
@@ -116,7 +118,7 @@ def place(step: str, crash: Crash) -> None:
         case "before the reservation commits":
             wrap(Runs, "insert", after=strike)
         case "reserved":
-            wrap(Pool, "_reserve", after=strike)
+            wrap(Reservations, "reserve", after=strike)
         case "files prepared":
             wrap(runner.Runner, "prepare", after=strike)
         case "marked running":
@@ -128,11 +130,11 @@ def place(step: str, crash: Crash) -> None:
         case "result read":
             wrap(RunStream, "feed", after=_fed(crash, lambda stream: stream.result is not None))
         case "CLI ended":
-            wrap(Pool, "_settle", before=crash.strike)
+            wrap(Supervision, "_settle", before=crash.strike)
         case "before the settlement commits":
             wrap(Runs, "settle", after=strike)
         case "settled":
-            wrap(Pool, "_settle", after=strike)
+            wrap(Supervision, "_settle", after=strike)
         case _:
             raise SystemExit(f"no step {step!r}")
 

@@ -495,7 +495,8 @@ class Desk:
 
     async def take(self) -> Any:
         async with open_pool(self.settings, self.env) as pool:
-            return await pool.import_outside()
+            await pool.adopt()
+            return await pool.outside.import_all()
 
     async def assert_exact(self) -> None:
         """The ledger has what the stand-in served, to the token and the nano-dollar, and no call twice."""
@@ -583,7 +584,8 @@ async def test_an_import_while_a_run_is_at_work_takes_nothing_of_it(desk: Desk) 
             await until(lambda: len(desk.standin.books) == 1, ASK_S)
             await until(lambda: any(desk.config_dir.glob("projects/*/*.jsonl")), ASK_S)
             fork = await desk.by_hand(f"--resume={running.session_id}", "--fork-session")
-            found = await pool.import_outside()
+            await pool.adopt()
+            found = await pool.outside.import_all()
             assert (found.new_calls, found.files_waiting) == (1, 1)
             await pool.result(running.run_id, wait_s=ASK_S)
     assert fork != running.session_id

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pool_mcp import results
+from pool_mcp.asks.runner import Runner
 from pool_mcp.choosing import windows
+from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, Run, RunState
@@ -26,9 +28,10 @@ class Which:
 class History:
     """Tells of runs; changes nothing."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, runner: Runner, clock: Callable[[], int]) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._runner = runner
         self._clock = clock
 
     def find(self, begun: str) -> str:
@@ -59,14 +62,29 @@ class History:
             ended=[results.run_result(run, now_ms) for run in ended],
         )
 
-    def ask(self, run_id: str) -> results.AskDetails:
-        """All that is known of an ask, by any of its runs; without what was said."""
+    def ask(self, begun: str, *, with_answer: bool = False) -> results.AskDetails:
+        """All that is known of an ask, by the id of it or of any of its runs, or by the beginning of one.
+
+        Raises:
+            InvalidRequest: the id means no ask, or several.
+        """
+        run_id = self.find(begun)
         with self._ledger.read() as tx:
             run = tx.runs.get(run_id)
-            if run is None:
-                raise InvalidRequest(f"No run {run_id!r} in this ledger.")
-            attempts = tx.runs.of_ask(run.ask_id)
-        return results.ask_details([(one, *self._files(one)) for one in attempts], self._clock())
+            attempts = [] if run is None else tx.runs.of_ask(run.ask_id)
+        details = results.ask_details([(one, *self._files(one)) for one in attempts], self._clock())
+        if not with_answer:
+            return details
+        stream = self._runner.read(run_id)
+        verdict = judge(stream)
+        text, structured = (verdict.text, verdict.structured) if verdict else (stream.last_text, None)
+        return details.model_copy(update={"text": text, "structured": structured})
+
+    def check(self) -> results.CheckResult:
+        """Prove the ledger's sums, and name the runs that are not settled."""
+        found = self._ledger.audit()
+        with self._ledger.read() as tx:
+            return results.check_result(found, tx.runs.unfinished())
 
     def _files(self, run: Run) -> tuple[str | None, int | None]:
         """Where a run's files are, and until when; None where they are gone, or stay as long as it runs."""

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from pool_mcp.background.every import every
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import LedgerError
 from pool_mcp.ledger.ledger import Ledger
@@ -32,7 +33,7 @@ class Alerting:
         self._ledger = ledger
         self._state = state
         self._clock = clock
-        self._news = anyio.Event()
+        self._bells: list[_Bell] = []
 
     async def tell(self, *more: Alert) -> None:
         """Tell what has become worth telling, in a transaction that no booking depends on."""
@@ -52,37 +53,46 @@ class Alerting:
             log_told(alerts)
 
     async def listen(self, listener: Listener, tasks: anyio.abc.TaskGroup) -> None:
-        """Have every alert from now on told to a listener, once, by a task that is started here.
+        """Have a listener called with every alert from now on, once, by a task that is started here.
 
         Raises:
-            LedgerError: what has been told so far cannot be read.
+            LedgerError: the alerts so far cannot be read.
         """
         known = {alert.key for alert in await anyio.to_thread.run_sync(self._told)}
-        tasks.start_soon(self._pass_on, listener, known)
+        bell = _Bell()
+        self._bells.append(bell)
+
+        async def pass_on() -> None:
+            alerts = [alert for alert in await anyio.to_thread.run_sync(self._told) if alert.key not in known]
+            known.update(alert.key for alert in alerts)
+            if alerts:
+                await listener(alerts)
+
+        tasks.start_soon(every, LOOK_S, "pass alerts on", pass_on, bell.sleep)
 
     def wake(self) -> None:
-        """Have listeners look at once; what others tell they hear of a little later."""
-        self._news.set()
-        self._news = anyio.Event()
-
-    async def _pass_on(self, listener: Listener, known: set[str]) -> None:
-        while True:
-            news = self._news
-            try:
-                alerts = [alert for alert in await anyio.to_thread.run_sync(self._told) if alert.key not in known]
-                known.update(alert.key for alert in alerts)
-                if alerts:
-                    await listener(alerts)
-            except LedgerError as error:
-                log.warning("alerts could not be looked for: %s", error)
-            except Exception:  # the top of this task: who listens is no reason to stop serving
-                log.exception("alerts could not be passed on")
-            with anyio.move_on_after(LOOK_S):
-                await news.wait()
+        """Have listeners look at once; what others raise they hear of a little later."""
+        for bell in self._bells:
+            bell.ring()
 
     def _told(self) -> list[Alert]:
         with self._ledger.read() as tx:
             return [alert for _, alert in tx.notices.current(self._clock())]
+
+
+class _Bell:
+    """Cuts a listener's sleep short; one that rings while the listener is at work is heard right after."""
+
+    def __init__(self) -> None:
+        self._rung = anyio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def sleep(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._rung.wait()
+        self._rung = anyio.Event()
 
 
 def log_told(alerts: Sequence[Alert]) -> None:

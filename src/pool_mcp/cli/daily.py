@@ -15,7 +15,7 @@ from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
-    from pool_mcp.results import RunsResult, StatusResult
+    from pool_mcp.results import AskDetails, RunsResult, StatusResult
 
 Look = Callable[["Pool"], Awaitable[tuple["StatusResult", "RunsResult"]]]
 
@@ -35,7 +35,8 @@ def status(subscription: str | None, caller: str | None, watch: bool, interval: 
     from pool_mcp.asks.history import Which
 
     async def look(pool: "Pool") -> "tuple[StatusResult, RunsResult]":
-        return await pool.status(subscription, caller), await pool.runs(Which(subscription), limit=0)
+        state = await pool.status(subscription, caller)
+        return state, await pool.look(pool.history.runs, Which(subscription), limit=0)
 
     if watch:
         number = run.with_pool(lambda pool: _watch(pool, look, interval, as_json=as_json), as_json=as_json)
@@ -108,7 +109,7 @@ def runs(subscription: str | None, caller: str | None, state: str | None, limit:
     from pool_mcp.asks.history import Which
 
     which = Which(subscription, caller, RunState(state) if state else None)
-    found = run.with_pool(lambda pool: pool.runs(which, limit), as_json=as_json)
+    found = run.with_pool(lambda pool: pool.look(pool.history.runs, which, limit), as_json=as_json)
     if as_json:
         run.print_json(found)
     else:
@@ -124,7 +125,7 @@ def runs(subscription: str | None, caller: str | None, state: str | None, limit:
 @AS_JSON
 def show(run_id: str, answer: bool, as_json: bool) -> None:
     """Show one ask with its attempts; RUN is the id of a run or an ask, or the beginning of one."""
-    found = run.with_pool(lambda pool: pool.show(run_id, with_answer=answer), as_json=as_json)
+    found = run.with_pool(lambda pool: pool.look(pool.history.ask, run_id, with_answer=answer), as_json=as_json)
     if as_json:
         run.print_json(found)
         return
@@ -141,7 +142,13 @@ def show(run_id: str, answer: bool, as_json: bool) -> None:
 @AS_JSON
 def cancel(run_id: str, as_json: bool) -> None:
     """Stop a run, whichever process follows it, and say what it cost."""
-    found = run.with_pool(lambda pool: pool.cancel(run_id), as_json=as_json)
+
+    async def stop(pool: "Pool") -> "AskDetails":
+        latest = await pool.look(pool.history.find, run_id)
+        await pool.supervision.cancel(latest)
+        return await pool.look(pool.history.ask, latest)
+
+    found = run.with_pool(stop, as_json=as_json)
     if as_json:
         run.print_json(found)
     else:

@@ -11,6 +11,8 @@ from pool_mcp.choices import BY, By
 from pool_mcp.cli import run
 
 if TYPE_CHECKING:
+    from pool_mcp.pool import Pool
+    from pool_mcp.results import ImportResult
     from pool_mcp.usage.charts import Chart
 
 
@@ -23,8 +25,12 @@ def import_(as_json: bool) -> None:
     """
     from pool_mcp.views import tables
 
+    async def work(pool: "Pool") -> "ImportResult":
+        await pool.adopt()
+        return await pool.outside.import_all(told)
+
     with tables.import_progress() as told:
-        found = run.with_pool(lambda pool: pool.import_outside(told), as_json=as_json)
+        found = run.with_pool(work, as_json=as_json)
     if as_json:
         run.print_json(found)
     else:
@@ -64,13 +70,15 @@ def report(
 
     only = Only(subscription, caller)
     if chart is not None:
-        picture = run.with_pool(lambda pool: pool.chart(by, since, until, only), as_json=as_json)
+        picture = run.with_pool(lambda pool: pool.look(pool.figures.chart, by, since, until, only), as_json=as_json)
         if chart == "-":
             tables.console().print(tables.chart(picture))
         else:
             _write_picture(Path(chart), picture)
         return
-    found = run.with_pool(lambda pool: pool.report(by, since, until, only, limit), as_json=as_json)
+    found = run.with_pool(
+        lambda pool: pool.look(pool.figures.report, by, since, until, only, limit=limit), as_json=as_json
+    )
     if as_json:
         run.print_json(found)
     elif as_csv:
@@ -148,7 +156,7 @@ def ledger() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(as_json: bool) -> None:
     """Prove the sums against the entries, and tell of runs that are not settled."""
-    found = run.with_pool(lambda pool: pool.check(), as_json=as_json)
+    found = run.with_pool(lambda pool: pool.look(pool.history.check), as_json=as_json)
     if as_json:
         run.print_json(found)
     else:

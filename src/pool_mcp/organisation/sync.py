@@ -68,17 +68,6 @@ class Organisation:
 
     # Reading the reports
 
-    async def keep_synced(self, sleep: Callable[[float], Awaitable[object]]) -> None:
-        """For as long as a server is up: read the reports every hour, one server for all."""
-        while True:
-            await sleep(SYNC_LOOK_S)
-            try:
-                await self.sync_if_due()
-            except PoolError as error:
-                log.warning("could not read the organisation's reports: %s", error)
-            except Exception:  # the top of this task: others' figures are no reason to stop serving
-                log.exception("could not read the organisation's reports")
-
     async def sync_if_due(self) -> None:
         """Read the reports if nobody has within the hour, and nobody is at it or has just failed.
 

@@ -297,7 +297,8 @@ async def _run(pool: Pool, arguments: tools.Arguments, context: Context) -> Base
         case tools.PickSubscriptionArguments(estimated_cost_usd=cost, model=model, session_id=session_id):
             return await pool.pick(cost, model, session_id)
         case tools.UsageReportArguments(by=by, since=since, until=until):
-            return await pool.report(by, since, until, Only(arguments.subscription, arguments.caller))
+            only = Only(arguments.subscription, arguments.caller)
+            return await pool.look(pool.figures.report, by, since, until, only)
         case tools.ReconcileUsageArguments(since=since, until=until, adjust=adjust):
             return await pool.organisation.reconcile(since, until, adjust=adjust)
     raise AssertionError(f"{type(arguments).__name__} belongs to no tool")
@@ -310,7 +311,7 @@ async def _pictures(pool: Pool, arguments: tools.Arguments) -> list[ImageContent
     from pool_mcp.views.png import png  # Pillow takes a while to load
 
     only = Only(arguments.subscription, arguments.caller)
-    chart = await pool.chart(arguments.by, arguments.since, arguments.until, only)
+    chart = await pool.look(pool.figures.chart, arguments.by, arguments.since, arguments.until, only)
     image = await anyio.to_thread.run_sync(png, chart)
     return [ImageContent(type="image", data=base64.b64encode(image).decode(), mime_type="image/png")]
 

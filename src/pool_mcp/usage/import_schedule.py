@@ -5,13 +5,12 @@ A command imports at once and briskly. Open pools take turns, one every few minu
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import anyio.to_thread
 
 from pool_mcp import results
 from pool_mcp.claude.transcripts import config_dir_or_default
-from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import MINUTE_MS, NANO, Run
 from pool_mcp.settings import Settings
@@ -46,7 +45,7 @@ class Outside:
         self._shown = shown
         self._stopping = threading.Event()
 
-    async def import_all(self, told: Callable[[Imported], None]) -> results.ImportResult:
+    async def import_all(self, told: Callable[[Imported], None] = lambda _: None) -> results.ImportResult:
         """Import at once, unless another process is at it. ``told`` hears, in another thread, of every batch."""
 
         def go_on(done: Imported) -> bool:
@@ -56,19 +55,16 @@ class Outside:
         done = await anyio.to_thread.run_sync(self._importer().run, BRISK, go_on, abandon_on_cancel=True)
         return results.ImportResult(running_elsewhere=True) if done is None else _import_result(done)
 
-    async def import_now_and_then(self, sleep: Callable[[float], Awaitable[object]]) -> None:
-        """For as long as the pool is open: import a little at a time, in whichever process's turn it is."""
-        while True:
-            await sleep(IMPORT_AFTER_S)
-            try:
-                if await anyio.to_thread.run_sync(self._ledger.take_lease, "import", IMPORT_EVERY_MS, self._clock):
-                    done = await anyio.to_thread.run_sync(self._importer().run, QUIET, self._rest)
-                    if done is not None and done.new_calls:
-                        log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
-            except (PoolError, OSError) as error:
-                log.warning("could not import what was spent outside: %s", error)
-            except Exception:  # the top of this task: what others spent is no reason to stop serving
-                log.exception("could not import what was spent outside")
+    async def import_if_due(self) -> None:
+        """Import a little at a time, where it is this process's turn.
+
+        Raises:
+            PoolError: the ledger cannot be reached.
+        """
+        if await anyio.to_thread.run_sync(self._ledger.take_lease, "import", IMPORT_EVERY_MS, self._clock):
+            done = await anyio.to_thread.run_sync(self._importer().run, QUIET, self._rest)
+            if done is not None and done.new_calls:
+                log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
 
     def stop(self) -> None:
         """End an import that is under way after its batch; the next one goes on from there."""

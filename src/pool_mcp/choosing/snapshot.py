@@ -1,0 +1,36 @@
+"""What is known of all subscriptions, and of one caller, at one instant; pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pool_mcp.choosing import budget, pacing
+from pool_mcp.model import Cooldown
+
+_USABLE = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The pool at ``now_ms``; money in nano-dollars.
+
+    ``pool_cooldown`` is in force while Anthropic is overloaded. ``alerts`` are those that still hold, newest first,
+    each with when it was raised.
+    """
+
+    now_ms: int
+    balances: Sequence[budget.Balance]
+    caller: budget.CallerBalance | None
+    pool_cooldown: Cooldown | None
+    spent_today: int
+    alerts: Sequence[tuple[int, pacing.Alert]]
+
+    @property
+    def advice(self) -> pacing.Advice:
+        """What the next ask of the usual size would meet."""
+        return pacing.advise(self.balances, self.caller, self.now_ms, self.pool_cooldown)
+
+    @property
+    def usable(self) -> list[str]:
+        """The subscriptions that could serve."""
+        standing = {one.subscription.id: budget.standing(one, self.now_ms) for one in self.balances}
+        return [name for name, one in standing.items() if one.status in _USABLE]
