@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pool_mcp.server.handshake import Replies
+from pool_mcp.server.handshake import Beginning, Question, Replies
 
 LEGACY: list[dict[str, Any]] = [
     {
@@ -39,6 +39,16 @@ MODERN: list[dict[str, Any]] = [
 ]
 
 
+def line(message: dict[str, Any]) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
+
+
+def questions(messages: list[dict[str, Any]]) -> list[Question | None]:
+    """What an early reply is possible for, by message."""
+    beginning = Beginning()
+    return [beginning.take(line(message)) for message in messages]
+
+
 def converse(home: Path, messages: list[dict[str, Any]]) -> dict[str, Any]:
     """All replies of a fresh server to a host that says everything at once, by request id, with their order."""
     lines = "".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
@@ -67,27 +77,21 @@ def test_a_later_start_replies_what_the_sdk_replied_itself(tmp_path: Path, messa
     by_the_sdk = converse(tmp_path, messages)
     # A host that does not wait for the reply to initialize has its lists kept one start later.
     assert [converse(tmp_path, messages) for _ in range(2)] == [by_the_sdk] * 2
-    kept = json.loads((tmp_path / "pool" / "replies.json").read_text())["replies"]
-    assert {"tools/list", "resources/list"} < {key.split()[0] for key in kept}
-    assert all(reply["result"] in kept.values() for reply in by_the_sdk.values() if reply["id"] in ("two", 3))
+    replies = Replies(tmp_path / "pool" / "replies.json")
+    asked = [question for question in questions(messages) if question is not None]
+    assert len(asked) >= 3
+    for question in asked:
+        assert json.loads(replies.get(question) or "null") == by_the_sdk[json.dumps(question.id)]["result"]
 
 
 def test_the_early_replies_come_from_the_file_and_are_put_right_when_they_are_wrong(tmp_path: Path) -> None:
     by_the_sdk = [converse(tmp_path, LEGACY) for _ in range(2)][-1]
-    file = tmp_path / "pool" / "replies.json"
-    kept = json.loads(file.read_text())
-    kept["replies"]["tools/list 2025-06-18"] = {"tools": []}
-    file.write_text(json.dumps(kept))
+    tools_list = questions(LEGACY)[2]
+    assert tools_list is not None
+    Replies(tmp_path / "pool" / "replies.json").learn(tools_list, '{"tools":[]}')
     with pytest.raises(AssertionError, match="out of date"):  # the server's log says so
         converse(tmp_path, LEGACY)
     assert converse(tmp_path, LEGACY) == by_the_sdk
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"made_by": 1}', '{"made_by": "another version", "replies": {}}'])
-def test_a_file_that_is_broken_or_from_another_version_is_not_used(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "replies.json"
-    file.write_text(content)
-    assert Replies(file).get("tools/list 2025-06-18") is None
 
 
 def test_what_is_kept_can_be_read_by_the_owner_only(tmp_path: Path) -> None:
@@ -118,35 +122,36 @@ front.send('{"jsonrpc": "2.0", "method": "ours"}')
 
 
 @pytest.mark.parametrize(
-    ("said", "ended"),
+    ("messages", "ended"),
     [
-        ("", 0),
-        ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}\n{"method": "ready"}\n', 0),
-        ('{"id": 1, "method": "initialize", "params": {"protocolVersion": "of another time"}}\n', 3),
-        ('{"id": 1, "method": "tools/call", "params": {"name": "usage_status"}}\n', 0),
-        ('{"id": 1, "method": "resources/read", "params": {"uri": "pool://status"}}\n', 3),
-        ("the host's words\n", 3),
+        ([], 0),
+        (LEGACY[:2], 0),
+        (LEGACY[:3], 3),
+        ([{"id": 1, "method": "initialize", "params": {"protocolVersion": "of another time"}}], 3),
+        ([LEGACY[0], LEGACY[5]], 3),
+        ([{"id": 1, "method": "resources/read", "params": {"uri": "pool://status"}}], 3),
     ],
 )
 def test_a_host_that_leaves_while_the_rest_is_loaded_is_waited_for_only_where_it_is_owed_a_reply(
-    tmp_path: Path, said: str, ended: int
+    tmp_path: Path, messages: list[dict[str, Any]], ended: int
 ) -> None:
     program = """
 import sys, time
 from pathlib import Path
 from pool_mcp.server.handshake import Front, Replies
-replies = Replies(Path(sys.argv[1]))
-replies.learn("initialize 2025-06-18", {"protocolVersion": "2025-06-18"})
-front = Front(replies)
-heard = False
-while not heard:
+front = Front(Replies(Path(sys.argv[1])))
+while None not in front._waiting:
     time.sleep(0.01)
-    with front._lock:
-        heard = None in front._waiting
 sys.exit(3)
 """
+    initialize = questions(LEGACY)[0]
+    assert initialize is not None
+    Replies(tmp_path / "replies.json").learn(initialize, '{"protocolVersion":"2025-06-18"}')
     ran = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "replies.json")], input=said, text=True, timeout=20, check=False
+        [sys.executable, "-c", program, str(tmp_path / "replies.json")],
+        input=b"".join(map(line, messages)),
+        timeout=20,
+        check=False,
     )
     assert ran.returncode == ended
 

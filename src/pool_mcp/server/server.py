@@ -5,14 +5,12 @@ some only its data, so each holds all that there is.
 """
 
 import base64
-import contextlib
 import json
 import logging
-import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.session import ServerSession
-from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
 from mcp_types import (
     INTERNAL_ERROR,
@@ -64,6 +61,7 @@ from pool_mcp.pool import Clock, Pool
 from pool_mcp.results import AskResult, ErrorResult, error_result, internal_error
 from pool_mcp.server import content, tools
 from pool_mcp.server.handshake import Front
+from pool_mcp.server.transport import connect
 
 log = logging.getLogger(__name__)
 
@@ -102,47 +100,10 @@ async def _serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], fro
             pool = error
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(_stop_on_signal, pool)
-        files: tuple[Any, Any] = (_Input(front), _Output(front))
-        async with stdio_server(*files) as (incoming, outgoing):
+        async with connect(front) as (incoming, outgoing):
             server = make_server(pool, clock)
             await server.run(incoming, outgoing, server.create_initialization_options())
         tasks.cancel_scope.cancel()
-
-
-class _Input:
-    """A front's lines as the file that the SDK's transport reads."""
-
-    def __init__(self, front: Front) -> None:
-        self._send, self._receive = anyio.create_memory_object_stream[str](math.inf)
-        self._token = anyio.lowlevel.current_token()
-        for line in front.hand_over(self._deliver):
-            self._put(line)
-
-    def _deliver(self, line: bytes | None) -> None:
-        with contextlib.suppress(anyio.RunFinishedError, RuntimeError):
-            anyio.from_thread.run_sync(self._put, line, token=self._token)
-
-    def _put(self, line: bytes | None) -> None:
-        if line is None:
-            self._send.close()
-        else:
-            self._send.send_nowait(line.decode(errors="replace"))
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self._receive.__aiter__()
-
-
-class _Output:
-    """A front as the file that the SDK's transport writes."""
-
-    def __init__(self, front: Front) -> None:
-        self._front = front
-
-    async def write(self, line: str) -> None:
-        await anyio.to_thread.run_sync(self._front.send, line.rstrip("\n"))
-
-    async def flush(self) -> None:
-        """Nothing is held back."""
 
 
 async def _stop_on_signal(pool: Pool | PoolError, *, task_status: anyio.abc.TaskStatus[None]) -> None:
