@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import record
 from hypothesis import settings
 
 from pool_mcp.demo.standin import Standin
@@ -19,6 +20,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def standin() -> Iterator[Standin]:
-    """Anthropic, on loopback, for one test."""
+    """Anthropic, on loopback, for one test; afterwards, what was billed is compared with what was booked."""
     with Standin() as standin:
         yield standin
+        assert record.faults(standin) == []

@@ -1,4 +1,4 @@
-"""A small edition of ``benchmarks/chaos.py``: real servers and CLIs, killed and limited at random, and exact books."""
+"""A small edition of ``benchmarks/chaos.py``: real servers and CLIs, killed at random, and an exact record."""
 
 import json
 import os
@@ -13,6 +13,7 @@ CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 FAULTS = (
     "lost",
     "doubled",
+    "misplaced",
     "leaked",
     "orphaned",
     "unanswered",

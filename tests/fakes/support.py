@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import record
 
 from pool_mcp.claude.find import bundled_cli
 from pool_mcp.demo.standin import Standin
@@ -71,7 +72,10 @@ def make_home(
     (pool_home / "pool.toml").write_text(_lines(top) + "".join(f"{head}\n{_lines(table)}" for head, table in tables))
     env = {"PATH": os.defpath, "HOME": str(home), "POOL_MCP_HOME": str(pool_home)}
     env |= {token_env(name): Standin.token(name) for name in accounts or ("alice",)}
-    return load(env), env
+    settings = load(env)
+    if standin is not None:
+        record.remember(standin, settings.ledger_path)
+    return settings, env
 
 
 def _lines(table: Mapping[str, object]) -> str:
