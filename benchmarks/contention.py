@@ -200,8 +200,8 @@ def _reserve(ledger: Ledger, state: State, run_id: str, caller: str) -> Run:
         estimates = {
             one: budget.estimate_nanousd(None, tx.balances.recent_costs_nanousd(one, None)) for one in SUBSCRIPTIONS
         }
-        request = selection.Request(estimates, patience=state.patience(tx, now_ms))
-        choice = selection.choose(request, state.balances(tx, now_ms), now_ms)
+        request = selection.Request(estimates, pool_cooldown=state.pool_cooldown(tx, now_ms))
+        choice = selection.choose(request, state.balances(tx, now_ms))
         assert choice.subscription is not None, choice.reason
         run = _run(run_id, choice.subscription, caller, now_ms)
         _insert(tx, run)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pool_mcp.background.logins import IN_USE_MS, STALE_MS
 from pool_mcp.choosing import budget, rates, selection, windows
+from pool_mcp.choosing.cooldowns import ROOM_PERCENT
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
-from pool_mcp.ledger.official import ROOM_PERCENT
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
 from simulator import Account, Job, Run
 
@@ -96,7 +96,7 @@ class Ours:
         own = self._sessions.get(job.session) if job.session is not None else None
         for only in (own, None) if own is not None else (None,):
             request = selection.Request(estimates, only=only, tried=tried)
-            chosen = selection.choose(request, balances, now_ms, self._strategy).subscription
+            chosen = selection.choose(request, balances, self._strategy).subscription
             if chosen is not None:
                 return chosen
         return None
@@ -110,13 +110,14 @@ class Ours:
         readings = tx.readings
         return budget.Balance(
             subscription=tx.subscription,
+            at_ms=now_ms,
             block=windows.block_at(now_ms, readings.get(FIVE_HOUR)),
             hour_spent=tx.spent_since(now_ms - HOUR_MS) if self._strategy == "health" else 0,
             week_spent=tx.spent_since(now_ms - WEEK_MS) if self._strategy == "health" else 0,
             reserved=sum(run.held for run in tx.held.values()),
             in_flight=len(tx.held),
             readings=readings,
-            cooldown=cooldown,
+            cooldowns=[] if cooldown is None else [cooldown],
             last_used_ms=tx.last_used_ms,
             spent_since={
                 window: tx.spent_since(windows.counts_from_ms(reading, now_ms) + 1)

@@ -9,12 +9,11 @@ import anyio
 import pytest
 from support import make_home, now_ms, open_ledger, open_pool, sign_in
 
-from pool_mcp.asks.outcomes import LONGEST_MS, lengthened
 from pool_mcp.background.logins import Upkeep
+from pool_mcp.choosing.cooldowns import LONGEST_MS, WHOLE_POOL, with_backoff
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import NeedsLogin, Overloaded
-from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.model import HOUR_MS, MINUTE_MS, Ask, Cooldown, WindowReading
 from pool_mcp.pool import Pool
 from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
@@ -75,7 +74,7 @@ async def test_after_a_cooldown_one_run_at_a_time_tries_whether_it_is_over(stand
         assert attempts(await ask(another)) == [("bob", "ok")]
         picked = await another.pick()
         assert [one.reasons[0] for one in picked.candidates if not one.eligible] == [
-            "one run is trying out whether this is over: too many requests"
+            "one run is testing whether this is over: too many requests"
         ]
         with pytest.raises(Exception, match="cancelled"):
             await pool.result(probe.run_id, cancel=True)
@@ -101,14 +100,14 @@ async def test_while_anthropic_is_overloaded_one_ask_tries_it_out_and_the_others
     settings, env = make_home(tmp_path, standin, "alice", "bob")
     standin.accounts["alice"] = standin.accounts["bob"] = Behaviour(mode="hang_before_start", calls=1)
     with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
-        patience = Cooldown("overloaded", now_ms(), now_ms() + MINUTE_MS, "overloaded")
-        tx.cooldowns.start(WHOLE_POOL, patience, None)
+        overload = Cooldown("overloaded", now_ms(), now_ms() + MINUTE_MS, "overloaded")
+        tx.cooldowns.start(WHOLE_POOL, overload, None)
     async with open_pool(settings, env) as pool:
         assert (await pool.status()).advice.action == "wait"
         probe = await ask(pool, background=True)
         with pytest.raises(Overloaded) as caught:
             await ask(pool)
-        assert caught.value.retry_at_ms == patience.until_ms
+        assert caught.value.retry_at_ms == overload.until_ms
         with pytest.raises(Exception, match="cancelled"):
             await pool.result(probe.run_id, cancel=True)
         standin.accounts["alice"] = standin.accounts["bob"] = Behaviour()
@@ -226,15 +225,15 @@ async def test_thirty_asks_at_once_through_three_servers_are_spread_by_what_is_r
 def test_a_burst_doubles_up_to_a_bound_and_runs_from_before_it_add_nothing() -> None:
     begun = round(time.time() * 1000)
     first = Cooldown("burst", begun, begun + MINUTE_MS, "burst")
-    assert lengthened(first, None, begun - 1) == first
+    assert with_backoff(first, None, begun - 1) == first
     beside = Cooldown("burst", begun + 5, begun + 5 + MINUTE_MS, "burst")
-    assert lengthened(beside, first, begun - 1).until_ms == first.until_ms
+    assert with_backoff(beside, first, begun - 1).until_ms == first.until_ms
     lengths, last = [], first
     for _ in range(6):
         at_ms = last.until_ms or 0
-        last = lengthened(Cooldown("burst", at_ms, at_ms + MINUTE_MS, "burst"), last, at_ms - 1)
+        last = with_backoff(Cooldown("burst", at_ms, at_ms + MINUTE_MS, "burst"), last, at_ms - 1)
         lengths.append(((last.until_ms or 0) - at_ms) // MINUTE_MS)
     assert lengths == [2, 4, 8, 15, 15, 15]
     later = Cooldown("burst", begun + HOUR_MS, begun + HOUR_MS + MINUTE_MS, "burst")
-    assert lengthened(later, first, begun + 1) == later
+    assert with_backoff(later, first, begun + 1) == later
     assert LONGEST_MS == 15 * MINUTE_MS

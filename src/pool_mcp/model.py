@@ -239,7 +239,7 @@ class Cooldown:
     """Why a subscription is out of the choice, and until when (None: until a person acts).
 
     After that time it waits for proof: until a run has answered, one at a time is let through (``is_probed``: one is
-    in flight).
+    in flight). ``refused_default_model`` says that the refused run had asked for no model by name.
     """
 
     cause: str
@@ -247,6 +247,7 @@ class Cooldown:
     until_ms: int | None
     detail: str
     is_probed: bool = False
+    refused_default_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pool_mcp.accounting import reconcile
 from pool_mcp.accounting.periods import ALWAYS, Span, Sums
-from pool_mcp.choosing import budget, pacing, selection
+from pool_mcp.choosing import budget, cooldowns, pacing, selection
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.choosing.windows import percent_now, rfc3339, week_start_ms
@@ -673,7 +673,7 @@ def _official_result(reading: WindowReading, gauge: Gauge | None, now_ms: int) -
 
 
 def _cooldown_result(cooldown: Cooldown | None, now_ms: int) -> CooldownResult | None:
-    if cooldown is None or not budget.is_out(cooldown, now_ms):
+    if cooldown is None or not cooldowns.is_in_force(cooldown, now_ms):
         return None
     return CooldownResult(
         cause=cooldown.cause,
@@ -810,18 +810,18 @@ def _run_details(run: Run, files: str | None, kept_until_ms: int | None, now_ms:
     )
 
 
-def subscription_result(balance: budget.Balance, now_ms: int) -> SubscriptionResult:
+def subscription_result(balance: budget.Balance) -> SubscriptionResult:
     """One subscription's state for the wire."""
-    stands = budget.standing(balance, now_ms)
-    health = budget.health(balance, now_ms)
+    available, now_ms = budget.availability(balance), balance.at_ms
+    health = budget.health(balance)
     subscription, block = balance.subscription, balance.block
-    gauges = balance.gauges(now_ms)
+    gauges = balance.gauges
     return SubscriptionResult(
         id=subscription.id,
         plan=subscription.plan,
-        status=stands.status.value,
-        status_reason=stands.reason,
-        available_at=instant(stands.available_at_ms),
+        status=available.status.value,
+        status_reason=available.reason,
+        available_at=instant(available.available_at_ms),
         health_score=round(health.score, 2),
         health=HealthResult(
             week_percent=round(health.week_percent, 2),
@@ -837,7 +837,7 @@ def subscription_result(balance: budget.Balance, now_ms: int) -> SubscriptionRes
             source=block.source,
             cost_usd=usd(balance.block_spent),
             budget_usd=usd(subscription.block_budget_nanousd),
-            percent=round(balance.block_percent(now_ms), 2),
+            percent=round(balance.block_percent, 2),
         ),
         week=WeekResult(
             starts_at=rfc3339(week_start_ms(now_ms)),
@@ -852,11 +852,11 @@ def subscription_result(balance: budget.Balance, now_ms: int) -> SubscriptionRes
         in_flight=balance.in_flight,
         reserved_usd=usd(balance.reserved),
         burn_usd_per_hour=usd(balance.hour_spent),
-        exhausts_at=instant(pacing.exhausts_at_ms(balance, now_ms)),
+        exhausts_at=instant(pacing.exhausts_at_ms(balance)),
         last_used_at=instant(balance.last_used_ms),
-        headroom_usd=usd(pacing.headroom_nanousd(balance, now_ms)),
-        organisation=balance.organisation,
-        cooldown=_cooldown_result(balance.cooldown, now_ms),
+        headroom_usd=usd(pacing.headroom_nanousd(balance)),
+        organisation=balance.organization,
+        cooldown=_cooldown_result(cooldowns.worst(balance.cooldowns, None, now_ms), now_ms),
     )
 
 
@@ -880,7 +880,7 @@ def status_result(now: Snapshot) -> StatusResult:
         generated_at=rfc3339(now.now_ms),
         advice=advice_result(now.advice, now.now_ms),
         pool=totals_result(now.balances, now.spent_today),
-        subscriptions=[subscription_result(one, now.now_ms) for one in now.balances],
+        subscriptions=[subscription_result(one) for one in now.balances],
         caller=None if now.caller is None else caller_result(now.caller),
         alerts=alert_results(now.alerts),
     )

@@ -1,14 +1,13 @@
 """Puts together from the ledger what is known of every subscription and caller at one instant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from pool_mcp.choosing import rates, windows
-from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, CallerBalance, is_out
+from pool_mcp.choosing import cooldowns, rates, windows
+from pool_mcp.choosing.budget import Balance, CallerBalance
 from pool_mcp.choosing.pacing import Alert, alerts
-from pool_mcp.choosing.selection import family_of
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.ledger.balances import Reserved
-from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
@@ -21,7 +20,18 @@ HISTORY_MS = 2 * WEEK_MS
 """From how far back rates are learned: plans change."""
 
 FULL_WEEK_SHARE = 0.95
-"""A week's budget is told to be free again once it is used less than this."""
+"""A week's budget counts as free again once it is used less than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is read once for all subscriptions, by subscription."""
+
+    reserved: Mapping[str, Reserved]
+    last_used: Mapping[str, int]
+    readings: Mapping[str, dict[str, WindowReading]]
+    cooldowns: Mapping[str, Sequence[Cooldown]]
+    organizations: Mapping[str, str]
 
 
 class State:
@@ -44,13 +54,13 @@ class State:
                 now_ms,
                 balances,
                 None if caller is None else self.caller(tx, caller, now_ms),
-                self.patience(tx, now_ms),
+                self.pool_cooldown(tx, now_ms),
                 sum(tx.balances.spent_nanousd(one.subscription.id, day_ms) for one in balances),
                 [one for one in tx.notices.current(now_ms) if only in (None, one[1].subscription)],
             )
 
     def learn(self, ledger: Ledger, now_ms: int) -> None:
-        """Learn the rates anew where that is due. Called before a write, which would have others wait for it."""
+        """Learn the rates again where that is due. Called before a write, during which others wait."""
         if self._is_due(now_ms):
             with ledger.read() as tx:
                 self.balances(tx, now_ms)
@@ -59,64 +69,72 @@ class State:
         return self._learned_at_ms is None or not 0 <= now_ms - self._learned_at_ms < RATES_MS
 
     def balances(self, tx: Transaction, now_ms: int) -> list[Balance]:
-        """Every subscription's, in the order of the settings. Those of one organisation share readings and limits."""
-        reserved, last_used = tx.balances.reserved(), tx.balances.last_used_ms()
-        readings, cooldowns, organisations = tx.official.latest(), tx.cooldowns.open(), tx.logins.organisations()
-        week_start_ms = windows.week_start_ms(now_ms)
+        """Every subscription's, in the order of the settings. Those of one organization share readings and limits."""
         if self._is_due(now_ms):
             self._rates, self._learned_at_ms = {}, now_ms
-        balances = []
-        for subscription in self._settings.subscriptions:
-            name = subscription.id
-            organisation = None if subscription.is_api_key else organisations.get(name)
-            quota = [name] + [
-                other.id
-                for other in self._settings.subscriptions
-                if other.id != name
-                and not other.is_api_key
-                and organisation
-                and organisations.get(other.id) == organisation
-            ]
-            own = _newest([readings.get(one, {}) for one in quota])
-            block = windows.block_at(now_ms, own.get(windows.FIVE_HOUR))
-            held = reserved.get(name, Reserved())
-            week_spent = tx.balances.spent_nanousd(name, week_start_ms)
-            over = week_spent + held.nanousd - round(subscription.weekly_budget_nanousd * FULL_WEEK_SHARE)
-            since = {window: windows.counts_from_ms(one, now_ms) for window, one in own.items()}
-            spent_since = {window: _spent(tx, quota, at_ms, window) for window, at_ms in since.items()}
-            balances.append(
-                Balance(
-                    subscription=subscription,
-                    block=block,
-                    block_spent=tx.balances.spent_nanousd(name, block.starts_at_ms),
-                    week_spent=week_spent,
-                    hour_spent=tx.balances.spent_nanousd(name, now_ms - HOUR_MS),
-                    days=tx.balances.days_of_subscription(name, now_ms),
-                    reserved=held.nanousd,
-                    in_flight=held.in_flight,
-                    readings=own,
-                    cooldown=_cooldown([cooldowns.get(one) for one in quota], now_ms),
-                    last_used_ms=last_used.get(name),
-                    week_frees_at_ms=tx.balances.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
-                    spent_since=spent_since,
-                    spent_before={
-                        window: _spent(tx, quota, one.resets_at_ms - windows.length_ms(window), window)
-                        - spent_since[window]
-                        for window, one in own.items()
-                        if one.resets_at_ms is not None and one.resets_at_ms > now_ms
-                    },
-                    rates={window: self._rate(tx, subscription, window, now_ms) for window in own},
-                    organisation=organisation,
-                    reserved_beside=sum(reserved.get(one, Reserved()).nanousd for one in quota[1:]),
-                )
-            )
-        return balances
+        known = _Known(
+            reserved=tx.balances.reserved(),
+            last_used=tx.balances.last_used_ms(),
+            readings=tx.official.latest(),
+            cooldowns=tx.cooldowns.open(),
+            organizations=tx.logins.organisations(),
+        )
+        return [self._balance(tx, one, known, now_ms) for one in self._settings.subscriptions]
+
+    def _balance(self, tx: Transaction, subscription: Subscription, known: "_Known", now_ms: int) -> Balance:
+        name = subscription.id
+        quota = self._quota(subscription, known.organizations)
+        readings = _newest([known.readings.get(one, {}) for one in quota])
+        block = windows.block_at(now_ms, readings.get(windows.FIVE_HOUR))
+        reserved = known.reserved.get(name, Reserved())
+        week_start_ms = windows.week_start_ms(now_ms)
+        week_spent = tx.balances.spent_nanousd(name, week_start_ms)
+        over = week_spent + reserved.nanousd - round(subscription.weekly_budget_nanousd * FULL_WEEK_SHARE)
+        since = {window: windows.counts_from_ms(one, now_ms) for window, one in readings.items()}
+        spent_since = {window: _spent(tx, quota, at_ms, window) for window, at_ms in since.items()}
+        return Balance(
+            subscription=subscription,
+            at_ms=now_ms,
+            block=block,
+            block_spent=tx.balances.spent_nanousd(name, block.starts_at_ms),
+            week_spent=week_spent,
+            hour_spent=tx.balances.spent_nanousd(name, now_ms - HOUR_MS),
+            days=tx.balances.days_of_subscription(name, now_ms),
+            reserved=reserved.nanousd,
+            in_flight=reserved.in_flight,
+            readings=readings,
+            cooldowns=cooldowns.of_subscription(
+                known.cooldowns.get(name, ()),
+                [cooldown for other in quota[1:] for cooldown in known.cooldowns.get(other, ())],
+                now_ms,
+            ),
+            last_used_ms=known.last_used.get(name),
+            week_frees_at_ms=tx.balances.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
+            spent_since=spent_since,
+            spent_before={
+                window: _spent(tx, quota, one.resets_at_ms - windows.length_ms(window), window) - spent_since[window]
+                for window, one in readings.items()
+                if one.resets_at_ms is not None and one.resets_at_ms > now_ms
+            },
+            rates={window: self._rate(tx, subscription, window, now_ms) for window in readings},
+            organization=None if subscription.is_api_key else known.organizations.get(name),
+            reserved_beside=sum(known.reserved.get(one, Reserved()).nanousd for one in quota[1:]),
+        )
+
+    def _quota(self, subscription: Subscription, organizations: Mapping[str, str]) -> list[str]:
+        """Whose spend counts in one's windows: its own, first, and that of the others in its organization."""
+        organization = organizations.get(subscription.id)
+        if subscription.is_api_key or not organization:
+            return [subscription.id]
+        others = (one for one in self._settings.subscriptions if one.id != subscription.id and not one.is_api_key)
+        return [subscription.id, *(one.id for one in others if organizations.get(one.id) == organization)]
 
     def caller(self, tx: Transaction, caller: str, now_ms: int) -> CallerBalance:
         """A caller's own budget and what it has used of it."""
         budget = self._settings.callers.get(caller, CallerBudget())
         return CallerBalance(
             caller,
+            now_ms,
             budget,
             day_spent=tx.balances.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
             week_spent=tx.balances.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
@@ -125,25 +143,24 @@ class State:
             days=tx.balances.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
         )
 
-    def patience(self, tx: Transaction, now_ms: int) -> Cooldown | None:
+    def pool_cooldown(self, tx: Transaction, now_ms: int) -> Cooldown | None:
         """The pool's own cooldown, while Anthropic is overloaded."""
-        cooldown = tx.cooldowns.open().get(WHOLE_POOL)
-        return cooldown if cooldown is not None and is_out(cooldown, now_ms) else None
+        return cooldowns.of_pool(tx.cooldowns.open(), now_ms)
 
     def tell_alerts(self, tx: Transaction, now_ms: int) -> list[Alert]:
         """Put on record what the pool's state calls for; those that no process has told yet."""
-        return [alert for alert in alerts(self.balances(tx, now_ms), now_ms) if tx.notices.record(alert, now_ms)]
+        return [alert for alert in alerts(self.balances(tx, now_ms)) if tx.notices.record(alert, now_ms)]
 
     def _rate(self, tx: Transaction, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
         rate = self._rates.get((subscription.id, window))
         if rate is None:
-            steps = tx.official.steps(subscription.id, window, family_of(window), now_ms - HISTORY_MS)
+            steps = tx.official.steps(subscription.id, window, windows.family_of(window), now_ms - HISTORY_MS)
             rate = self._rates[subscription.id, window] = rates.learn(steps, rates.prior(subscription, window))
         return rate
 
 
 def _newest(readings: list[dict[str, WindowReading]]) -> dict[str, WindowReading]:
-    """The newest reading of each window, whichever of one organisation's subscriptions brought it."""
+    """The newest reading of each window, whichever of one organization's subscriptions brought it."""
     result: dict[str, WindowReading] = {}
     for of_one in readings:
         for window, reading in of_one.items():
@@ -152,18 +169,9 @@ def _newest(readings: list[dict[str, WindowReading]]) -> dict[str, WindowReading
     return result
 
 
-def _cooldown(cooldowns: list[Cooldown | None], now_ms: int) -> Cooldown | None:
-    """The first one's own, else a limit that another subscription of the same organisation has run into."""
-    own, *others = cooldowns
-    shared = [one for one in others if one is not None and one.cause not in NEEDS_A_PERSON and is_out(one, now_ms)]
-    if own is not None and (is_out(own, now_ms) or not shared):
-        return own
-    return max(shared, key=lambda one: one.until_ms or 0, default=own)
-
-
 def _spent(tx: Transaction, subscriptions: list[str], since_ms: int, window: str) -> int:
     """What subscriptions have spent since an instant of what a window counts."""
-    family = family_of(window)
+    family = windows.family_of(window)
     if family is None:
         return sum(tx.balances.spent_nanousd(one, since_ms) for one in subscriptions)
     return sum(tx.balances.family_spent_nanousd(one, since_ms, family) for one in subscriptions)

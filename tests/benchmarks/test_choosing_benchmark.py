@@ -3,10 +3,10 @@
 import pytest
 
 from bound import bound_usd
+from choosing_worlds import ACCOUNTS, WORKLOADS, make_world, play_one
 from policies import OTHERS, Ours
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.model import BLOCK_MS, HOUR_MS, NANO, WEEK_MS
-from selection import ACCOUNTS, WORKLOADS, make_world, play_one
 from simulator import EPOCH_MS, Account, Conditions, Job, Span, World
 
 DAYS = 3

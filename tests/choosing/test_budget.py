@@ -1,4 +1,4 @@
-"""What is left: the health score, the standing, the size of a reservation."""
+"""What is left: the health score, availability, the size of a reservation."""
 
 from dataclasses import replace
 
@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool_mcp.choosing.budget import (
+    Availability,
     Balance,
     CallerBalance,
     Health,
-    Standing,
     Status,
+    availability,
     estimate_nanousd,
     health,
-    standing,
 )
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, CallerBudget
 
@@ -58,7 +58,7 @@ from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, CallerBudget
     ],
 )
 def test_health_is_the_formula_clamped(state: Balance, expected: Health) -> None:
-    assert health(state, NOW) == expected
+    assert health(state) == expected
 
 
 money = st.integers(0, 1000 * NANO)
@@ -69,69 +69,74 @@ def test_health_stays_within_its_scale_and_falls_with_use(
     block: int, week: int, hour: int, in_flight: int, percent: float | None, more: int
 ) -> None:
     readings = {} if percent is None else {"five_hour": official(percent)}
-    some = Balance(ONE, OFFICIAL, block, week, hour, in_flight=in_flight, readings=readings)
+    some = Balance(ONE, NOW, OFFICIAL, block, week, hour, in_flight=in_flight, readings=readings)
     worse = [
         replace(some, week_spent=week + more),
         replace(some, block_spent=block + more),
         replace(some, hour_spent=hour + more),
         replace(some, in_flight=in_flight + 1),
     ]
-    scores = [health(one, NOW).score for one in (some, *worse)]
+    scores = [health(one).score for one in (some, *worse)]
     assert all(0 <= score <= scores[0] <= 100 for score in scores)
 
 
-# The standing
+# Availability
 
 
-OFF = replace(balance(week=400, cooldown=cooldown("auth")), subscription=replace(ONE, enabled=False))
+OFF = replace(balance(week=400, cooldowns=[cooldown("auth")]), subscription=replace(ONE, enabled=False))
 
 
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
-        (balance(), Standing(Status.AVAILABLE, "nothing used yet")),
-        (balance(spent=10, week=10), Standing(Status.AVAILABLE, "the block budget is 50% used")),
-        (balance(spent=15.8, week=15.8), Standing(Status.AVAILABLE, "the block budget is 79% used")),
-        (balance(spent=16, week=16), Standing(Status.APPROACHING, "the block budget is 80% used")),
-        (balance(spent=18.8), Standing(Status.APPROACHING, "the block budget is 94% used")),
-        (balance(spent=19), Standing(Status.LIMITED, "the block budget is 95% used", GRID.ends_at_ms)),
-        (balance(spent=40), Standing(Status.LIMITED, "the block budget is 200% used", GRID.ends_at_ms)),
+        (balance(), Availability(Status.AVAILABLE, "nothing used yet")),
+        (balance(spent=10, week=10), Availability(Status.AVAILABLE, "the block budget is 50% used")),
+        (balance(spent=15.8, week=15.8), Availability(Status.AVAILABLE, "the block budget is 79% used")),
+        (balance(spent=16, week=16), Availability(Status.APPROACHING, "the block budget is 80% used")),
+        (balance(spent=18.8), Availability(Status.APPROACHING, "the block budget is 94% used")),
+        (balance(spent=19), Availability(Status.LIMITED, "the block budget is 95% used", GRID.ends_at_ms)),
+        (balance(spent=40), Availability(Status.LIMITED, "the block budget is 200% used", GRID.ends_at_ms)),
         (
             balance(week=390, week_frees_at_ms=NOW + 5),
-            Standing(Status.LIMITED, "the weekly budget is 98% used", NOW + 5),
+            Availability(Status.LIMITED, "the weekly budget is 98% used", NOW + 5),
         ),
         (
             balance(official(97, "seven_day"), spent=10),
-            Standing(Status.LIMITED, "the seven_day window is 97% used", NOW + HOUR_MS),
+            Availability(Status.LIMITED, "the seven_day window is 97% used", NOW + HOUR_MS),
         ),
         (
             balance(official(None, "seven_day_opus", status="rejected")),
-            Standing(Status.LIMITED, "the seven_day_opus window is 100% used", NOW + HOUR_MS),
+            Availability(Status.AVAILABLE, "nothing used yet"),
         ),
         (
             balance(official(62, status="rejected")),
-            Standing(Status.LIMITED, "the five_hour window is 100% used", NOW + HOUR_MS),
+            Availability(Status.LIMITED, "the five_hour window is 100% used", NOW + HOUR_MS),
         ),
-        (balance(official(97, resets_at_ms=NOW)), Standing(Status.AVAILABLE, "nothing used yet")),
-        (balance(official(None)), Standing(Status.AVAILABLE, "nothing used yet")),
+        (balance(official(97, resets_at_ms=NOW)), Availability(Status.AVAILABLE, "nothing used yet")),
+        (balance(official(None)), Availability(Status.AVAILABLE, "nothing used yet")),
         (
-            balance(spent=40, cooldown=cooldown("five_hour")),
-            Standing(Status.COOLDOWN, "because of five_hour", NOW + MINUTE_MS),
+            balance(spent=40, cooldowns=[cooldown("five_hour")]),
+            Availability(Status.COOLDOWN, "because of five_hour", NOW + MINUTE_MS),
         ),
-        (balance(cooldown=cooldown("burst")), Standing(Status.COOLDOWN, "because of burst", NOW + MINUTE_MS)),
-        (balance(cooldown=cooldown("burst", NOW)), Standing(Status.AVAILABLE, "nothing used yet")),
-        (balance(cooldown=cooldown("auth", None)), Standing(Status.NEEDS_LOGIN, "because of auth")),
-        (balance(cooldown=cooldown("billing")), Standing(Status.NEEDS_LOGIN, "because of billing", NOW + MINUTE_MS)),
-        (balance(cooldown=cooldown("auth", NOW)), Standing(Status.NEEDS_LOGIN, "because of auth", NOW)),
+        (balance(cooldowns=[cooldown("burst")]), Availability(Status.COOLDOWN, "because of burst", NOW + MINUTE_MS)),
+        (balance(cooldowns=[cooldown("burst", NOW)]), Availability(Status.AVAILABLE, "nothing used yet")),
+        (balance(cooldowns=[cooldown("auth", None)]), Availability(Status.NEEDS_LOGIN, "because of auth")),
+        (
+            balance(cooldowns=[cooldown("billing")]),
+            Availability(Status.NEEDS_LOGIN, "because of billing", NOW + MINUTE_MS),
+        ),
+        (balance(cooldowns=[cooldown("auth", NOW)]), Availability(Status.NEEDS_LOGIN, "because of auth", NOW)),
         (
             balance(official(70), spent_since={"five_hour": round(3.5 * NANO)}, reserved=5),
-            Standing(Status.APPROACHING, "the five_hour window is 80% used"),  # max: $0.35 a percent
+            Availability(Status.APPROACHING, "the five_hour window is 80% used"),  # max: $0.35 a percent
         ),
-        (OFF, Standing(Status.DISABLED, "switched off in pool.toml")),
+        (OFF, Availability(Status.DISABLED, "switched off in pool.toml")),
     ],
 )
-def test_a_standing_says_what_is_closest_to_its_end_and_when_that_changes(state: Balance, expected: Standing) -> None:
-    assert standing(state, NOW) == expected
+def test_availability_says_what_is_closest_to_its_end_and_when_that_changes(
+    state: Balance, expected: Availability
+) -> None:
+    assert availability(state) == expected
 
 
 # Reservations
@@ -142,7 +147,7 @@ def test_a_standing_says_what_is_closest_to_its_end_and_when_that_changes(state:
     [
         (None, [], NANO // 4),
         (None, [1], NANO // 4),
-        (None, [NANO], NANO),  # a few samples: never less than the dearest
+        (None, [NANO], NANO),  # a few samples: never less than the most expensive
         (None, [NANO, 2 * NANO, 1, 1], 2 * NANO),
         (None, [100] * 5, 125),
         (None, list(range(1, 21)), round(19 * 1.25)),  # the 95th percentile of 20 is the 19th
@@ -169,5 +174,5 @@ def test_at_least_19_of_20_recent_runs_would_have_fitted_their_reservation(recen
 def test_what_is_left_is_the_tighter_budget_and_never_less_than_nothing() -> None:
     states = [balance(), balance(spent=5, reserved=1), balance(spent=5, week=390, reserved=1), balance(spent=30)]
     assert [one.left for one in states] == [20 * NANO, 14 * NANO, 9 * NANO, 0]
-    caller = CallerBalance("me", CallerBudget(5 * NANO, 8 * NANO), day_spent=NANO, week_spent=7 * NANO, reserved=1)
+    caller = CallerBalance("me", NOW, CallerBudget(5 * NANO, 8 * NANO), day_spent=NANO, week_spent=7 * NANO, reserved=1)
     assert (caller.left, replace(caller, reserved=9 * NANO).left) == (NANO - 1, 0)

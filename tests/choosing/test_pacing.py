@@ -11,13 +11,14 @@ from balances import NOW, ONE, balance, cooldown, official
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.budget import Balance, CallerBalance
 from pool_mcp.choosing.pacing import Action, Advice, advise, alerts, exhausts_at_ms, failover, headroom_nanousd
 from pool_mcp.choosing.windows import Block
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, CallerBudget, Cooldown, WindowReading
 
 USED_UP = balance(name="used-up", spent=20)
-OFF = replace(balance(week=400, cooldown=cooldown("auth")), subscription=replace(ONE, enabled=False))
+OFF = replace(balance(week=400, cooldowns=[cooldown("auth")]), subscription=replace(ONE, enabled=False))
 MIDNIGHT = NOW + 12 * HOUR_MS
 
 
@@ -28,7 +29,7 @@ def at(said: str) -> int:
 def me(daily: float | None = None, weekly: float | None = None, **said: int) -> CallerBalance:
     budget = CallerBudget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
     spent: dict[str, Any] = {key: value * NANO for key, value in said.items()}
-    return CallerBalance("me", budget, **spent)
+    return CallerBalance("me", NOW, budget, **spent)
 
 
 @pytest.mark.parametrize(
@@ -54,16 +55,16 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             id="a window that is tighter than the budget",
         ),
         pytest.param(
-            [balance(organisation="org"), balance(name="two", organisation="org")],
+            [balance(organization="org"), balance(name="two", organization="org")],
             None,
             Advice(Action.PROCEED, "There is room for $40.00.", 40 * NANO),
-            id="budgets add up within an organisation",
+            id="budgets add up within an organization",
         ),
         pytest.param(
-            [balance(official(79), organisation="org"), balance(official(79), name="two", organisation="org")],
+            [balance(official(79), organization="org"), balance(official(79), name="two", organization="org")],
             None,
             Advice(Action.PROCEED, "There is room for $7.35.", round(7.35 * NANO)),
-            id="what an organisation shares is counted once",
+            id="what an organization shares is counted once",
         ),
         pytest.param(
             [balance(hour=5, spent=5)],
@@ -114,7 +115,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             id="all approaching",
         ),
         pytest.param(
-            [USED_UP, balance(cooldown=cooldown("burst"))],
+            [USED_UP, balance(cooldowns=[cooldown("burst")])],
             None,
             Advice(
                 Action.WAIT,
@@ -129,14 +130,14 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             None,
             Advice(
                 Action.WAIT,
-                "All room is held by runs in flight; ask again when one of them has ended.",
+                "All room is reserved for runs in flight; ask again when one of them has ended.",
                 0,
                 NOW + MINUTE_MS,
             ),
             id="what is only held comes back",
         ),
         pytest.param(
-            [OFF, balance(cooldown=cooldown("auth", None))],
+            [OFF, balance(cooldowns=[cooldown("auth", None)])],
             None,
             Advice(Action.STOP, "No subscription can be used until a person acts; see status_reason.", 0),
             id="a person must act",
@@ -181,7 +182,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             me(daily=5, day_spent=1, reserved=4),
             Advice(
                 Action.WAIT,
-                "The budget of me is held by its runs in flight; ask again when one of them has ended.",
+                "The budget of me is reserved for its runs in flight; ask again when one of them has ended.",
                 0,
                 NOW + MINUTE_MS,
             ),
@@ -198,7 +199,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
 def test_advice_is_what_the_room_and_the_pace_allow(
     balances: list[Balance], caller: CallerBalance | None, expected: Advice
 ) -> None:
-    assert advise(balances, caller, NOW) == expected
+    assert advise(balances, caller) == expected
 
 
 @dataclass
@@ -242,6 +243,7 @@ class Agent:
         block = Block(now_ms - now_ms % BLOCK_MS, now_ms - now_ms % BLOCK_MS + BLOCK_MS, "utc-grid")
         mine = Balance(
             replace(ONE, weekly_budget_nanousd=round(self.weekly * NANO), block_budget_nanousd=25 * NANO),
+            now_ms,
             block,
             block_spent=self.spent(block.starts_at_ms, now_ms),
             week_spent=week,
@@ -253,12 +255,12 @@ class Agent:
             first = bisect_left(self.spends, now_ms - WEEK_MS)
             mine = replace(mine, week_frees_at_ms=self.spends[first + over] + WEEK_MS + 1)
         if self.daily is None:
-            return advise([mine], None, now_ms), mine.left
+            return advise([mine], None), mine.left
         today = self.spent(now_ms - now_ms % DAY_MS, now_ms)
         caller = me(daily=self.daily)
-        caller = replace(caller, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days)
+        caller = replace(caller, at_ms=now_ms, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days)
         assert caller.left is not None
-        return advise([mine], caller, now_ms), min(mine.left, caller.left)
+        return advise([mine], caller), min(mine.left, caller.left)
 
 
 ASK = 3 * NANO // 10
@@ -278,9 +280,10 @@ def test_who_follows_the_advice_spends_what_there_is_and_never_stands_still_for_
 
 
 def test_while_anthropic_is_overloaded_the_whole_pool_waits() -> None:
-    patience = Cooldown("overloaded", NOW, NOW + 1000, "overloaded")
-    assert advise([balance()], None, NOW, patience) == Advice(Action.WAIT, "overloaded", 0, NOW + 1000)
-    assert advise([balance()], None, NOW + 1000, patience).action is Action.PROCEED
+    overloaded = Cooldown("overloaded", NOW, NOW + 1000, "overloaded")
+    assert advise([balance()], None, overloaded) == Advice(Action.WAIT, "overloaded", 0, NOW + 1000)
+    for now_ms, expected in ((NOW + 999, overloaded), (NOW + 1000, None)):
+        assert cooldowns.of_pool({cooldowns.WHOLE_POOL: [overloaded]}, now_ms) == expected
 
 
 pools = st.lists(
@@ -297,7 +300,7 @@ pools = st.lists(
 
 @given(pools)
 def test_advice_never_promises_more_than_the_budgets_leave(balances: list[Balance]) -> None:
-    advice = advise(balances, None, NOW)
+    advice = advise(balances, None)
     assert 0 <= advice.headroom_nanousd <= sum(one.left for one in balances)
     assert (advice.max_nanousd_per_hour is not None) == (advice.action is Action.SLOW_DOWN)
     assert (advice.retry_at_ms is not None) == (advice.action is Action.WAIT)
@@ -319,19 +322,19 @@ def test_advice_never_promises_more_than_the_budgets_leave(balances: list[Balanc
 def test_room_lasts_as_long_as_the_burn_lets_it_unless_it_is_refilled_first(
     state: Balance, expected: int | None
 ) -> None:
-    assert exhausts_at_ms(state, NOW) == expected
+    assert exhausts_at_ms(state) == expected
 
 
 def test_headroom_is_what_the_tightest_of_budgets_and_windows_leaves() -> None:
-    assert headroom_nanousd(balance(official(90), spent=5), NOW) == round(3.5 * NANO)
-    assert headroom_nanousd(balance(official(10), spent=5), NOW) == 15 * NANO
+    assert headroom_nanousd(balance(official(90), spent=5)) == round(3.5 * NANO)
+    assert headroom_nanousd(balance(official(10), spent=5)) == 15 * NANO
 
 
 # Alerts
 
 
 def told(*states: Balance) -> list[tuple[str, str]]:
-    return [(one.kind, one.message) for one in alerts(states, NOW)]
+    return [(one.kind, one.message) for one in alerts(states)]
 
 
 def window(percent: float, **said: Any) -> WindowReading:
@@ -358,8 +361,8 @@ def window(percent: float, **said: Any) -> WindowReading:
             balance(spent=20),
             [("limit", "one: the block budget is used up until 2026-01-28T15:00:00Z")],
         ),
-        (balance(cooldown=cooldown("auth", None)), [("needs_login", "one: because of auth")]),
-        (balance(cooldown=cooldown("burst")), []),
+        (balance(cooldowns=[cooldown("auth", None)]), [("needs_login", "one: because of auth")]),
+        (balance(cooldowns=[cooldown("burst")]), []),
     ],
 )
 def test_an_alert_is_called_for_at_a_threshold_a_limit_and_a_missing_login(
@@ -370,9 +373,9 @@ def test_an_alert_is_called_for_at_a_threshold_a_limit_and_a_missing_login(
 
 @given(st.floats(80, 89.9), st.integers(-60_000, 60_000))
 def test_one_threshold_of_one_window_has_one_key_however_its_reset_is_given(percent: float, jitter_ms: int) -> None:
-    (first,) = alerts([balance(window(80))], NOW)
-    (again,) = alerts([balance(window(percent, resets_at_ms=NOW + HOUR_MS + jitter_ms))], NOW + 1)
-    (next_one,) = alerts([balance(window(percent, resets_at_ms=NOW + 6 * HOUR_MS))], NOW + 1)
+    (first,) = alerts([balance(window(80))])
+    (again,) = alerts([balance(window(percent, resets_at_ms=NOW + HOUR_MS + jitter_ms), at_ms=NOW + 1)])
+    (next_one,) = alerts([balance(window(percent, resets_at_ms=NOW + 6 * HOUR_MS), at_ms=NOW + 1)])
     assert first.key == again.key != next_one.key
 
 

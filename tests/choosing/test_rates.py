@@ -94,7 +94,7 @@ def test_a_reset_between_two_readings_teaches_nothing() -> None:
 def test_percent_now_is_the_official_one_and_what_was_spent_since() -> None:
     found = gauge(official(40.0), ASSUMED, NOW, spent_since=3 * NANO, spent_before=30 * NANO, reserved=2 * NANO)
     assert found is not None
-    assert (found.official_percent, found.percent, found.held_percent) == (40.0, 43.0, 2.0)
+    assert (found.official_percent, found.percent, found.reserved_percent) == (40.0, 43.0, 2.0)
     assert (found.outside_percent, found.room_percent, found.left_nanousd) == (10.0, 55.0, 55 * NANO)
 
 
@@ -127,4 +127,4 @@ def test_a_gauge_never_shows_less_than_anthropic_said(
     assert found is not None
     assert found.percent >= found.official_percent >= found.outside_percent >= 0
     assert 0 <= found.room_percent <= 100
-    assert 0 <= found.share_of_time_left(NOW) <= 1
+    assert 0 <= found.share_of_time_left <= 1

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pool_mcp.choosing.budget import Balance, health
 from pool_mcp.choosing.rates import Rate
-from pool_mcp.choosing.selection import Candidate, Choice, Request, applies_to, choose
-from pool_mcp.choosing.windows import FULL_PERCENT, Block, percent_now
+from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
+from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, NANO, SECOND_MS, WEEK_MS, Cooldown, Subscription, WindowReading
 
 NOW = 1_769_605_200_000
@@ -36,7 +36,7 @@ def balance(name: str = "a", **said: Any) -> Balance:
     """In every window a percent is a dollar."""
     own = {key: said.pop(key) for key in ("priority", "enabled", "max_in_flight") if key in said}
     rates = dict.fromkeys(said.get("readings", {}), DOLLAR_A_PERCENT)
-    return Balance(replace(ONE, id=name, **own), GRID, rates=rates, **said)
+    return Balance(replace(ONE, id=name, **own), NOW, GRID, rates=rates, **said)
 
 
 def request(estimate: int = NANO, **said: Any) -> Request:
@@ -50,7 +50,7 @@ def official(
 
 
 def choice(*balances: Balance, strategy: Strategy = "headroom", **said: Any) -> Choice:
-    return choose(request(**said), balances, NOW, strategy)
+    return choose(request(**said), balances, strategy)
 
 
 def cooldown(cause: str, until_ms: int | None = NOW + HOUR_MS, *, is_probed: bool = False) -> Cooldown:
@@ -71,25 +71,25 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
     [
         pytest.param(balance(enabled=False), {}, "invalid_request", "switched off in pool.toml", None, id="disabled"),
         pytest.param(
-            balance(cooldown=cooldown("auth")), {}, "auth", "because of auth", NOW + HOUR_MS, id="not signed in"
+            balance(cooldowns=[cooldown("auth")]), {}, "auth", "because of auth", NOW + HOUR_MS, id="not signed in"
         ),
         pytest.param(
-            balance(cooldown=cooldown("billing", None)), {}, "billing", "because of billing", None, id="not billable"
+            balance(cooldowns=[cooldown("billing", None)]), {}, "billing", "because of billing", None, id="not billable"
         ),
         pytest.param(
-            balance(cooldown=cooldown("five_hour")), {}, "limit", "because of five_hour", NOW + HOUR_MS, id="cooling"
+            balance(cooldowns=[cooldown("five_hour")]), {}, "limit", "because of five_hour", NOW + HOUR_MS, id="cooling"
         ),
         pytest.param(
-            balance(cooldown=cooldown("burst", NOW, is_probed=True)),
+            balance(cooldowns=[cooldown("burst", NOW, is_probed=True)]),
             {},
             "limit",
-            "one run is trying out whether this is over: because of burst",
+            "one run is testing whether this is over: because of burst",
             NOW + 5 * SECOND_MS,
             id="being tried out after a cooldown",
         ),
         pytest.param(
             balance(),
-            {"patience": cooldown("overloaded", is_probed=True)},
+            {"pool_cooldown": cooldown("overloaded", is_probed=True)},
             "overloaded",
             "because of overloaded",
             NOW + HOUR_MS,
@@ -201,7 +201,7 @@ def test_a_generous_cap_is_not_taken_to_need_more_than_half_a_window() -> None:
     assert choice(state, estimate=15 * NANO).subscription == "a"
 
 
-NEEDS_LOGIN = balance(cooldown=cooldown("auth", None))
+NEEDS_LOGIN = balance(cooldowns=[cooldown("auth", None)])
 
 
 def test_a_subscription_that_is_named_is_tried_though_it_needs_a_login() -> None:
@@ -225,12 +225,12 @@ def test_where_nobody_is_signed_in_an_ask_may_find_out_whether_somebody_has() ->
         {"in_flight": 3},
         {"readings": official(100)},
         {"block_spent": 20 * NANO},
-        {"cooldown": cooldown("auth", is_probed=True)},
+        {"cooldowns": [cooldown("auth", is_probed=True)]},
     ],
 )
 @pytest.mark.parametrize("asked", [{"only": "a", "by_name": True}, {"may_probe": True}])
 def test_to_be_tried_without_a_login_lifts_no_other_limit(full: dict[str, Any], asked: dict[str, Any]) -> None:
-    assert choice(balance(**{"cooldown": NEEDS_LOGIN.cooldown, **full}), **asked).subscription is None
+    assert choice(balance(**{"cooldowns": NEEDS_LOGIN.cooldowns, **full}), **asked).subscription is None
 
 
 # Which of several
@@ -246,12 +246,12 @@ def test_a_choice_tells_what_it_weighed() -> None:
     found = choice(*states)
     assert (found.subscription, found.reason) == (
         "b",
-        "used: seven_day 30%, $1.00 held; weekly room expires in 24 h",
+        "used: seven_day 30%, $1.00 reserved; weekly room expires in 24 h",
     )
     assert [(one.id, one.eligible, one.reasons) for one in found.candidates] == [
         ("a", True, ("used: block budget 25%, weekly budget 25%",)),
-        ("b", True, ("used: seven_day 30%, $1.00 held; weekly room expires in 24 h",)),
-        ("c", True, ("used: seven_day 60%; spared, being ahead of its weekly pace; its cache is warm",)),
+        ("b", True, ("used: seven_day 30%, $1.00 reserved; weekly room expires in 24 h",)),
+        ("c", True, ("used: seven_day 60%; ahead of its weekly pace, so it is kept for later; its cache is warm",)),
     ]
 
 
@@ -360,7 +360,7 @@ candidates = st.builds(
             "hour_spent": amounts,
             "reserved": amounts,
             "in_flight": st.integers(0, 4),
-            "cooldown": st.none() | cooldowns,
+            "cooldowns": st.lists(cooldowns, max_size=2),
             "last_used_ms": st.none() | st.integers(NOW - 3, NOW),
             "week_frees_at_ms": st.none() | st.just(NOW + DAY_MS),
             "spent_since": st.dictionaries(st.sampled_from(["five_hour", "seven_day"]), amounts),
@@ -377,7 +377,7 @@ asks = st.builds(
     only=st.none() | st.sampled_from(NAMES),
     by_name=st.booleans(),
     tried=st.frozensets(st.sampled_from(NAMES), max_size=2),
-    patience=st.none() | st.builds(cooldown, st.just("overloaded"), is_probed=st.booleans()),
+    pool_cooldown=st.none() | st.builds(cooldown, st.just("overloaded"), is_probed=st.booleans()),
     may_probe=st.booleans(),
 )
 strategies: st.SearchStrategy[Strategy] = st.sampled_from(["headroom", "health"])
@@ -388,14 +388,14 @@ def test_the_order_of_the_candidates_makes_no_difference(
     data: st.DataObject, pool: list[Balance], ask: Request, strategy: Strategy
 ) -> None:
     shuffled = data.draw(st.permutations(pool))
-    assert choose(ask, shuffled, NOW, strategy) == choose(ask, pool, NOW, strategy)
+    assert choose(ask, shuffled, strategy) == choose(ask, pool, strategy)
 
 
 @given(pools, asks, strategies)
 def test_every_candidate_is_explained_and_only_an_eligible_one_is_chosen(
     pool: list[Balance], ask: Request, strategy: Strategy
 ) -> None:
-    found = choose(ask, pool, NOW, strategy)
+    found = choose(ask, pool, strategy)
     assert [one.id for one in found.candidates] == sorted(one.subscription.id for one in pool)
     assert all(one.reasons and all(one.reasons) for one in found.candidates)
     assert all(one.eligible == (one.blocked_by is None) for one in found.candidates)
@@ -409,13 +409,13 @@ def test_whatever_is_chosen_may_serve_and_has_room_for_the_ask(
     pool: list[Balance], ask: Request, strategy: Strategy
 ) -> None:
     """Said once more from the outside, without the selection's own verdicts."""
-    found = choose(ask, pool, NOW, strategy).subscription
+    found = choose(ask, pool, strategy).subscription
     for chosen in [one for one in pool if one.subscription.id == found]:
         estimate, subscription = ask.estimates[chosen.subscription.id], chosen.subscription
         assert subscription.enabled
         assert subscription.id not in ask.tried
         assert ask.only in (None, subscription.id)
-        assert not (ask.patience and ask.patience.is_probed)
+        assert not (ask.pool_cooldown and ask.pool_cooldown.is_probed)
         assert chosen.in_flight < subscription.max_in_flight
         assert chosen.block_spent + chosen.reserved + estimate <= subscription.block_budget_nanousd
         assert chosen.week_spent + chosen.reserved + estimate <= subscription.weekly_budget_nanousd
@@ -426,20 +426,21 @@ def test_whatever_is_chosen_may_serve_and_has_room_for_the_ask(
                 room = 100 - (official_percent or 0) - held / NANO
                 assert official_percent is None or official_percent < FULL_PERCENT
                 assert official_percent is None or estimate / NANO <= room
-        if chosen.cooldown is not None:
-            assert not chosen.cooldown.is_probed
-            if chosen.cooldown.cause in ("auth", "billing"):
+        for one in chosen.cooldowns:
+            if one.cause in ("auth", "billing"):
                 assert ask.by_name or ask.may_probe
-            else:
-                assert chosen.cooldown.until_ms is not None
-                assert chosen.cooldown.until_ms <= NOW
+            elif not any(other.cause in ("auth", "billing") for other in chosen.cooldowns):
+                assert one.until_ms is not None
+                assert one.until_ms <= NOW
+        if len(chosen.cooldowns) == 1:
+            assert not chosen.cooldowns[0].is_probed
 
 
 @given(pools, asks, strategies)
 def test_nothing_eligible_of_a_higher_priority_or_a_better_score_is_passed_over(
     pool: list[Balance], ask: Request, strategy: Strategy
 ) -> None:
-    found = choose(ask, pool, NOW, strategy)
+    found = choose(ask, pool, strategy)
     by_id = {one.subscription.id: one for one in pool}
 
     def rank(one: Candidate) -> tuple[float, ...]:
@@ -450,7 +451,7 @@ def test_nothing_eligible_of_a_higher_priority_or_a_better_score_is_passed_over(
     chosen = [one for one in eligible if one.id == found.subscription]
     assert [rank(one) for one in chosen] == ([max(map(rank, eligible))] if eligible else [])
     if strategy == "health":
-        assert all(one.score == health(by_id[one.id], NOW).score for one in found.candidates)
+        assert all(one.score == health(by_id[one.id]).score for one in found.candidates)
 
 
 @given(pools, asks, st.floats(0, 1))
@@ -472,8 +473,8 @@ def test_more_headroom_never_makes_a_candidate_worse(pool: list[Balance], ask: R
             reserved=round(one.reserved * share),
         )
 
-    before = choose(ask, pool, NOW).candidates
-    after = choose(ask, [roomier(one) for one in pool], NOW).candidates
+    before = choose(ask, pool).candidates
+    after = choose(ask, [roomier(one) for one in pool]).candidates
     for worse, better in zip(before, after, strict=True):
         assert better.score >= worse.score - 1e-9
         assert better.eligible or not worse.eligible

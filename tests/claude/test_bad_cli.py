@@ -262,7 +262,7 @@ async def test_a_limit_that_resets_at_no_possible_time_cools_down_for_a_minute(t
             await pool.ask(Ask("ping", "test"))
     assert finished_run(settings, str(caught.value.run_id)).outcome is Outcome.LIMIT
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
-        (cooldown,) = tx.cooldowns.open().values()
+        ((cooldown,),) = tx.cooldowns.open().values()
     assert cooldown.until_ms == caught.value.retry_at_ms == cooldown.since_ms + 60_000
     assert (caught.value.kind, cooldown.cause) == ("limit", "burst")
 

@@ -6,7 +6,7 @@ import pytest
 from cli_output import MIDDLE, MIDDLE_COST, NEW, NEW_COST, NOW, OLD, OLD_COST, SPLIT, UNSPLIT, cost, read, spent
 from support import CAPTURES, capture
 
-from pool_mcp.asks.outcomes import SPREAD_MS, cooldown_of
+from pool_mcp.choosing.cooldowns import SPREAD_MS, cooldown_after
 from pool_mcp.claude.verdict import Verdict, judge
 from pool_mcp.model import NANO, Cost, Outcome, Subscription, Tokens, WindowReading
 
@@ -155,7 +155,7 @@ def test_a_captured_limit_says_when_to_try_again(version: str, limit: WindowRead
     verdict = judge(read(capture(version, "limit-reached"))[0])
     assert verdict is not None
     subscription = Subscription("a", None, None, None, "", NANO, NANO, 0, 1, True)
-    cooldown = cooldown_of(verdict.outcome, verdict, verdict.message, subscription, NOW)
+    cooldown = cooldown_after(verdict.outcome, verdict.limit, verdict.message, subscription, NOW)
     assert cooldown is not None
     assert (cooldown.cause, cooldown.since_ms) == ("five_hour", NOW)
     assert limit.resets_at_ms is not None

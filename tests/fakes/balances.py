@@ -31,7 +31,8 @@ def balance(*readings: WindowReading, name: str = "one", block: Block = GRID, **
     spent["block_spent"] = round(said.pop("spent", 0) * NANO)
     spent["reserved"] = round(said.pop("reserved", 0) * NANO)
     own = {reading.window: reading for reading in readings}
-    return Balance(replace(ONE, id=name), block, readings=own, **spent, **said)
+    at_ms = said.pop("at_ms", NOW)
+    return Balance(replace(ONE, id=name), at_ms, block, readings=own, **spent, **said)
 
 
 def official(percent: float | None, window: str = "five_hour", **said: Any) -> WindowReading:

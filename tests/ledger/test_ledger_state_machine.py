@@ -28,10 +28,9 @@ from hypothesis.stateful import (
     rule,
 )
 
+from pool_mcp.choosing.cooldowns import ROOM_PERCENT, WHOLE_POOL
 from pool_mcp.ledger.balances import Reserved
-from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.ledger.official import ROOM_PERCENT
 from pool_mcp.model import (
     BLOCK_MS,
     DAY_MS,
@@ -161,10 +160,21 @@ class Plain:
         if said.outcome is Outcome.OK:
             self.sessions.setdefault(run.session_id, run.subscription)
             proven = (run.subscription, WHOLE_POOL)
-            self._lift(lambda whose, cooldown: whose in proven and cooldown.since_ms <= run.created_at_ms)
+            models = [run.model, *said.cost.models]
+            self._lift(
+                lambda whose, cooldown: (
+                    whose in proven
+                    and cooldown.since_ms <= run.created_at_ms
+                    and (
+                        not cooldown.cause.endswith("_opus")
+                        or any("opus" in (model or "") for model in models)
+                        or (run.model is None and cooldown.refused_default_model)
+                    )
+                )
+            )
         if said.cooldown is not None:
             whose = WHOLE_POOL if said.outcome is Outcome.OVERLOADED else run.subscription
-            self.cooldowns.append((whose, said.cooldown))
+            self.cooldowns.append((whose, replace(said.cooldown, refused_default_model=run.model is None)))
         return True
 
     def record(self, subscription: str, reading: WindowReading) -> None:
@@ -459,7 +469,7 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def windows_and_cooldowns_are_the_newest(self) -> None:
         with self._a_reader().read() as tx:
             assert tx.official.latest() == self.plain.readings
-            in_force = {whose: (found.until_ms, found.since_ms) for whose, found in tx.cooldowns.open().items()}
+            in_force = {whose: (found[-1].until_ms, found[-1].since_ms) for whose, found in tx.cooldowns.open().items()}
             assert in_force == self.plain.in_force()
 
     @invariant()

@@ -29,7 +29,7 @@ from pool_mcp.errors import LedgerError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 from pool_mcp.usage.importing import BRISK, QUIET, Imported, Importer, Pace, Source
-from transcripts import generate
+from transcript_generator import generate
 
 ASK_S = 60
 MODEL = "claude-sonnet-4-6"

@@ -11,15 +11,14 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from pool_mcp.asks.admission import check_caller, refusal
-from pool_mcp.asks.outcomes import FAILOVER, lengthened
+from pool_mcp.asks.outcomes import FAILOVER
 from pool_mcp.asks.runner import Runner
-from pool_mcp.choosing import budget, selection
+from pool_mcp.choosing import budget, cooldowns, selection
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import CliFailed, InvalidRequest, PoolError, UnknownSession
-from pool_mcp.ledger.cooldowns import WHOLE_POOL
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
-from pool_mcp.model import NANO, SECOND_MS, Ask, Outcome, Run, RunState, Settlement, Subscription, WindowReading
+from pool_mcp.model import NANO, SECOND_MS, Ask, Run, RunState, Settlement, Subscription, WindowReading
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks
@@ -80,9 +79,9 @@ class Reservations:
             now_ms = self._clock()
             pinned = self._pin(tx, Ask("", "", session_id=session_id), outside)
             estimates = self._estimates(tx, estimate_nanousd, model)
-            patience = self._state.patience(tx, now_ms)
-            request = selection.Request(estimates, model, pinned, patience=patience)
-            return selection.choose(request, self._state.balances(tx, now_ms), now_ms, self._settings.strategy)
+            pool_cooldown = self._state.pool_cooldown(tx, now_ms)
+            request = selection.Request(estimates, model, pinned, pool_cooldown=pool_cooldown)
+            return selection.choose(request, self._state.balances(tx, now_ms), self._settings.strategy)
 
     def _place(self, tx: Transaction, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
         """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
@@ -97,10 +96,10 @@ class Reservations:
             pinned,
             by_name=ask.subscription is not None,
             tried=tried,
-            patience=self._state.patience(tx, now_ms),
+            pool_cooldown=self._state.pool_cooldown(tx, now_ms),
             may_probe=not tried,
         )
-        choice = selection.choose(request, balances, now_ms, self._settings.strategy)
+        choice = selection.choose(request, balances, self._settings.strategy)
         if choice.subscription is None:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
@@ -228,7 +227,7 @@ class Reservations:
         """
         with self._ledger.write() as tx:
             run = _run(tx, settlement.run_id)
-            settlement = _with_longer_cooldown(tx, settlement, run)
+            settlement = _with_backoff(tx, settlement, run)
             booked = tx.runs.settle(settlement, self.owner_id)
             following = self._next_attempt(tx, settlement, run, ask, tried) if booked and ask is not None else None
         log.info(
@@ -323,11 +322,11 @@ def _fingerprint(ask: Ask) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _with_longer_cooldown(tx: Transaction, settlement: Settlement, run: Run) -> Settlement:
-    """The settlement with its cooldown lengthened by those before it, where it is of what passes by itself."""
+def _with_backoff(tx: Transaction, settlement: Settlement, run: Run) -> Settlement:
+    """The settlement with its cooldown made longer by those before it, where it is of what passes by itself."""
     if settlement.cooldown is None:
         return settlement
-    whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else run.subscription
-    before = tx.cooldowns.latest(whose, settlement.cooldown.cause)
-    cooldown = lengthened(settlement.cooldown, before, run.created_at_ms)
+    owner = cooldowns.owner_after(settlement.outcome, run.subscription)
+    before = tx.cooldowns.latest(owner, settlement.cooldown.cause)
+    cooldown = cooldowns.with_backoff(settlement.cooldown, before, run.created_at_ms)
     return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)

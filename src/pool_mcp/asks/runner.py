@@ -11,6 +11,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from pool_mcp.asks import outcomes
+from pool_mcp.choosing.cooldowns import cooldown_after
 from pool_mcp.claude import transcripts
 from pool_mcp.claude.command import Command, argv
 from pool_mcp.claude.cost import Price, cost_so_far, run_cost, session_cost
@@ -193,7 +194,8 @@ class Runner:
             outcome, said = verdict.outcome, verdict.message
         known = {subscription.id: subscription for subscription in self._settings.subscriptions}
         subscription = known.get(run.subscription)
-        cooldown = outcomes.cooldown_of(outcome, verdict, said, subscription, now_ms) if subscription else None
+        limit = verdict.limit if verdict else None
+        cooldown = cooldown_after(outcome, limit, said, subscription, now_ms) if subscription else None
         began_ms = run.started_at_ms or run.created_at_ms
         return Settlement(
             run_id=run.run_id,

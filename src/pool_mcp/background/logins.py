@@ -7,7 +7,8 @@ for logins that the CLI keeps in a config dir: keys and tokens tell it nothing.
 import logging
 from collections.abc import Callable, Mapping
 
-from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance
+from pool_mcp.choosing import cooldowns
+from pool_mcp.choosing.budget import Balance
 from pool_mcp.claude import login
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.transcripts import config_dir_or_default
@@ -40,7 +41,12 @@ class Upkeep:
     """Call :meth:`asked` and :meth:`notice_logins` before a choice, and :meth:`look` now and then."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, state: State, env: Mapping[str, str], clock: Callable[[], int]
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        state: State,
+        env: Mapping[str, str],
+        clock: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -56,13 +62,13 @@ class Upkeep:
     def notice_logins(self) -> None:
         """Let a subscription back in once its login has been written anew; only the file's time is looked at."""
         with self._ledger.read() as tx:
-            cooldowns = tx.cooldowns.open()
+            by_owner = tx.cooldowns.open()
         for subscription in self._stored():
-            cooldown = cooldowns.get(subscription.id)
-            if cooldown is None or cooldown.cause != "auth":
+            missing = [one for one in by_owner.get(subscription.id, ()) if one.cause == "auth"]
+            if not missing:
                 continue
             written_ms = login.written_at_ms(config_dir_or_default(subscription.config_dir, self._env))
-            if written_ms is not None and written_ms > cooldown.since_ms:
+            if written_ms is not None and written_ms > max(one.since_ms for one in missing):
                 self._let_in(subscription)
 
     def look(self) -> None:
@@ -86,7 +92,7 @@ class Upkeep:
         return [one for one, name in keyed if one.enabled and name is None]
 
     def _look_at_login(self, subscription: Subscription, balance: Balance) -> None:
-        out = balance.cooldown is not None and balance.cooldown.cause == "auth"
+        out = any(one.cause == "auth" for one in balance.cooldowns)
         if not self._ledger.take_lease(f"login {subscription.id}", MISSING_LOGIN_MS if out else LOGIN_MS, self._clock):
             return
         found = login.login_of(find_cli(self._settings.claude.path, self._env), subscription, self._env)
@@ -115,7 +121,7 @@ class Upkeep:
 
 def _is_stale(balance: Balance, now_ms: int) -> bool:
     """Whether a subscription could serve and has not been heard of for a while; a run in flight brings its own news."""
-    if balance.in_flight or (balance.cooldown is not None and balance.cooldown.cause in NEEDS_A_PERSON):
+    if balance.in_flight or any(map(cooldowns.needs_a_person, balance.cooldowns)):
         return False
     newest_ms = max((one.observed_at_ms for one in balance.readings.values()), default=0)
     return now_ms - newest_ms > STALE_MS

@@ -53,17 +53,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """How full a window is now.
+    """How full a window is at an instant, ``at_ms``.
 
-    ``official_percent`` is Anthropic's word, aged; ``percent`` adds what the ledger has spent since, ``held_percent``
-    is what unfinished runs hold. ``outside_percent`` is the part of the official figure that own spend does not
+    ``official_percent`` is Anthropic's, aged; ``percent`` adds what the ledger has spent since, ``reserved_percent``
+    is reserved for unfinished runs. ``outside_percent`` is the part of the official figure that own spend does not
     explain.
     """
 
     window: str
+    at_ms: int
     official_percent: float
     percent: float
-    held_percent: float
+    reserved_percent: float
     outside_percent: float
     resets_at_ms: int | None
     observed_at_ms: int
@@ -71,19 +72,20 @@ class Gauge:
 
     @property
     def room_percent(self) -> float:
-        """What is left beside what is held, 0-100."""
-        return max(0.0, 100.0 - self.percent - self.held_percent)
+        """What is left beside what is reserved, 0-100."""
+        return max(0.0, 100.0 - self.percent - self.reserved_percent)
 
     @property
     def left_nanousd(self) -> int:
         """What is left, in money at the rate that is known."""
         return round(self.room_percent * self.rate.nanousd_per_percent)
 
-    def share_of_time_left(self, now_ms: int) -> float:
+    @property
+    def share_of_time_left(self) -> float:
         """The part of the window, 0-1, that is still to come; 1 where its reset is not known."""
         if self.resets_at_ms is None:
             return 1.0
-        return min(1.0, max(0.0, (self.resets_at_ms - now_ms) / length_ms(self.window)))
+        return min(1.0, max(0.0, (self.resets_at_ms - self.at_ms) / length_ms(self.window)))
 
 
 def prior(subscription: Subscription, window: str) -> Rate:
@@ -172,9 +174,10 @@ def gauge(
     own_before = 0.0 if has_reset(reading, now_ms) else spent_before / rate.nanousd_per_percent
     return Gauge(
         window=reading.window,
+        at_ms=now_ms,
         official_percent=official,
         percent=official + spent_since / rate.nanousd_per_percent,
-        held_percent=reserved / rate.nanousd_per_percent,
+        reserved_percent=reserved / rate.nanousd_per_percent,
         outside_percent=max(0.0, official - own_before),
         resets_at_ms=resets_next_ms(reading, now_ms),
         observed_at_ms=reading.observed_at_ms,

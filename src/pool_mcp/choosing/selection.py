@@ -3,19 +3,20 @@
 In order: eligible at all, fits every window and budget, the session's pin, the highest priority tier, the best score.
 
 The score weighs how much room a window has against how much of its time is left. At a ratio of 1 a subscription is on
-its pace; above, room will expire unused, so it goes first; below, it is ahead of its pace and is spared. The weekly
-window and the five-hour one each give such a part, and the ask's own size is taken off first, so that a large ask
-leaves a small plan alone.
+its pace; above, room will expire unused, so it goes first; below, it is ahead of its pace and is kept for later. The
+weekly window and the five-hour one each give such a part, and the ask's own size is taken off first, so that a large
+ask leaves a small plan alone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pool_mcp.choices import Strategy
-from pool_mcp.choosing.budget import NEEDS_A_PERSON, Balance, health, is_out
+from pool_mcp.choosing import cooldowns
+from pool_mcp.choosing.budget import Balance, health
 from pool_mcp.choosing.rates import Gauge
-from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, rfc3339
-from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, SECOND_MS, Cooldown
+from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, applies_to, rfc3339
+from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Cooldown
 
 MARGIN_PERCENT = 0.5
 """What is left free in a window beside the ask: readings are whole percents at times, and others use it, too."""
@@ -24,7 +25,7 @@ MOST_NEEDED_PERCENT = 50.0
 """No ask is taken to need more of a window than this, or one with a generous ``max_cost_usd`` would never fit."""
 
 WEEK_WEIGHT = 0.7
-"""The weekly part's weight in the score; the five-hour part has the rest. Chosen with ``benchmarks/selection.py``."""
+"""The weekly part's weight in the score; the five-hour part has the rest. Chosen with the simulation."""
 
 WEEK_POWER = 2.0
 """How sharply the weekly part tells room that will expire from room that will not; likewise chosen."""
@@ -41,11 +42,8 @@ WARM_MS = 5 * MINUTE_MS
 WARM_BONUS = 1.0
 """What a warm cache is worth in points of the score, while nothing else is in flight there."""
 
-IN_FLIGHT_MALUS = 1.0
+IN_FLIGHT_PENALTY = 1.0
 """Points off for each run in flight: many requests at once are what Anthropic answers with a burst 429."""
-
-PROBE_MS = 5 * SECOND_MS
-"""When to ask again while one run tries out whether a cooldown is really over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Request:
 
     ``estimates`` is what it may cost under each subscription, in nano-dollars. ``only`` pins it to one; ``by_name``
     says that the caller named that one, so that it is tried even while it is thought to need a login. ``tried`` have
-    already refused it. ``patience`` is the pool's own cooldown while Anthropic is overloaded. ``may_probe`` lets the
+    already refused it. ``pool_cooldown`` is the pool's own, while Anthropic is overloaded. ``may_probe`` lets the
     ask itself find out whether somebody has signed in, where every subscription waits for that.
     """
 
@@ -63,7 +61,7 @@ class Request:
     only: str | None = None
     by_name: bool = False
     tried: frozenset[str] = frozenset()
-    patience: Cooldown | None = None
+    pool_cooldown: Cooldown | None = None
     may_probe: bool = False
 
 
@@ -106,13 +104,12 @@ class _Obstacle:
 def choose(
     request: Request,
     balances: Sequence[Balance],
-    now_ms: int,
     strategy: Strategy = "headroom",
 ) -> Choice:
     """The best subscription for an ask. The same input gives the same answer, whatever the order of candidates."""
-    waiting = [b for b in balances if b.subscription.enabled]
-    nobody_signed_in = request.may_probe and all(_needs_a_person(b) for b in waiting)
-    verdicts = {b.subscription.id: _judge(request, b, now_ms, strategy, last_resort=nobody_signed_in) for b in balances}
+    enabled = [b for b in balances if b.subscription.enabled]
+    nobody_signed_in = request.may_probe and all(map(_needs_a_person, enabled))
+    verdicts = {b.subscription.id: _judge(request, b, strategy, last_resort=nobody_signed_in) for b in balances}
     candidates = tuple(verdicts[key] for key in sorted(verdicts))
     able = [b for b in balances if verdicts[b.subscription.id].eligible]
     if not able:
@@ -126,13 +123,13 @@ def choose(
     return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates)
 
 
-def _judge(request: Request, balance: Balance, now_ms: int, strategy: str, *, last_resort: bool) -> Candidate:
+def _judge(request: Request, balance: Balance, strategy: str, *, last_resort: bool) -> Candidate:
     name = balance.subscription.id
-    gauges = [one for one in balance.gauges(now_ms).values() if applies_to(one.window, request.model)]
-    score, reason = _score(request.estimates[name], balance, gauges, now_ms, strategy)
+    gauges = [one for one in balance.gauges.values() if applies_to(one.window, request.model)]
+    score, reason = _score(request.estimates[name], balance, gauges, strategy)
     obstacle = (
         _not_meant(request, name)
-        or _not_able(request, balance, now_ms, last_resort=last_resort)
+        or _not_able(request, balance, last_resort=last_resort)
         or _no_room(request.estimates[name], balance, gauges)
     )
     if obstacle is None:
@@ -152,25 +149,24 @@ def _not_meant(request: Request, name: str) -> _Obstacle | None:
 
 
 def _needs_a_person(balance: Balance) -> bool:
-    return balance.cooldown is not None and balance.cooldown.cause in NEEDS_A_PERSON
+    return any(map(cooldowns.needs_a_person, balance.cooldowns))
 
 
-def _not_able(request: Request, balance: Balance, now_ms: int, *, last_resort: bool) -> _Obstacle | None:
-    """Whether it can serve at all. After a cooldown one run at a time tries out whether that is really over."""
-    subscription, cooldown, patience = balance.subscription, balance.cooldown, request.patience
+def _not_able(request: Request, balance: Balance, *, last_resort: bool) -> _Obstacle | None:
+    """Whether it can serve at all. After a cooldown one run at a time tests whether that is over."""
+    subscription, pool_cooldown = balance.subscription, request.pool_cooldown
     if not subscription.enabled:
         return _Obstacle("invalid_request", "switched off in pool.toml")
-    if patience is not None and patience.is_probed:
-        return _Obstacle("overloaded", patience.detail, patience.until_ms)
+    if pool_cooldown is not None and pool_cooldown.is_probed:
+        return _Obstacle("overloaded", pool_cooldown.detail, pool_cooldown.until_ms)
+    cooldown = cooldowns.worst(balance.cooldowns, request.model, balance.at_ms)
     if cooldown is not None:
-        tried_all_the_same = _needs_a_person(balance) and (request.by_name or last_resort)
-        if is_out(cooldown, now_ms) and not tried_all_the_same:
-            kind = cooldown.cause if _needs_a_person(balance) else "limit"
+        kind, may_try = cooldowns.kind_of(cooldown), request.by_name or last_resort
+        if cooldowns.is_in_force(cooldown, balance.at_ms) and not (may_try and cooldowns.needs_a_person(cooldown)):
             return _Obstacle(kind, cooldown.detail, cooldown.until_ms)
         if cooldown.is_probed:
-            kind = cooldown.cause if _needs_a_person(balance) else "limit"
-            why = f"one run is trying out whether this is over: {cooldown.detail}"
-            return _Obstacle(kind, why, now_ms + PROBE_MS)
+            why = f"one run is testing whether this is over: {cooldown.detail}"
+            return _Obstacle(kind, why, balance.at_ms + cooldowns.PROBE_MS)
     if balance.in_flight >= subscription.max_in_flight:
         return _Obstacle("limit", f"has its {subscription.max_in_flight} runs in flight (max_in_flight)")
     return None
@@ -199,43 +195,31 @@ def _needed_percent(estimate: int, gauge: Gauge) -> float:
     return min(MOST_NEEDED_PERCENT, estimate / gauge.rate.nanousd_per_percent)
 
 
-def applies_to(window: str, model: str | None) -> bool:
-    """Whether a window counts a model's use: ``seven_day_opus`` counts Opus only, the plain ones everything."""
-    family = family_of(window)
-    return family is None or (model is not None and family in model)
-
-
-def family_of(window: str) -> str | None:
-    """The family of models that a window counts, or None where it counts all."""
-    return next((name for name in ("opus", "sonnet", "haiku", "fable", "mythos") if window.endswith(f"_{name}")), None)
-
-
 # Which is best
 
 
-def _score(estimate: int, balance: Balance, gauges: Sequence[Gauge], now_ms: int, strategy: str) -> tuple[float, str]:
+def _score(estimate: int, balance: Balance, gauges: Sequence[Gauge], strategy: str) -> tuple[float, str]:
     if strategy == "health":
-        score = health(balance, now_ms).score
+        score = health(balance).score
         return score, f"health {score:.0f}"
-    five_hour = [_part(estimate, one, now_ms) for one in gauges if one.window == FIVE_HOUR]
-    weekly = [_part(estimate, one, now_ms) for one in gauges if one.window != FIVE_HOUR]
+    five_hour = [_part(estimate, one) for one in gauges if one.window == FIVE_HOUR]
+    weekly = [_part(estimate, one) for one in gauges if one.window != FIVE_HOUR]
     block_share, week_share = _budget_shares(estimate, balance)
-    block_time_left = (balance.block.ends_at_ms - now_ms) / max(
-        1, balance.block.ends_at_ms - balance.block.starts_at_ms
-    )
-    block = min(five_hour, default=_pace(block_share, block_time_left))
-    week = min(weekly, default=_pace(week_share, 1.0, WEEK_POWER))
+    block, now_ms = balance.block, balance.at_ms
+    block_time_left = (block.ends_at_ms - now_ms) / max(1, block.ends_at_ms - block.starts_at_ms)
+    block_part = min(five_hour, default=_pace(block_share, block_time_left))
+    week_part = min(weekly, default=_pace(week_share, 1.0, WEEK_POWER))
     tight = min(1.0, block_share / TIGHT_SHARE, week_share / TIGHT_SHARE)
     is_warm = balance.in_flight == 0 and balance.last_used_ms is not None and now_ms - balance.last_used_ms < WARM_MS
-    score = 100 * tight * (WEEK_WEIGHT * week + (1 - WEEK_WEIGHT) * block)
-    score = score + WARM_BONUS if is_warm else score - IN_FLIGHT_MALUS * balance.in_flight
-    return min(100.0, max(0.0, score)), _why(balance, gauges, week, now_ms, is_warm=is_warm)
+    score = 100 * tight * (WEEK_WEIGHT * week_part + (1 - WEEK_WEIGHT) * block_part)
+    score = score + WARM_BONUS if is_warm else score - IN_FLIGHT_PENALTY * balance.in_flight
+    return min(100.0, max(0.0, score)), _why(balance, gauges, week_part, is_warm=is_warm)
 
 
-def _part(estimate: int, gauge: Gauge, now_ms: int) -> float:
+def _part(estimate: int, gauge: Gauge) -> float:
     """A window's part of the score, 0-1, with the ask's own size taken off."""
     room = max(0.0, gauge.room_percent - _needed_percent(estimate, gauge)) / 100
-    return _pace(room, gauge.share_of_time_left(now_ms), 1.0 if gauge.window == FIVE_HOUR else WEEK_POWER)
+    return _pace(room, gauge.share_of_time_left, 1.0 if gauge.window == FIVE_HOUR else WEEK_POWER)
 
 
 def _pace(room_share: float, time_share: float, power: float = 1.0) -> float:
@@ -253,20 +237,20 @@ def _budget_shares(estimate: int, balance: Balance) -> tuple[float, float]:
     )
 
 
-def _why(balance: Balance, gauges: Sequence[Gauge], week: float, now_ms: int, *, is_warm: bool) -> str:
-    """The score in words: what is used, whether weekly room is about to expire or is spared."""
-    held = f", ${balance.reserved / NANO:.2f} held" if balance.reserved else ""
+def _why(balance: Balance, gauges: Sequence[Gauge], week_part: float, *, is_warm: bool) -> str:
+    """The score in words: what is used, whether weekly room is about to expire or is used ahead of its pace."""
+    reserved = f", ${balance.reserved / NANO:.2f} reserved" if balance.reserved else ""
     used = ", ".join(f"{one.window} {one.percent:.0f}%" for one in gauges) or (
         f"block budget {100 * balance.block_spent / balance.subscription.block_budget_nanousd:.0f}%, "
         f"weekly budget {balance.week_percent:.0f}%"
     )
-    said = f"used: {used}{held}"
+    reason = f"used: {used}{reserved}"
     resets = [one.resets_at_ms for one in gauges if one.window != FIVE_HOUR and one.resets_at_ms is not None]
-    if resets and week > 0.6:
-        said += f"; weekly room expires in {(min(resets) - now_ms) / HOUR_MS:.0f} h"
-    elif resets and week < 0.4:
-        said += "; spared, being ahead of its weekly pace"
-    return said + ("; its cache is warm" if is_warm else "")
+    if resets and week_part > 0.6:
+        reason += f"; weekly room expires in {(min(resets) - balance.at_ms) / HOUR_MS:.0f} h"
+    elif resets and week_part < 0.4:
+        reason += "; ahead of its weekly pace, so it is kept for later"
+    return reason + ("; its cache is warm" if is_warm else "")
 
 
 def _why_none(request: Request, candidates: Sequence[Candidate]) -> str:

@@ -27,10 +27,9 @@ class Snapshot:
     @property
     def advice(self) -> pacing.Advice:
         """What the next ask of the usual size would meet."""
-        return pacing.advise(self.balances, self.caller, self.now_ms, self.pool_cooldown)
+        return pacing.advise(self.balances, self.caller, self.pool_cooldown)
 
     @property
     def usable(self) -> list[str]:
         """The subscriptions that could serve."""
-        standing = {one.subscription.id: budget.standing(one, self.now_ms) for one in self.balances}
-        return [name for name, one in standing.items() if one.status in _USABLE]
+        return [one.subscription.id for one in self.balances if budget.availability(one).status in _USABLE]

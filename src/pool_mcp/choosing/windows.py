@@ -112,6 +112,21 @@ def counts_from_ms(reading: WindowReading, now_ms: int) -> int:
     return max(reading.resets_at_ms or 0, now_ms - length_ms(reading.window))
 
 
+FAMILIES = ("opus", "sonnet", "haiku", "fable", "mythos")
+"""Families of models that have weekly windows of their own."""
+
+
+def family_of(window: str) -> str | None:
+    """The family of models that a window counts, or None where it counts all."""
+    return next((name for name in FAMILIES if window.endswith(f"_{name}")), None)
+
+
+def applies_to(window: str, model: str | None) -> bool:
+    """Whether a window counts a model's use: ``seven_day_opus`` counts Opus only, the plain ones everything."""
+    family = family_of(window)
+    return family is None or (model is not None and family in model)
+
+
 def percent_now(reading: WindowReading, now_ms: int) -> float | None:
     """Percent used as last heard; 0 after the reset, None where unknown.
 

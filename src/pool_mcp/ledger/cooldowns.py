@@ -1,11 +1,15 @@
 """Which subscriptions are out for a while, and why: every statement on cooldowns."""
 
 import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
 
+from pool_mcp.choosing.cooldowns import WHOLE_POOL, is_lifted_by_answer, with_probe
 from pool_mcp.model import Cooldown, WindowReading
 
-WHOLE_POOL = "*"
-"""Whose cooldown it is when Anthropic is overloaded; no subscription can have that id."""
+_COLUMNS = """
+cause, since_ms, until_ms, detail, EXISTS (SELECT 1 FROM runs WHERE run_id = cooldowns.run_id AND model IS NULL)
+"""
 
 
 class Cooldowns:
@@ -24,32 +28,35 @@ class Cooldowns:
             (subscription, cooldown.cause, cooldown.detail, run_id, cooldown.since_ms, cooldown.until_ms),
         )
 
-    def open(self) -> dict[str, Cooldown]:
-        """Those that no proof has lifted, by subscription (``WHOLE_POOL``: all); of several the one that ends last."""
-        result: dict[str, Cooldown] = {}
-        for subscription, cause, since_ms, until_ms, detail, is_probed in self._conn.execute(
+    def open(self) -> dict[str, list[Cooldown]]:
+        """Those that no proof has lifted, by subscription (``WHOLE_POOL``: all), the one that ends last at the end."""
+        in_flight: dict[str, list[tuple[str | None, int]]] = {WHOLE_POOL: []}
+        for subscription, model, created_at_ms in self._conn.execute(
+            "SELECT subscription, model, created_at_ms FROM unfinished_runs"
+        ):
+            in_flight.setdefault(subscription, []).append((model, created_at_ms))
+            in_flight[WHOLE_POOL].append((model, created_at_ms))
+        result: dict[str, list[Cooldown]] = {}
+        for subscription, *rest in self._conn.execute(
             f"""
-            SELECT subscription, cause, since_ms, until_ms, detail, EXISTS (
-                SELECT 1 FROM unfinished_runs run WHERE created_at_ms >= since_ms
-                AND cooldowns.subscription IN (run.subscription, '{WHOLE_POOL}')
-            )
-            FROM cooldowns WHERE lifted_at_ms IS NULL
+            SELECT subscription, {_COLUMNS} FROM cooldowns WHERE lifted_at_ms IS NULL
             ORDER BY until_ms IS NULL, until_ms, since_ms
             """  # noqa: S608
         ):
-            result[subscription] = Cooldown(cause, since_ms, until_ms, detail, bool(is_probed))
+            found = with_probe(_cooldown(rest), in_flight.get(subscription, ()))
+            result.setdefault(subscription, []).append(found)
         return result
 
     def latest(self, subscription: str, cause: str) -> Cooldown | None:
         """The newest cooldown of one cause that no proof has lifted."""
         row = self._conn.execute(
-            """
-            SELECT cause, since_ms, until_ms, detail FROM cooldowns
+            f"""
+            SELECT {_COLUMNS} FROM cooldowns
             WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL ORDER BY since_ms DESC LIMIT 1
-            """,
+            """,  # noqa: S608
             (subscription, cause),
         ).fetchone()
-        return Cooldown(*row) if row else None
+        return _cooldown(row) if row else None
 
     def lift(self, subscription: str, cause: str, by: str, now_ms: int) -> bool:
         """End a subscription's cooldowns of one cause; whether there were any."""
@@ -64,15 +71,19 @@ class Cooldowns:
             > 0
         )
 
-    def lift_after_answer(self, subscription: str, run_id: str, began_at_ms: int, now_ms: int) -> None:
-        """End the cooldowns that were in force when a run began which has been answered."""
-        self._conn.execute(
-            """
-            UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = ?
+    def lift_after_answer(
+        self, subscription: str, run_id: str, models: Collection[str | None], began_at_ms: int, now_ms: int
+    ) -> None:
+        """End the cooldowns that were in force when a run began which has been answered, and that count its models."""
+        rows = self._conn.execute(
+            f"""
+            SELECT cooldown_id, {_COLUMNS} FROM cooldowns
             WHERE subscription = ? AND lifted_at_ms IS NULL AND since_ms <= ?
-            """,
-            (now_ms, run_id, subscription, began_at_ms),
-        )
+            """,  # noqa: S608
+            (subscription, began_at_ms),
+        ).fetchall()
+        lifted = [(now_ms, run_id, key) for key, *rest in rows if is_lifted_by_answer(_cooldown(rest), models)]
+        self._conn.executemany("UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = ? WHERE cooldown_id = ?", lifted)
 
     def lift_after_reading(self, subscription: str, reading: WindowReading) -> None:
         """A reading that shows room proves that a window's limit is over, however early."""
@@ -83,3 +94,8 @@ class Cooldowns:
             """,
             (reading.observed_at_ms, subscription, reading.window, reading.observed_at_ms),
         )
+
+
+def _cooldown(row: Sequence[Any]) -> Cooldown:
+    cause, since_ms, until_ms, detail, refused_default_model = row
+    return Cooldown(cause, since_ms, until_ms, detail, refused_default_model=bool(refused_default_model))

@@ -3,13 +3,11 @@
 import sqlite3
 from collections.abc import Iterable
 
+from pool_mcp.choosing.cooldowns import shows_room
 from pool_mcp.choosing.rates import Step
 from pool_mcp.choosing.windows import is_plausible
 from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.model import WindowReading
-
-ROOM_PERCENT = 95.0
-"""A reading below this proves that a window which was used up has room again."""
 
 MOST_STEPS = 300
 """How many changes of a window's readings are looked at to learn its rate."""
@@ -53,12 +51,7 @@ class Official:
                     """,
                     values,
                 )
-            if (
-                changed
-                and reading.status != "rejected"
-                and reading.percent is not None
-                and reading.percent < ROOM_PERCENT
-            ):
+            if changed and shows_room(reading):
                 self._cooldowns.lift_after_reading(subscription, reading)
 
     def steps(self, subscription: str, window: str, family: str | None, since_ms: int) -> list[Step]:

@@ -2,7 +2,8 @@
 
 import sqlite3
 
-from pool_mcp.ledger.cooldowns import WHOLE_POOL, Cooldowns
+from pool_mcp.choosing.cooldowns import WHOLE_POOL, owner_after
+from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.ledger.entries import Entry, add_entry
 from pool_mcp.ledger.imports import Imports
 from pool_mcp.model import Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
@@ -96,8 +97,8 @@ class Runs:
         ).rowcount
         if updated != 1:
             return False
-        subscription, session_id, caller, created_at_ms, started_at_ms = self._conn.execute(
-            "SELECT subscription, session_id, caller, created_at_ms, started_at_ms FROM runs WHERE run_id = ?",
+        subscription, session_id, caller, model, created_at_ms, started_at_ms = self._conn.execute(
+            "SELECT subscription, session_id, caller, model, created_at_ms, started_at_ms FROM runs WHERE run_id = ?",
             (settlement.run_id,),
         ).fetchone()
         if started_at_ms is not None:
@@ -121,11 +122,13 @@ class Runs:
                 (session_id, subscription, settlement.ended_at_ms, settlement.ended_at_ms),
             )
             # An answer proves that whatever was wrong before the run began is over, here and with Anthropic.
+            models = {model, *settlement.cost.models}
+            times = created_at_ms, settlement.ended_at_ms
             for proven in (subscription, WHOLE_POOL):
-                self._cooldowns.lift_after_answer(proven, settlement.run_id, created_at_ms, settlement.ended_at_ms)
+                self._cooldowns.lift_after_answer(proven, settlement.run_id, models, *times)
         if settlement.cooldown is not None:
-            whose = WHOLE_POOL if settlement.outcome is Outcome.OVERLOADED else subscription
-            self._cooldowns.start(whose, settlement.cooldown, settlement.run_id)
+            owner = owner_after(settlement.outcome, subscription)
+            self._cooldowns.start(owner, settlement.cooldown, settlement.run_id)
         return True
 
     def get(self, run_id: str) -> Run | None:

@@ -1,6 +1,6 @@
 """The project's own choice against other policies and against the most that anybody could do; deterministic.
 
-./dev run python benchmarks/selection.py [--quick] [--tuning] [--workload NAME] [--json]
+./dev run python benchmarks/choosing_worlds.py [--quick] [--tuning] [--workload NAME] [--json]
 
 Weights and margins in `pool_mcp/choosing/` were chosen on the tuning seeds; what is reported is from other seeds.
 

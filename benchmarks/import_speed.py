@@ -1,6 +1,6 @@
 """The first import of many transcripts, and one with nothing new, beside ccusage on the same files in the same run.
 
-./dev run python benchmarks/import.py [--calls N] [--rounds N] [--ccusage COMMAND] [--json]
+./dev run python benchmarks/import_speed.py [--calls N] [--rounds N] [--ccusage COMMAND] [--json]
 
 Before anything is timed the transcripts are generated and, when all is done, removed. Both programs are timed from
 spawn to exit, in turn; CPU is that of all their processes, memory the sum of what these hold at once (pages that
@@ -29,7 +29,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import NANO, Tokens
 from pool_mcp.usage.importing import Imported, Importer, Source
 from side_by_side import report
-from transcripts import Manifest, generate
+from transcript_generator import Manifest, generate
 
 WEB_SEARCH_USD = 0.01
 """What Anthropic asks for one, and ccusage leaves out."""

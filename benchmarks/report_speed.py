@@ -1,6 +1,6 @@
 """How fast the ledger's figures are, and that they stay so: a year of 10 thousand to 10 million entries.
 
-./dev run python benchmarks/reports.py [--quick] [--json] [--keep DIR]
+./dev run python benchmarks/report_speed.py [--quick] [--json] [--keep DIR]
 
 For each size: the sums of the block and of the week of one subscription, inside an open transaction as the server asks
 for them; the whole of ``usage_status``, and of what a choice rests on where the dollars per percent have to be learned

@@ -1,6 +1,6 @@
 """Writes transcripts as Claude Code does, as many as wanted, and knows exactly what they hold.
 
-./dev run python benchmarks/transcripts.py DIRECTORY --calls N [--seed N]
+./dev run python benchmarks/transcript_generator.py DIRECTORY --calls N [--seed N]
 
 DIRECTORY becomes a config dir. Lines, files and their trouble are modelled on the CLI's own (2.1.206 to 2.1.330): a
 line per content block, older sessions whose first blocks tell only the tokens so far, forks that repeat their parent's
