@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -294,10 +293,6 @@ def test_anything_else_is_answered_404(standin: Standin) -> None:
     assert "POST /api/hello" in standin.unknown_requests
 
 
-def test_a_wrong_behaviour_is_refused(standin: Standin) -> None:
-    assert request(f"{standin.url}/standin/accounts/x", {"mode": "dance"}, "PUT")[0] == 400
-
-
 @pytest.mark.parametrize(("mode", "booked"), [("hang", ["cut"]), ("hang_before_start", [])])
 def test_closing_cuts_what_hangs_and_leaves_no_thread(mode: Mode, booked: list[str]) -> None:
     before = threading.active_count()
@@ -312,24 +307,6 @@ def test_closing_cuts_what_hangs_and_leaves_no_thread(mode: Mode, booked: list[s
     client.close()
     assert threading.active_count() == before
     assert [call.state for call in standin.books] == booked
-
-
-def test_as_a_process_it_is_told_what_to_do_over_http(tmp_path: Path) -> None:
-    books = tmp_path / "books.jsonl"
-    command = [sys.executable, "-m", "pool_mcp.demo.standin", "--books", str(books)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["url"]
-        behaviour = {"replies": [{"text": "over HTTP"}], "tokens": {"input": 10}}
-        assert request(f"{url}/standin/accounts/http", behaviour, "PUT")[0] == 200
-        body = {"model": MODEL, "messages": [], "metadata": {"user_id": f"user_x_session_{'0' * 36}"}}
-        assert request(f"{url}/v1/messages", body)[1]["content"] == [{"type": "text", "text": "over HTTP"}]
-        with urllib.request.urlopen(f"{url}/standin/books") as response:
-            reported = json.loads(response.read())
-        process.terminate()
-    assert reported["spent_nanousd"] == 30_000  # 10 tokens in at 2 dollars a million, 1 out at 10
-    assert [json.loads(line) for line in books.read_text().splitlines()] == reported["calls"]
-    assert reported["calls"][0]["session_id"] == "0" * 36
 
 
 def test_examples_follow_the_schema() -> None:

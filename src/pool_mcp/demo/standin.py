@@ -2,38 +2,30 @@
 
 It answers the real Claude Code CLI, tells accounts apart by their credential, plays every fault an account
 can have, lets an account fill up and run into its limits, and keeps exact books of what each call would have
-cost. In-process::
+cost::
 
     with Standin() as standin:
         standin.accounts["alice"] = Behaviour(mode="slow", chunks=20)
         # ANTHROPIC_BASE_URL=standin.url CLAUDE_CODE_OAUTH_TOKEN=standin.token("alice") claude -p …
         standin.books
 
-or as a process of its own, ``python -m pool_mcp.demo.standin``, which prints its URL as a line of JSON and is
-told over HTTP what to do (``PUT /standin/accounts/alice``, ``GET /standin/books``, ``GET /standin/health``).
-
 ``Authorization: Bearer sk-ant-oat01-NAME`` is subscription NAME's; ``x-api-key: sk-ant-api03-NAME`` is a
 key's, to which no rate-limit windows apply. Names that were never set up behave as ``Behaviour()``. This module
 serves; what an account does with a call is decided in ``standin_accounts.py``.
 """
 
-import argparse
 import asyncio
 import json
 import re
 import socket
-import sys
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import uvicorn
-from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -41,14 +33,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pool_mcp.accounting.pricing import price_nanousd
-from pool_mcp.demo.standin_accounts import Accounts, Behaviour, Call, Plan, Refusal, Reply, ToolUse
+from pool_mcp.demo.standin_accounts import Accounts, Call, Plan, Refusal, Reply, ToolUse
 from pool_mcp.model import Tokens
 
 
 class Standin:
     """The stand-in; a context manager that serves from a thread of its own.
 
-    ``url`` is valid from construction on. ``books_file`` gets every call as a line of JSON; ``keep_requests``
+    ``url`` is valid from construction on. ``keep_requests``
     keeps the bodies of the requests for ``requests``. Every method may be called from any thread.
     """
 
@@ -57,12 +49,10 @@ class Standin:
         *,
         port: int = 0,
         seed: int = 0,
-        books_file: Path | None = None,
         keep_requests: bool = False,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._clock = clock
-        self._books_file = books_file
         self._changed = threading.Condition(threading.RLock())
         self._books: list[Call] = []
         self._refused: list[Refusal] = []
@@ -135,15 +125,14 @@ class Standin:
     # Serving
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self.serve, name="standin", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="standin", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def serve(self) -> None:
-        """Serve until closed, in the calling thread."""
+    def _serve(self) -> None:
         self._server.run(sockets=[self._socket])
 
     def close(self) -> None:
@@ -159,26 +148,9 @@ class Standin:
             routes=[
                 Route("/v1/messages", self._messages, methods=["POST"]),
                 Route("/v1/messages/count_tokens", _count_tokens, methods=["POST"]),
-                Route("/standin/accounts/{name}", self._put_account, methods=["PUT"]),
-                Route("/standin/books", self._get_books),
-                Route("/standin/health", lambda _: JSONResponse({"status": "ok"})),
                 Route("/{path:path}", self._not_found, methods=["HEAD", "GET", "POST", "PUT", "DELETE"]),
             ]
         )
-
-    async def _put_account(self, request: Request) -> JSONResponse:
-        try:
-            behaviour = _behaviour.validate_json(await request.body())
-        except ValidationError as wrong:
-            return _error(400, "invalid_request_error", str(wrong))
-        with self._changed:
-            self.accounts[request.path_params["name"]] = behaviour
-        return JSONResponse(asdict(behaviour))
-
-    async def _get_books(self, _: Request) -> JSONResponse:
-        refused = Counter(f"{refusal.account} {refusal.status}" for refusal in self.refused)
-        calls = [asdict(call) for call in self.books]
-        return JSONResponse({"calls": calls, "refused": refused, "spent_nanousd": self.spent_nanousd()})
 
     async def _not_found(self, request: Request) -> JSONResponse:
         with self._changed:
@@ -224,9 +196,6 @@ class Standin:
         with self._changed:
             call = replace(call, index=len(self._books))
             self._books.append(call)
-            if self._books_file is not None:
-                with self._books_file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(call)) + "\n")
             self._in_flight -= 1
             self._changed.notify_all()
 
@@ -395,9 +364,6 @@ class _Answering:
         return [{"type": "text_delta", "text": text[i : i + size]} for i in range(0, len(text), max(1, size))]
 
 
-_behaviour = TypeAdapter(Behaviour)
-
-
 def example_of(schema: Any, root: Any) -> Any:
     """Make the simplest value that conforms to a JSON schema; ``root`` is where its references point."""
     if not isinstance(schema, dict):
@@ -484,23 +450,3 @@ async def _send_event(send: Send, event: dict[str, Any]) -> None:
 
 async def _send_body(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def main() -> None:
-    """Serve as a process of its own until told to stop; print the URL as the only line of stdout."""
-    parser = argparse.ArgumentParser(prog="python -m pool_mcp.demo.standin", description=main.__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--books", type=Path, help="a file that gets every call as a line of JSON")
-    arguments = parser.parse_args()
-    standin = Standin(port=arguments.port, seed=arguments.seed, books_file=arguments.books)
-    sys.stdout.write(json.dumps({"url": standin.url}) + "\n")
-    sys.stdout.flush()
-    try:
-        standin.serve()
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()
