@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support import make_home, now_ms, open_ledger, open_pool, sign_in
+from support import CLAUDE, make_home, now_ms, open_ledger, open_pool, sign_in
 
 from pool_mcp.background.logins import Upkeep
 from pool_mcp.choosing.cooldowns import LONGEST_MS, WHOLE_POOL, with_backoff
@@ -141,13 +141,40 @@ async def test_a_login_that_was_lost_is_back_as_soon_as_somebody_signs_in(standi
         tmp_path, standin, "bob", subscriptions={"carol": {"config_dir": str(folder), "priority": 1}}
     )
     async with open_pool(settings, env) as pool:
-        assert attempts(await ask(pool)) == [("carol", "auth"), ("bob", "ok")]
         carol = of(await pool.status(), "carol")
         assert (carol.status, carol.available_at) == ("needs_login", None)
-        assert f"CLAUDE_CONFIG_DIR={folder} claude auth login" in carol.status_reason
+        assert carol.status_reason == "not signed in: run `pool-mcp login carol`"
+        assert (await pool.pick()).subscription == "bob"
         assert attempts(await ask(pool)) == [("bob", "ok")]
         sign_in(folder, "carol", "org-1")
         assert attempts(await ask(pool)) == [("carol", "ok")]
+
+
+async def test_where_nobody_is_signed_in_or_there_is_no_cli_no_room_is_claimed_and_nothing_is_started(
+    standin: Standin, tmp_path: Path
+) -> None:
+    settings, env = make_home(
+        tmp_path, standin, subscriptions={"alice": {"enabled": False}, "carol": {"config_dir": str(tmp_path / "carol")}}
+    )
+    async with open_pool(settings, env) as pool:
+        status = await pool.status()
+        assert of(status, "carol").status == "needs_login"
+        assert status.advice.action == "stop"
+        assert "run `pool-mcp login carol`" in status.advice.reason
+        assert (await pool.pick()).subscription is None
+        sign_in(tmp_path / "carol", "carol", "org-1")
+        assert of(await pool.status(), "carol").status == "available"
+    (tmp_path / "claude").symlink_to(CLAUDE)
+    settings, env = make_home(tmp_path, standin, cli=tmp_path / "claude")
+    async with open_pool(settings, env) as pool:
+        assert of(await pool.status(), "alice").status == "available"
+        (tmp_path / "claude").unlink()
+        status = await pool.status()
+        assert (of(status, "alice").status, status.advice.action) == ("needs_login", "stop")
+        assert "npm install -g @anthropic-ai/claude-code" in status.advice.reason
+        assert (await pool.pick()).subscription is None
+        assert [one for one in status.alerts if one.kind == "needs_login" and one.subscription == "alice"] == []
+    assert list(settings.runs_dir.glob("*")) == []
 
 
 def look(settings: Settings, env: dict[str, str]) -> None:

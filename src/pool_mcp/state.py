@@ -41,6 +41,8 @@ class State:
         self._settings = settings
         self._rates: dict[tuple[str, str], rates.Rate] = {}
         self._learned_at_ms: int | None = None
+        self.cli_missing: str | None = None
+        """Why no subscription can serve on this machine, while it has no CLI."""
 
     def look(
         self, ledger: Ledger, clock: Callable[[], int], caller: str | None = None, *, only: str | None = None
@@ -56,7 +58,11 @@ class State:
                 None if caller is None else self.caller(tx, caller, now_ms),
                 self.pool_cooldown(tx, now_ms),
                 sum(tx.balances.spent_nanousd(one.subscription.id, day_ms) for one in balances),
-                [one for one in tx.notices.current(now_ms) if only in (None, one[1].subscription)],
+                [
+                    one
+                    for one in tx.notices.current(now_ms)
+                    if one[1].subscription in {balance.subscription.id for balance in balances}
+                ],
             )
 
     def learn(self, ledger: Ledger, now_ms: int) -> None:
@@ -104,7 +110,7 @@ class State:
             in_flight=reserved.in_flight,
             readings=readings,
             cooldowns=cooldowns.of_subscription(
-                known.cooldowns.get(name, ()),
+                (*self._no_cli(), *known.cooldowns.get(name, ())),
                 [cooldown for other in quota[1:] for cooldown in known.cooldowns.get(other, ())],
                 now_ms,
             ),
@@ -150,6 +156,9 @@ class State:
     def tell_alerts(self, tx: Transaction, now_ms: int) -> list[Alert]:
         """Put on record what the pool's state calls for; those that no process has told yet."""
         return [alert for alert in alerts(self.balances(tx, now_ms)) if tx.notices.record(alert, now_ms)]
+
+    def _no_cli(self) -> tuple[Cooldown, ...]:
+        return () if self.cli_missing is None else (Cooldown("cli_missing", 0, None, self.cli_missing),)
 
     def _rate(self, tx: Transaction, subscription: Subscription, window: str, now_ms: int) -> rates.Rate:
         rate = self._rates.get((subscription.id, window))

@@ -139,7 +139,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
         pytest.param(
             [OFF, balance(cooldowns=[cooldown("auth", None)])],
             None,
-            Advice(Action.STOP, "No subscription can be used until a person acts; see status_reason.", 0),
+            Advice(Action.STOP, "No subscription can be used until a person acts: because of auth.", 0),
             id="a person must act",
         ),
         pytest.param(

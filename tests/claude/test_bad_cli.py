@@ -414,7 +414,6 @@ async def test_a_config_dir_that_is_not_signed_in_costs_nothing_and_says_how_to_
         with pytest.raises(PoolError) as caught:
             await pool.ask(Ask("ping", "test", subscription="bare"))
         status = await pool.status("bare")
-    config_dir = settings.subscription("bare").config_dir
     run = finished_run(settings, str(caught.value.run_id))
     assert (caught.value.kind, caught.value.message, caught.value.alternatives) == (
         "auth",
@@ -422,9 +421,7 @@ async def test_a_config_dir_that_is_not_signed_in_costs_nothing_and_says_how_to_
         ("alice",),
     )
     assert (run.state, run.outcome, run.cost) == (RunState.FAILED, Outcome.AUTH, Cost())
-    assert status.subscriptions[0].status_reason == (
-        f"not signed in: run `CLAUDE_CONFIG_DIR={config_dir} claude auth login`"
-    )
+    assert status.subscriptions[0].status_reason == "not signed in: run `pool-mcp login bare`"
     assert (standin.books, standin.refused) == ([], [])
 
 

@@ -24,7 +24,7 @@ MAX_NAME_BYTES = 1000
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}")
 _SESSION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-_REFUSALS = ("overloaded", "limit", "budget", "auth", "billing", "invalid_request")
+_REFUSALS = ("overloaded", "limit", "budget", "auth", "billing", "cli_missing", "invalid_request")
 """Of several reasons why nobody can serve, the one that is told first."""
 
 

@@ -14,7 +14,7 @@ from pool_mcp.model import MINUTE_MS, SECOND_MS, Cooldown, Outcome, Subscription
 WHOLE_POOL = "*"
 """Whose cooldown it is when Anthropic is overloaded; no subscription can have that id."""
 
-NEEDS_A_PERSON = ("auth", "billing")
+NEEDS_A_PERSON = ("auth", "billing", "cli_missing")
 """Causes that last until a person acts."""
 
 FIRST_MS = {"burst": MINUTE_MS, "overloaded": 20 * SECOND_MS}
@@ -67,8 +67,7 @@ def how_to_sign_in(subscription: Subscription) -> str:
     if subscription.oauth_token_env:
         variable = subscription.oauth_token_env
         return f"put a new token of `claude setup-token` into the variable {variable}, then ask once with {named}"
-    where = f"CLAUDE_CONFIG_DIR={subscription.config_dir} " if subscription.config_dir else ""
-    return f"run `{where}claude auth login`"
+    return f"run `pool-mcp login {subscription.id}`"
 
 
 def owner_after(outcome: Outcome, subscription: str) -> str:

@@ -231,7 +231,9 @@ def _none_usable(found: Sequence[tuple[Balance, Availability]]) -> Advice:
     if in_flight_ms:
         reason = "All room is reserved for runs in flight; ask again when one of them has ended."
         return Advice(Action.WAIT, reason, 0, in_flight_ms[0] + IN_FLIGHT_MS)
-    return Advice(Action.STOP, "No subscription can be used until a person acts; see status_reason.", 0)
+    reasons = {one.reason for _, one in found if one.status is not Status.DISABLED}
+    why = reasons.pop() if len(reasons) == 1 else "see each one's status_reason"
+    return Advice(Action.STOP, f"No subscription can be used until a person acts: {why.rstrip('.')}.", 0)
 
 
 def _caller_constraint(caller: CallerBalance) -> _Constraint | None:
@@ -285,7 +287,8 @@ def alerts(balances: Sequence[Balance]) -> list[Alert]:
 
 def _alerts(balance: Balance) -> Iterator[Alert]:
     name, cooldown = balance.subscription.id, cooldowns.worst(balance.cooldowns, None, balance.at_ms)
-    if cooldown is not None and cooldowns.needs_a_person(cooldown):
+    # Without a CLI it is the machine that needs a person, and the next one on the same ledger may have it.
+    if cooldown is not None and cooldowns.needs_a_person(cooldown) and cooldown.cause != "cli_missing":
         yield Alert(
             f"{name} needs_login {cooldown.since_ms}",
             "needs_login",

@@ -11,6 +11,9 @@ from pool_mcp.errors import CliFailed
 from pool_mcp.model import Subscription, WindowReading
 from pool_mcp.system import commands
 
+STATUS_TIMEOUT_S = 20.0
+"""How long the CLI may take to tell who is signed in; it takes about 0.1 s."""
+
 USAGE_TIMEOUT_S = 20.0
 """How long the CLI may take to tell what it knows of the limits; it takes about half a second."""
 
@@ -43,7 +46,7 @@ def login_of(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> L
     Raises:
         CliFailed: the CLI said nothing that can be understood.
     """
-    done = commands.run([str(cli), "auth", "status"], _environment(subscription, env))
+    done = commands.run([str(cli), "auth", "status"], _environment(subscription, env), STATUS_TIMEOUT_S)
     try:
         said = json.loads(done.stdout)
     except ValueError:
@@ -75,7 +78,13 @@ def written_at_ms(config_dir: Path) -> int | None:
 
 
 def usage_of(
-    cli: Path, subscription: Subscription, env: Mapping[str, str], base_url: str, cwd: Path, clock: Callable[[], int]
+    cli: Path,
+    subscription: Subscription,
+    env: Mapping[str, str],
+    base_url: str,
+    cwd: Path,
+    clock: Callable[[], int],
+    timeout_s: float = USAGE_TIMEOUT_S,
 ) -> list[WindowReading]:
     """What the CLI's own ``/usage`` tells of a stored login's windows; it asks no model. Empty where it tells nothing.
 
@@ -86,7 +95,7 @@ def usage_of(
     child = _environment(subscription, env, base_url)
     del child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"]  # which asking for the limits counts as
     child["DISABLE_TELEMETRY"] = "1"
-    done = commands.run([str(cli), *arguments], child, timeout_s=USAGE_TIMEOUT_S, cwd=cwd)
+    done = commands.run([str(cli), *arguments], child, timeout_s=timeout_s, cwd=cwd)
     return usage_readings(done.stdout, clock())
 
 

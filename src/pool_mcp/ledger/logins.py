@@ -18,6 +18,11 @@ class Logins:
         )
         return signed_in and before is not None and not before[0]
 
+    def known(self) -> dict[str, tuple[bool, int]]:
+        """Whether each subscription was signed in when the CLI was last asked, and when that was."""
+        rows = self._conn.execute("SELECT subscription, signed_in, checked_at_ms FROM logins")
+        return {subscription: (bool(signed_in), at_ms) for subscription, signed_in, at_ms in rows}
+
     def organisations(self) -> dict[str, str]:
         """The organisation of each subscription, where the CLI has told it."""
         return dict(self._conn.execute("SELECT subscription, organisation FROM logins WHERE organisation IS NOT NULL"))
