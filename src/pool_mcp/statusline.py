@@ -87,7 +87,7 @@ def _of_pool(said: Found, windows: dict[str, Seen], env: Mapping[str, str], now_
     block_spent = week_spent = held = None
     resets_ms = windows.get("five_hour", (None, None))[1]
     if mine is not None:
-        with glance(str((state_dir / "ledger.db").absolute()), WAIT_S) as ledger:
+        with glance((state_dir / "ledger.db").absolute(), WAIT_S) as ledger:
             if ledger is not None:
                 known = ledger.windows(mine["id"])
                 if resets_ms is None and (then := known.get("five_hour", (None, None))[1]) is not None:

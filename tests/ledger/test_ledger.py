@@ -61,6 +61,7 @@ def test_every_file_and_folder_is_for_the_owner_only(tmp_path: Path) -> None:
             "state/pool/ledger.db": "600",
             "state/pool/ledger.db-shm": "600",
             "state/pool/ledger.db-wal": "600",
+            "state/pool/ledger.lock": "600",
         }
 
 

@@ -1,9 +1,10 @@
 """Opens the SQLite ledger safely and hands out transactions on it.
 
 Several processes write one ledger. Whatever reads in order to decide and then writes does both inside
-:meth:`Ledger.write`, which takes SQLite's write lock first (``BEGIN IMMEDIATE``): a transaction that begins deferred
-fails with "database is locked" the moment it wants to write, whatever the time-out. Within a process one connection
-serves one caller at a time.
+:meth:`Ledger.write`, which takes the lock of :mod:`~pool_mcp.ledger.write_ahead`, then SQLite's (``BEGIN IMMEDIATE``,
+since who only looks at the ledger with other programs may write, too): a transaction that begins deferred fails with
+"database is locked" the moment it wants to write, whatever the time-out. Within a process one connection serves one
+caller at a time.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pool_mcp.errors import LedgerError
-from pool_mcp.ledger import migrations
+from pool_mcp.ledger import migrations, write_ahead
 from pool_mcp.ledger.audit import audit
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import Audit
@@ -35,6 +36,7 @@ class Ledger:
             LedgerError: the file cannot be opened, is damaged, or was written by a newer pool-mcp.
         """
         self.path = path
+        self._writing = threading.Lock()  # taken before the next, so that readers do not wait for other processes
         self._lock = threading.Lock()
         with _explained(path):
             _make_private_file(path)
@@ -49,8 +51,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the connection; what is committed stays."""
-        with self._lock:
-            self._conn.close()
+        write_ahead.close(self._conn, self.path, self._lock)
 
     def audit(self) -> Audit:
         """Prove the sums against the entries, on one consistent state; reads the whole ledger."""
@@ -85,8 +86,11 @@ class Ledger:
         Raises:
             LedgerError: the disk is full, the file is read-only or damaged, or others held the lock for 30 s.
         """
-        with self._transaction("BEGIN IMMEDIATE") as tx:
-            yield tx
+        with self._sole_writer():
+            with self._transaction("BEGIN IMMEDIATE") as tx:
+                yield tx
+            with self._lock:
+                write_ahead.checkpoint_if_long(self._conn, self.path)
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -103,6 +107,17 @@ class Ledger:
         with self.write() as tx:
             now_ms = clock()  # under the lock, for which it may have waited
             return tx.leases.take(name, now_ms, now_ms + for_ms)
+
+    @contextmanager
+    def _sole_writer(self) -> Iterator[None]:
+        with _explained(self.path):
+            if not self._writing.acquire(timeout=BUSY_TIMEOUT_S):
+                raise TimeoutError
+            try:
+                with write_ahead.sole_writer(self.path, BUSY_TIMEOUT_S):
+                    yield
+            finally:
+                self._writing.release()
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Transaction]:
@@ -123,30 +138,44 @@ class Ledger:
                 raise
 
     def _prepare(self) -> None:
-        # SQLite itself notices a cut within the last page only when it reads that page.
-        (page_bytes,) = self._conn.execute("PRAGMA page_size").fetchone()
-        if self.path.stat().st_size % page_bytes:
-            raise LedgerError(f"The ledger {self.path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]} (its last page is cut)")
-        self._write_ahead()
-        # FULL: a reservation and a settlement are on the disk before what follows them is done.
-        self._conn.execute("PRAGMA synchronous = FULL")
+        write_ahead.configure(self._conn)
         self._conn.execute("PRAGMA foreign_keys = ON")
+        if self._last_page_is_cut():
+            with self._sole_writer():
+                write_ahead.checkpoint(self._conn)  # the log may hold the whole page: a power cut in a checkpoint
+            if self._last_page_is_cut():
+                raise LedgerError(f"The ledger {self.path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]} (its last page is cut)")
+        if not self._writes_ahead():
+            with self._sole_writer():
+                self._write_ahead()
         known, taken = [step.__name__ for step in migrations.STEPS], migrations.applied(self._conn)
         if set(known) - set(taken):
-            self._conn.execute("BEGIN IMMEDIATE")
-            try:
-                migrations.apply(self._conn)
-                self._conn.execute("COMMIT")
-            except BaseException:
-                self._conn.execute("ROLLBACK")
-                raise
+            with self._sole_writer():
+                self._migrate()
         if newer := [name for name in taken if name not in known]:
             raise LedgerError(
                 f"{self.path} was written by a newer pool-mcp (it has the step {newer[0]}); upgrade this one"
             )
 
+    def _migrate(self) -> None:
+        self._conn.execute("BEGIN IMMEDIATE")
+        try:
+            migrations.apply(self._conn)
+            self._conn.execute("COMMIT")
+        except BaseException:
+            self._conn.execute("ROLLBACK")
+            raise
+
+    def _last_page_is_cut(self) -> bool:
+        """SQLite itself notices a cut within the last page only when it reads that page."""
+        (page_bytes,) = self._conn.execute("PRAGMA page_size").fetchone()
+        return bool(self.path.stat().st_size % page_bytes)
+
+    def _writes_ahead(self) -> bool:
+        return bool(self._conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+
     def _write_ahead(self) -> None:
-        while self._conn.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        while not self._writes_ahead():
             try:
                 self._conn.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as error:
@@ -201,6 +230,8 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into one line that says what to do."""
     try:
         yield
+    except TimeoutError as error:
+        raise LedgerError(f"The ledger {path}: {_ADVICE[sqlite3.SQLITE_BUSY]}") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None:

@@ -7,8 +7,10 @@ only where there is something to write.
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from pool_mcp.ledger import write_ahead
 from pool_mcp.ledger.sums import spent_nanousd
 
 Seen = tuple[float | None, int | None]
@@ -16,10 +18,12 @@ Seen = tuple[float | None, int | None]
 
 
 class Glance:
-    """A look into one ledger; every method may raise ``sqlite3.Error``."""
+    """A look into one ledger; every method may raise ``sqlite3.Error``, and :meth:`record` ``OSError``."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: sqlite3.Connection, path: Path, wait_s: float) -> None:
         self._conn = conn
+        self._path = path
+        self._wait_s = wait_s
 
     def windows(self, subscription: str) -> dict[str, Seen]:
         """What was last reported of each official window."""
@@ -49,25 +53,31 @@ class Glance:
             WindowReading(window, percent, resets_at_ms, "allowed", now_ms)
             for window, (percent, resets_at_ms) in windows.items()
         ]
-        self._conn.execute("BEGIN IMMEDIATE")
-        try:
-            Official(self._conn, Cooldowns(self._conn)).record(subscription, readings)
-            self._conn.execute("COMMIT")
-        except BaseException:
-            self._conn.execute("ROLLBACK")
-            raise
+        with write_ahead.sole_writer(self._path, self._wait_s):
+            self._conn.execute("BEGIN IMMEDIATE")
+            try:
+                Official(self._conn, Cooldowns(self._conn)).record(subscription, readings)
+                self._conn.execute("COMMIT")
+            except BaseException:
+                self._conn.execute("ROLLBACK")
+                raise
+            write_ahead.checkpoint_if_long(self._conn, self._path)
 
 
 @contextmanager
-def glance(path: str, wait_s: float) -> Iterator[Glance | None]:
+def glance(path: Path, wait_s: float) -> Iterator[Glance | None]:
     """Look into the ledger at an absolute path; None where there is none. What fails ends the block, and no more."""
     try:
-        conn = sqlite3.connect(f"file:{_quoted(path)}?mode=rw", uri=True, timeout=wait_s, isolation_level=None)
+        conn = sqlite3.connect(f"file:{_quoted(str(path))}?mode=rw", uri=True, timeout=wait_s, isolation_level=None)
     except sqlite3.Error:
         yield None
         return
-    with closing(conn), suppress(sqlite3.Error):
-        yield Glance(conn)
+    try:
+        with suppress(sqlite3.Error, OSError):
+            write_ahead.configure(conn)
+            yield Glance(conn, path, wait_s)
+    finally:
+        write_ahead.close(conn, path)
 
 
 def _quoted(path: str) -> str:

@@ -7,6 +7,7 @@ holds one on its own output file, through the standard output it was given.
 
 import fcntl
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,55 @@ def sweep(directory: Path) -> None:
             pass
         finally:
             os.close(fd)
+
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.0005, 0.01
+"""How often a lock that another process holds is tried: often while that process may be about to release it."""
+
+
+@contextmanager
+def wait_for_lock(path: Path, wait_s: float) -> Iterator[None]:
+    """Hold a lock for the block, once whoever holds it has released it. The file is made if it is missing, and stays.
+
+    It excludes the threads of one process, too, since each opens the file for itself. It ends with its holder.
+
+    Raises:
+        TimeoutError: others held it all the time.
+    """
+    fd = _open_locked(path, wait_s)
+    try:
+        yield
+    finally:
+        # A child that was forked meanwhile has the file open as well; to close it would leave the lock to the child.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def _open_locked(path: Path, wait_s: float) -> int:
+    waited_s, pause_s = 0.0, FIRST_PAUSE_S
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while not _try(fd):
+                if waited_s >= wait_s:
+                    raise TimeoutError(f"{path} was locked for {wait_s:g} s")
+                select.select((), (), (), pause_s)
+                waited_s += pause_s
+                pause_s = min(1.1 * pause_s, LONGEST_PAUSE_S)
+            if _is_named(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # somebody has removed the file meanwhile: then the lock is on nothing
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
