@@ -6,6 +6,7 @@ looks for alerts. Every commit is on the disk before the next step (``synchronou
 flush is printed beside the figures.
 
     python benchmarks/contention.py --seconds 5
+    python benchmarks/contention.py --beside --processes 1 16     (and with SQLite's own locks alone, as ratios)
 """
 
 import argparse
@@ -17,11 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from pool_mcp.choosing import budget, selection
+from pool_mcp.ledger import write_ahead
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
@@ -76,21 +79,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES, metavar="N", help="default: 1 4 16")
     parser.add_argument("--entries", type=int, default=20_000, help="in the ledger beforehand, over eight days")
     parser.add_argument("--dir", type=Path, help="where the ledger is put (default: where temporary files go)")
+    parser.add_argument("--beside", action="store_true", help="measure SQLite's own locks and checkpoints, too")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="contention-", dir=options.dir) as folder:
         settings = _settings(Path(folder))
         flush_ms = _flush_ms(Path(folder))
         _fill(settings.ledger_path, options.entries)
-        rows = [_measure(settings, count, options.seconds) for count in options.processes]
+        plain, rows = [], []
+        for count in options.processes:
+            if options.beside:
+                plain.append(_measure(settings, count, options.seconds, plain=True))
+            rows.append(_measure(settings, count, options.seconds))
         ledger = Ledger(settings.ledger_path)
         problems = ledger.audit().problems
         ledger.close()
     if options.json:
         said = {"entries": options.entries, "flush_ms": flush_ms, "rows": [asdict(row) for row in rows]}
-        print(json.dumps({**said, "problems": len(problems)}, indent=2))
+        print(json.dumps({**said, "plain": [asdict(row) for row in plain], "problems": len(problems)}, indent=2))
     else:
         _print(rows, options.entries, flush_ms)
+        for before, after in zip(plain, rows, strict=False):
+            _print_beside(before, after)
     if problems:
         sys.exit(f"the ledger is wrong afterwards: {problems}")
 
@@ -107,6 +117,15 @@ def _print(rows: Sequence[Row], entries: int, flush_ms: float) -> None:
             f"| {row.settle_median_ms:7.1f} {row.settle_p99_ms:6.1f} {row.settle_worst_ms:7.1f} "
             f"| {row.asks_per_s / rows[0].asks_per_s:6.2f}x"
         )
+
+
+def _print_beside(plain: Row, row: Row) -> None:
+    print(
+        f"beside SQLite's own locks, {row.processes} processes: {row.asks_per_s / plain.asks_per_s:.2f}x asks a second "
+        f"({plain.asks_per_s:.0f}), slowest 1% {row.reserve_p99_ms / plain.reserve_p99_ms:.2f}x "
+        f"({plain.reserve_p99_ms:.0f} ms), worst {row.reserve_worst_ms / plain.reserve_worst_ms:.2f}x "
+        f"({plain.reserve_worst_ms:.0f} ms)"
+    )
 
 
 def _settings(folder: Path) -> Settings:
@@ -140,11 +159,11 @@ def _fill(path: Path, entries: int) -> None:
     ledger.close()
 
 
-def _measure(settings: Settings, count: int, seconds: float) -> Row:
+def _measure(settings: Settings, count: int, seconds: float, *, plain: bool = False) -> Row:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(count + 1), context.SimpleQueue()
     workers = [
-        context.Process(target=_work, args=(settings, f"{count}-{number}", seconds, barrier, answers))
+        context.Process(target=_work, args=(settings, f"{plain}-{count}-{number}", seconds, barrier, answers, plain))
         for number in range(count)
     ]
     for worker in workers:
@@ -168,9 +187,18 @@ def _figures(times_s: list[float]) -> tuple[float, float, float]:
 
 
 def _work(
-    settings: Settings, name: str, seconds: float, barrier: Barrier, answers: "multiprocessing.SimpleQueue[Sample]"
+    settings: Settings,
+    name: str,
+    seconds: float,
+    barrier: Barrier,
+    answers: "multiprocessing.SimpleQueue[Sample]",
+    plain: bool,
 ) -> None:
     ledger, state = Ledger(settings.ledger_path), State(settings)
+    if plain:
+        write_ahead.sole_writer = lambda *_: nullcontext()
+        write_ahead.checkpoint_if_long = lambda *_: None
+        ledger._conn.execute(f"PRAGMA wal_autocheckpoint = {write_ahead.CHECKPOINT_FRAMES}")
     sample, number = Sample([], []), 0
     barrier.wait()
     ends_s = time.perf_counter() + seconds

@@ -62,6 +62,7 @@ def test_where_all_is_well_every_line_says_so(machine: Machine) -> None:
         "settings": ["ok"],
         "cli": ["ok"],
         "login": ["ok"],
+        "sqlite": ["ok"],
         "ledger": ["ok"],
         "runs": ["ok"],
         "locks": ["ok"],
@@ -71,6 +72,7 @@ def test_where_all_is_well_every_line_says_so(machine: Machine) -> None:
     }
     assert found["login"][0].text == "ann: ann@example.com · max_20x"
     assert found["cli"][0].text.startswith("2.1.")
+    assert found["sqlite"][0].text.startswith(f"SQLite {sqlite3.sqlite_version}")
     said = machine.run("doctor")
     assert said.exit_code == 0
     assert said.output.endswith("All is well.\n")
@@ -86,6 +88,7 @@ def test_a_machine_with_nothing_on_it_is_told_what_to_do_first(tmp_path: Path, m
         "settings": ("note", "pool-mcp setup"),
         "cli": ("ok", None),
         "login": ("broken", "pool-mcp login default"),
+        "sqlite": ("ok", None),
         "ledger": ("ok", None),
         "permissions": ("ok", None),
         "hosts": ("note", "pool-mcp install claude-code"),
@@ -104,6 +107,7 @@ def test_in_a_pipe_every_finding_is_a_line_without_colour_and_each_remedy_a_line
     assert [line[:14].rstrip() for line in lines if line and line[0] in "✓✗·"] == [
         "✓ settings",
         "✗ cli",
+        "✓ sqlite",
         "✓ ledger",
         "✓ runs",
         "✓ locks",

@@ -98,6 +98,11 @@ def _is_long(ledger: Path) -> bool:
     return len(frame) == 24 and frame[8:16] == header[16:24]
 
 
+def sqlite_build() -> tuple[str, bool]:
+    """The version of the SQLite that is linked, and whether it has the bug."""
+    return sqlite3.sqlite_version, has_wal_reset_bug()
+
+
 def has_wal_reset_bug(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
     """Whether a build of SQLite has it; fixed in 3.51.3, 3.50.7 and 3.44.6."""
     if version[:2] in ((3, 44), (3, 50)):

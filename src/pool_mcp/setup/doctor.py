@@ -16,6 +16,7 @@ from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.login import Login, cli_version, login_of
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.write_ahead import sqlite_build
 from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO, SECOND_MS, WEEK_MS, Subscription, WindowReading
 from pool_mcp.results import DoctorResult, FindingResult
 from pool_mcp.settings import Settings, load
@@ -123,8 +124,19 @@ def _login_finding(
     return _ok("login", f"{name}: {login.who}")
 
 
+def _sqlite() -> FindingResult:
+    """Which SQLite is linked, and whether it has the WAL-reset bug, which the ledger never gives a chance."""
+    version, has_bug = sqlite_build()
+    if has_bug:
+        text = f"SQLite {version} has the WAL-reset bug; the ledger is safe: writes and checkpoints take turns"
+    else:
+        text = f"SQLite {version}, without the WAL-reset bug"
+    return _ok("sqlite", text)
+
+
 def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
     path = settings.ledger_path
+    yield _sqlite()
     if not path.exists():
         yield _ok("ledger", f"none yet; the first ask makes it ({short(path)})")
         return
