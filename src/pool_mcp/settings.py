@@ -128,10 +128,10 @@ class Settings:
         """Where each running process holds its lock."""
         return self.state_dir / "owners"
 
-    @property
-    def variables(self) -> list[str]:
-        """The names of the variables that hold keys and tokens."""
-        return [name for one in self.subscriptions if (name := one.api_key_env or one.oauth_token_env)]
+    def variables(self, env: Mapping[str, str]) -> list[str]:
+        """The names of the variables that hold keys and tokens; the Admin key's only where it is set."""
+        names = [name for one in self.subscriptions if (name := one.api_key_env or one.oauth_token_env)]
+        return [*names, *([self.admin.api_key_env] if places.read_env(env, self.admin.api_key_env) else [])]
 
     def subscription(self, subscription_id: str) -> Subscription:
         """The subscription of that id.

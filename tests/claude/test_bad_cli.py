@@ -396,9 +396,11 @@ async def test_a_missing_cli_is_said_before_anything_is_spent(tmp_path: Path, th
     )
 
 
-async def test_a_missing_variable_is_said_before_anything_is_spent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [None, "", "$TOKEN_ALICE", "${env:TOKEN_ALICE}"])
+async def test_a_missing_variable_is_said_before_anything_is_spent(tmp_path: Path, value: str | None) -> None:
     settings, env = make_home(tmp_path)
     del env["TOKEN_ALICE"]
+    env |= {} if value is None else {"TOKEN_ALICE": value}  # a host may hand on a reference that it could not fill
     assert await refused(settings, env) == Refused(
         "invalid_request",
         "The variable TOKEN_ALICE of subscription 'alice' is not set for this server; add it to the host's "

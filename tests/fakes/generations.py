@@ -29,7 +29,7 @@ class Generation:
         """Its executable. The first call on a machine downloads it, whichever of the test processes makes it."""
         if self.sdk is None:
             return CLAUDE
-        folder = _cache() / f"claude-{self.name}"
+        folder = cache_dir() / f"claude-{self.name}"
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with (folder.parent / f"{folder.name}.lock").open("w") as lock:
@@ -51,7 +51,8 @@ class Generation:
             ready.rename(folder)
 
 
-def _cache() -> Path:
+def cache_dir() -> Path:
+    """Where downloads of the tests are kept, for all checkouts of this user."""
     return Path(os.environ.get("POOL_MCP_TEST_CACHE") or platformdirs.user_cache_dir("pool-mcp-tests"))
 
 

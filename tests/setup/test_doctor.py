@@ -288,12 +288,33 @@ def test_a_host_that_keeps_other_books_is_found(machine: Machine) -> None:
     assert broken_elsewhere(machine) == [("hosts", "pool-mcp install cursor")]
 
 
-def test_codex_keeps_back_a_key_that_it_is_not_told_to_pass_on(machine: Machine) -> None:
+@pytest.mark.parametrize("host", ["codex", "cursor", "gemini", "windsurf"])
+def test_a_host_that_keeps_back_a_key_which_its_entry_does_not_name_is_found(machine: Machine, host: str) -> None:
     machine.set(WORK_KEY="k")
-    machine.say("install", "codex")
+    machine.say("install", host)
     machine.say("add", "work", "--api-key-env", "WORK_KEY")
-    assert broken_elsewhere(machine) == [("hosts", "pool-mcp install codex")]
-    machine.say("install", "codex")
+    assert broken_elsewhere(machine) == [("hosts", f"pool-mcp install {host}")]
+    machine.say("install", host)
+    assert broken_elsewhere(machine) == []
+
+
+@pytest.mark.parametrize("host", ["claude-code", "vscode", "zed"])
+def test_a_host_that_passes_every_variable_on_needs_no_more(machine: Machine, host: str) -> None:
+    machine.set(WORK_KEY="k")
+    machine.say("install", host)
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    assert broken_elsewhere(machine) == []
+
+
+def test_a_key_that_the_person_has_to_write_into_claude_desktops_file_is_found(machine: Machine) -> None:
+    machine.set(WORK_KEY="k")
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    machine.say("install", "claude-desktop")
+    file = machine.home / ".config" / "Claude" / "claude_desktop_config.json"
+    assert broken_elsewhere(machine) == [("hosts", f'"${{EDITOR:-vi}}" {file}')]
+    settings = json.loads(file.read_text())
+    settings["mcpServers"]["pool"]["env"]["WORK_KEY"] = "k"
+    file.write_text(json.dumps(settings))
     assert broken_elsewhere(machine) == []
 
 

@@ -156,6 +156,33 @@ def test_codex_is_told_which_variables_to_pass_on_and_keeps_those_that_it_was_to
     assert read(machine, "codex")["mcp_servers"]["pool"]["env_vars"] == ["WORK_KEY", "BUILD_TOKEN"]
 
 
+@pytest.mark.parametrize(
+    ("host", "reference"), [("gemini", "$WORK_KEY"), ("cursor", "${env:WORK_KEY}"), ("windsurf", "${env:WORK_KEY}")]
+)
+def test_a_host_that_keeps_keys_back_gets_a_reference_to_each_and_never_its_value(
+    machine: Machine, host: str, reference: str
+) -> None:
+    machine.set(WORK_KEY="sk-ant-of-nobody", BUILD_TOKEN="t", ANTHROPIC_ADMIN_KEY="a")
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    machine.say("install", host)
+    admin = reference.replace("WORK_KEY", "ANTHROPIC_ADMIN_KEY")
+    wanted = {"WORK_KEY": reference, "ANTHROPIC_ADMIN_KEY": admin}
+    assert read(machine, host)["mcpServers"]["pool"] == {"command": SCRIPT, "args": [], "env": wanted}
+    assert "nothing to do" in machine.say("install", host)
+    machine.say("add", "build", "--oauth-token-env", "BUILD_TOKEN")
+    machine.say("install", host)
+    wanted |= {"BUILD_TOKEN": reference.replace("WORK_KEY", "BUILD_TOKEN")}
+    assert read(machine, host)["mcpServers"]["pool"]["env"] == wanted
+
+
+def test_a_host_that_passes_no_variable_on_has_the_person_write_the_value(machine: Machine) -> None:
+    machine.set(WORK_KEY="sk-ant-of-nobody")
+    machine.say("add", "work", "--api-key-env", "WORK_KEY")
+    assert "write WORK_KEY into the entry's env there yourself" in machine.say("install", "claude-desktop")
+    assert read(machine, "claude-desktop")["mcpServers"]["pool"] == {"command": SCRIPT, "args": []}
+    assert "nothing to do" in machine.say("install", "claude-desktop")
+
+
 def test_a_file_that_is_a_link_stays_one(machine: Machine) -> None:
     (machine.home / "dotfiles").mkdir()
     (machine.home / "dotfiles" / "mcp.json").write_text("{}\n")

@@ -22,6 +22,7 @@ from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import NANO, SECOND_MS, Ask, Cost, Outcome, Run, Settlement, Subscription, Tokens, WindowReading
 from pool_mcp.settings import Settings
+from pool_mcp.system import places
 from pool_mcp.system.private import make_directory
 
 CANCEL_POLL_S = 0.5
@@ -80,7 +81,7 @@ class Runner:
             InvalidRequest: the variable that should hold the subscription's credential is not set.
         """
         for name in (subscription.api_key_env, subscription.oauth_token_env) if subscription else ():
-            if name is not None and not self._env.get(name):
+            if name is not None and places.read_env(self._env, name) is None:
                 raise InvalidRequest(
                     f"The variable {name} of subscription {subscription.id if subscription else ''!r} is not set for "
                     "this server; add it to the host's configuration of pool-mcp.",

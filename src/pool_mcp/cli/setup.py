@@ -197,7 +197,7 @@ def _variables(env: dict[str, str]) -> list[str]:
     from pool_mcp.settings import load
 
     try:
-        return load(env).variables
+        return load(env).variables(env)
     except PoolError:
         return []
 
@@ -223,6 +223,9 @@ def _change_host(host_name: str, entry: str, wanted: "hosts.Launch | None", dry_
     _say(out, f"{host.title}: {'put in' if wanted else 'taken out'}, {how}")
     if copy:
         _say(out, f"  as it was: {_short(copy)}", "dim")
+    if wanted and (missing := hosts.missing_variables(host, hosts.entries(host)[entry], wanted.variables)):
+        names = ", ".join(missing)
+        _say(out, f"  {host.title} passes no variable of yours on; write {names} into the entry's env there yourself.")
     return True
 
 

@@ -41,7 +41,7 @@ def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
         file = places.directories(env)[0] / "pool.toml"
         findings.append(_broken("settings", error.message, f'"${{EDITOR:-vi}}" {shlex.quote(str(file))}'))
     else:
-        variables = settings.variables
+        variables = settings.variables(env)
         findings.append(_settings(settings))
         findings += _cli_and_logins(settings, env)
         findings += _ledger(settings, now_ms)
@@ -97,7 +97,7 @@ def _cli_and_logins(settings: Settings, env: Mapping[str, str]) -> Iterator[Find
 def _login(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> Login | PoolError | str:
     """The login; or the name of the variable that should hold it and does not."""
     variable = subscription.api_key_env or subscription.oauth_token_env
-    if variable and not env.get(variable):
+    if variable and places.read_env(env, variable) is None:
         return variable
     try:
         return login_of(cli, subscription, env)
@@ -257,5 +257,7 @@ def _host(
         other = hosts.home_of(entry) or "the usual places"
         return _broken("hosts", f"{host.title}: its entry {name!r} keeps its books in {other}", fix)
     if kept_back := hosts.missing_variables(host, entry, variables):
+        if host.passes == "values":
+            fix = f'"${{EDITOR:-vi}}" {shlex.quote(str(host.file))}'
         return _broken("hosts", f"{host.title}: does not pass {', '.join(kept_back)} on to its entry {name!r}", fix)
     return _ok("hosts", f"{host.title}: starts it as {name!r}")

@@ -46,8 +46,10 @@ class Host:
     form: Literal["json", "toml"] = "json"
     has_type: bool = False
     """Whether an entry says ``"type": "stdio"``."""
-    keeps_back: bool = False
-    """Whether a server gets, of the host's own variables, only those that its entry names in ``env_vars``."""
+    passes: str = "all"
+    """Which of the person's variables a server gets: ``all``; ``env_vars``: those that its entry lists there;
+    ``values``: those whose values the person has written into the entry's ``env``; else those that ``env`` refers to,
+    in this form, with the variable's name for NAME."""
 
     @property
     def is_here(self) -> bool:
@@ -91,16 +93,21 @@ def find(name: str, env: Mapping[str, str], platform: str = sys.platform) -> Hos
     applications = home / "Library" / "Application Support" if platform == "darwin" else config
     claude = Path(env.get("CLAUDE_CONFIG_DIR") or home)
     codex = Path(env.get("CODEX_HOME") or home / ".codex")
+    # Who passes what: Claude Code, Codex and Gemini CLI as tests with the programs themselves show. VS Code starts a
+    # server with its own whole environment (its extHostMcpNode.ts); so does Zed (its stdio_transport.rs). Cursor and
+    # Windsurf document ${env:NAME}, and of no other variable that it arrives. Claude Desktop passes PATH, HOME and a
+    # few more (MCP's guide to debugging).
+    json_key = "mcpServers"
+    desktop = applications / "Claude" / "claude_desktop_config.json"
+    windsurf = home / ".codeium" / "windsurf" / "mcp_config.json"
     known = (
-        Host("claude-code", "Claude Code", claude / ".claude.json", "mcpServers", program="claude", has_type=True),
-        Host("claude-desktop", "Claude Desktop", applications / "Claude" / "claude_desktop_config.json", "mcpServers"),
-        Host("codex", "Codex", codex / "config.toml", "mcp_servers", program="codex", form="toml", keeps_back=True),
-        Host("cursor", "Cursor", home / ".cursor" / "mcp.json", "mcpServers"),
-        Host("gemini", "Gemini CLI", home / ".gemini" / "settings.json", "mcpServers", program="gemini"),
-        Host(
-            "vscode", "VS Code", applications / "Code" / "User" / "mcp.json", "servers", program="code", has_type=True
-        ),
-        Host("windsurf", "Windsurf", home / ".codeium" / "windsurf" / "mcp_config.json", "mcpServers"),
+        Host("claude-code", "Claude Code", claude / ".claude.json", json_key, "claude", has_type=True),
+        Host("claude-desktop", "Claude Desktop", desktop, json_key, passes="values"),
+        Host("codex", "Codex", codex / "config.toml", "mcp_servers", "codex", form="toml", passes="env_vars"),
+        Host("cursor", "Cursor", home / ".cursor" / "mcp.json", json_key, passes="${env:NAME}"),
+        Host("gemini", "Gemini CLI", home / ".gemini" / "settings.json", json_key, "gemini", passes="$NAME"),
+        Host("vscode", "VS Code", applications / "Code" / "User" / "mcp.json", "servers", "code", has_type=True),
+        Host("windsurf", "Windsurf", windsurf, json_key, passes="${env:NAME}"),
         Host("zed", "Zed", config / "zed" / "settings.json", "context_servers"),
     )
     return next(host for host in known if host.name == name)
@@ -161,14 +168,27 @@ def home_of(entry: Entry) -> str | None:
 
 
 def missing_variables(host: Host, entry: Entry, variables: Sequence[str]) -> list[str]:
-    """The variables, of those that the server needs, that the host would keep back."""
-    if not host.keeps_back:
+    """The variables, of those that the server needs, that the host would not pass on to it."""
+    if host.passes == "all":
         return []
-    env, passed = entry.get("env"), entry.get("env_vars")
+    env, listed = entry.get("env"), entry.get("env_vars")
     given = {*(env if isinstance(env, dict) else ())}
-    for one in passed if isinstance(passed, list) else ():
+    for one in listed if isinstance(listed, list) else ():
         given.add(one.get("name") if isinstance(one, dict) else one)
     return [name for name in variables if name not in given]
+
+
+def _references(host: Host, variables: Sequence[str]) -> dict[str, str]:
+    """What an entry's ``env`` has to say so that the host passes variables on.
+
+    A reference to a variable that is not set may arrive as it is written, which the server takes for not set.
+    """
+    return {name: host.passes.replace("NAME", name) for name in variables} if "NAME" in host.passes else {}
+
+
+def _listed(host: Host, variables: Sequence[str]) -> list[str]:
+    """The same for an entry's ``env_vars``."""
+    return list(variables) if host.passes == "env_vars" else []
 
 
 def plan(host: Host, entry: str, wanted: Launch | None, env: Mapping[str, str]) -> Plan:
@@ -235,7 +255,7 @@ def _is_as_wanted(host: Host, present: Entry | None, wanted: Launch | None) -> b
         present.get("command") == wanted.command
         and (present.get("args") or []) == wanted.args
         and home_of(present) == wanted.env.get("POOL_MCP_HOME")
-        and not missing_variables(host, present, wanted.variables)
+        and (host.passes == "values" or not missing_variables(host, present, wanted.variables))
     )
 
 
@@ -270,18 +290,21 @@ def _edit_toml(host: Host, text: str, entry: str, present: Entry | None, wanted:
 
 def _new_entry(host: Host, wanted: Launch) -> dict[str, object]:
     kind = {"type": "stdio"} if host.has_type else {}
-    env = {"env": wanted.env} if wanted.env else {}
-    passed = {"env_vars": list(wanted.variables)} if host.keeps_back and wanted.variables else {}
-    return {**kind, "command": wanted.command, "args": wanted.args, **env, **passed}
+    env = wanted.env | _references(host, wanted.variables)
+    listed = _listed(host, wanted.variables)
+    passed = {**({"env": env} if env else {}), **({"env_vars": listed} if listed else {})}
+    return {**kind, "command": wanted.command, "args": wanted.args, **passed}
 
 
 def _merged(host: Host, present: Entry, wanted: Launch) -> dict[str, object]:
     """What has to be in an entry that is there; variables of the person's own stay."""
     said = present.get("env")
     kept = said if isinstance(said, dict) else {}
-    env = {name: value for name, value in kept.items() if name != "POOL_MCP_HOME"} | wanted.env
     missing = missing_variables(host, present, wanted.variables)
-    passed = {"env_vars": [*(present.get("env_vars") or []), *missing]} if missing else {}
+    env = {name: value for name, value in kept.items() if name != "POOL_MCP_HOME"} | wanted.env
+    env |= _references(host, missing)
+    listed = _listed(host, missing)
+    passed = {"env_vars": [*(present.get("env_vars") or []), *listed]} if listed else {}
     return {"command": wanted.command, "args": wanted.args, **({"env": env} if env or kept else {}), **passed}
 
 
@@ -294,10 +317,10 @@ def _command(host: Host, program: str, entry: str, wanted: Launch | None) -> lis
             case "codex":
                 return [program, "mcp", "remove", entry]
         return []  # VS Code's adds and does not remove
-    if host.keeps_back and wanted.variables:
+    if _listed(host, wanted.variables):
         return []  # Codex's cannot say which to pass on
     start: Sequence[str] = [wanted.command, *wanted.args]
-    env = [f"{name}={value}" for name, value in wanted.env.items()]
+    env = [f"{name}={value}" for name, value in {**wanted.env, **_references(host, wanted.variables)}.items()]
     match host.name:
         case "claude-code":
             return [program, "mcp", "add", "-s", "user", entry, *(w for e in env for w in ("-e", e)), "--", *start]

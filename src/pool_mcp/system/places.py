@@ -14,9 +14,9 @@ _LOCAL_ZONE = Path("/etc/localtime")
 
 
 def read_env(env: Mapping[str, str], name: str) -> str | None:
-    """A variable's value; None where it is unset, empty, or a host's unfilled ``${user_config.…}``."""
+    """A variable's value; None where it is unset, empty, or a reference that a host did not fill (``${…}``)."""
     value = env.get(name, "").strip()
-    return None if not value or value.startswith("${") else value
+    return None if not value or value.startswith("${") or value == f"${name}" else value
 
 
 def directories(env: Mapping[str, str]) -> tuple[Path, Path]:
