@@ -291,6 +291,8 @@ class Settlement:
 
     ``retry_at_ms`` is when a limit lifts; ``cooldown`` puts the subscription out of the choice with the same commit.
     ``message_keys`` stand for the API calls that the run's stream shows, by which its calls are told in transcripts.
+    ``has_acted`` is whether it has used a tool, so that to repeat it could do something twice.
+    ``readings`` are what Anthropic reported last of its windows.
     """
 
     run_id: str
@@ -303,6 +305,8 @@ class Settlement:
     retry_at_ms: int | None = None
     cooldown: Cooldown | None = None
     message_keys: tuple[int, ...] = ()
+    has_acted: bool = False
+    readings: tuple[WindowReading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 PAGE_CHARS = 48_000
 """One page of an answer's text: well inside the 25,000 tokens that hosts show."""
+_PARTIAL_BYTES = 8 * 1024**2
+"""How far back the text of a run that was cut is looked for."""
 PROGRESS_S = 5.0
 LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left, and after logins and stale readings."""
@@ -148,10 +150,9 @@ class Pool:
             run, is_new = await in_thread(self._reservations.reserve, ask)
             if is_new:
                 self.supervision.serve(run, ask)
-        if ask.background:
-            return await self._answer(run.run_id)
+        wait_s = 0 if ask.background else wait_s or self._settings.claude.inline_wait_s
         try:
-            return await self._wait(run.run_id, wait_s or self._settings.claude.inline_wait_s, progress)
+            return await self._wait(run.run_id, wait_s, progress)
         except anyio.get_cancelled_exc_class():
             if is_new:
                 self.supervision.cancel_here(run.run_id)
@@ -174,14 +175,24 @@ class Pool:
         return await self._wait(run_id, wait_s, progress, offset)
 
     async def _wait(self, run_id: str, wait_s: float, progress: Progress | None, offset: int = 0) -> results.AskResult:
-        """Wait for an ask to end, for a bounded time; then its answer, or ``running``."""
+        """Wait for an ask to end, for a bounded time; then its answer, or ``running``.
+
+        Whatever else goes wrong, the error names the run, which may be being paid for.
+        """
         began_s = anyio.current_time()
-        while (left_s := began_s + wait_s - anyio.current_time()) > 0:
-            if await self.supervision.wait(run_id, min(PROGRESS_S, left_s)):
-                break
-            if progress is not None and left_s > PROGRESS_S:
-                await progress(anyio.current_time() - began_s, self.supervision.doing(run_id))
-        return await self._answer(run_id, offset)
+        try:
+            while (left_s := began_s + wait_s - anyio.current_time()) > 0:
+                if await self.supervision.wait(run_id, min(PROGRESS_S, left_s)):
+                    break
+                if progress is not None and left_s > PROGRESS_S:
+                    await progress(anyio.current_time() - began_s, self.supervision.doing(run_id))
+            return await self._answer(run_id, offset)
+        except PoolError as error:
+            if error.run_id is None:
+                raise _named(error, run_id) from error
+            raise
+        except OSError as error:
+            raise _named(LedgerError(f"{error.strerror or error}."), run_id) from error
 
     async def _answer(self, run_id: str, offset: int = 0) -> results.AskResult:
         """What is known of an ask now: its answer, ``running``, or the failure that it ended in."""
@@ -192,7 +203,7 @@ class Pool:
         snapshot = await in_thread(self._state.look, self._ledger, self._clock, run.caller)
         answer = results.ask_result(attempts, snapshot.advice, snapshot.now_ms)
         if not run.finished:
-            await self.supervision.detach(run)
+            self.supervision.detach(run)
             return answer
         verdict = judge(await in_thread(self._runner.read, run.run_id))
         if verdict is None:
@@ -207,7 +218,7 @@ class Pool:
         """The error a failed ask ends in, with the subscriptions that could serve another try."""
         assert run.outcome is not None, "a finished run has an outcome"
         usable = self._state.look(self._ledger, self._clock).usable
-        text = self._runner.read(run.run_id).last_text if run.outcome in CUT else ""
+        text = self._runner.read(run.run_id, _PARTIAL_BYTES).last_text if run.outcome in CUT else ""
         return BY_KIND[run.outcome](
             run.message or "The run failed; ask again.",
             partial_text=text[:PAGE_CHARS] or None,
@@ -283,5 +294,11 @@ class Pool:
             if run is None or run.ended_at_ms is None:
                 continue
             (directory / "prompt").unlink(missing_ok=True)  # left by a server that was killed right after booking
-            if run.ended_at_ms < before_ms:
+            if self._runner.files(run.run_id).fetchable_since_ms(run.ended_at_ms) < before_ms:
                 shutil.rmtree(directory, ignore_errors=True)
+
+
+def _named(error: PoolError, run_id: str) -> PoolError:
+    """An error that has nothing to do with the run, with the run's id, so that nobody has to ask and pay once more."""
+    message = f"{error.message} Run {run_id} is not affected: call ask_result with its id."
+    return type(error)(message, retry_at_ms=error.retry_at_ms, run_id=run_id)

@@ -707,7 +707,8 @@ def attempt_result(run: Run) -> AttemptResult:
 def ask_result(attempts: Sequence[Run], advice: pacing.Advice, now_ms: int) -> AskResult:
     """An ask for the wire by its attempts, first to last; the text is for the caller to add."""
     run = attempts[-1]
-    cost = run.cost or Cost(is_estimate=True)
+    costs = [one.cost for one in attempts if one.cost is not None]
+    cost = sum(costs, Cost()) if run.cost is not None else Cost(is_estimate=True)
     main = max(cost.models, key=lambda model: cost.models[model].tokens.output, default=run.model)
     return AskResult(
         status="completed" if run.finished else "running",
@@ -716,7 +717,7 @@ def ask_result(attempts: Sequence[Run], advice: pacing.Advice, now_ms: int) -> A
         session_id=run.session_id,
         subscription=run.subscription,
         model=main,
-        cost_usd=_maybe_usd(run.cost.nanousd if run.cost else None),
+        cost_usd=_maybe_usd(cost.nanousd if run.cost else None),
         cost_is_estimate=cost.is_estimate,
         tokens=tokens_result(cost.tokens),
         duration_ms=max(0, (run.ended_at_ms or now_ms) - attempts[0].created_at_ms),

@@ -145,3 +145,11 @@ def test_what_the_schema_allows_is_accepted_and_all_else_is_accepted_or_refused_
     assert said is None or "\n" not in said
     if Draft202012Validator(tools.input_schema(tool)).is_valid(arguments):
         assert said is None
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_an_optional_string_that_is_empty_is_absent(tool: tools.Tool) -> None:
+    properties = tools.input_schema(tool)["properties"]
+    optional = [name for name, schema in properties.items() if schema.get("type") == "string"]
+    empty = {name: "" for name in optional if name not in least(tool)}
+    assert tool.parse({**least(tool), **empty}) == tool.parse(least(tool))

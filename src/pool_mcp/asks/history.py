@@ -92,7 +92,9 @@ class History:
         if not directory.is_dir():
             return None, None
         kept_ms = round(self._settings.claude.keep_answers_days * DAY_MS)
-        return str(directory), None if run.ended_at_ms is None else run.ended_at_ms + kept_ms
+        if run.ended_at_ms is None:
+            return str(directory), None
+        return str(directory), self._runner.files(run.run_id).fetchable_since_ms(run.ended_at_ms) + kept_ms
 
 
 def _is_meant(run: Run, which: Which) -> bool:

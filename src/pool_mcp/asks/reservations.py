@@ -7,7 +7,7 @@ call it in a thread, since a write waits for other processes' writes.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 
 from pool_mcp.asks.admission import check_caller, refusal
@@ -15,10 +15,10 @@ from pool_mcp.asks.outcomes import FAILOVER
 from pool_mcp.asks.runner import Runner
 from pool_mcp.choosing import budget, cooldowns, selection
 from pool_mcp.choosing.pacing import Alert
-from pool_mcp.errors import CliFailed, InvalidRequest, PoolError, UnknownSession
+from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, PoolError, UnknownSession
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
-from pool_mcp.model import NANO, SECOND_MS, Ask, Run, RunState, Settlement, Subscription, WindowReading
+from pool_mcp.model import NANO, SECOND_MS, Ask, Cost, Outcome, Run, RunState, Settlement, Subscription, WindowReading
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks
@@ -63,7 +63,7 @@ class Reservations:
             if known is not None:
                 return known, False
             ask_id = self._new_id()
-            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key, _fingerprint(ask), self._clock())
+            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, _fingerprint(ask), self._clock())
             run = self._place(tx, ask, ask_id, frozenset(), pinned=self._pin(tx, ask, outside))
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
@@ -87,7 +87,8 @@ class Reservations:
         """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
         now_ms = self._clock()
         caller = self._state.caller(tx, ask.caller, now_ms)
-        estimates = self._estimates(tx, ask.max_cost_nanousd, ask.model)
+        cap = _cap_left(tx, ask, ask_id)
+        estimates = self._estimates(tx, cap, ask.model)
         check_caller(caller, min(estimates.values()), now_ms)
         balances = self._state.balances(tx, now_ms)
         request = selection.Request(
@@ -104,7 +105,7 @@ class Reservations:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
-        limits = (chosen.left, ask.max_cost_nanousd, caller.left)
+        limits = (chosen.left, cap, caller.left)
         timeout_s = ask.timeout_s or self._settings.claude.timeout_s
         run = Run(
             run_id=self._new_id(),
@@ -179,28 +180,41 @@ class Reservations:
             tx.official.record(run.subscription, readings)
             return self._state.tell_alerts(tx, self._clock())
 
-    def extend(self, run: Run, seen_nanousd: int) -> bool:
-        """Reserve enough for what a run has spent and its next call; False where a budget has no room for that.
+    def extend(self, run: Run, spent_nanousd: int, next_nanousd: int) -> bool:
+        """Reserve for what a run has spent and may still spend; False where budgets have no room for its next call.
 
-        So a reservation is never less than what its run has been seen to spend, and however many run at once, each
-        overruns by one API call at most.
+        It is given as much as :data:`~pool_mcp.choosing.budget.EXTENSION` says, or what there is, and no more than its
+        own cap, at which the CLI stops by itself. So a reservation is never less than what its run has been seen to
+        spend, and however many run at once, each overruns by one API call at most.
         """
         with self._ledger.write() as tx:
-            held = tx.runs.reserved_nanousd(run.run_id)
-            needed = round(seen_nanousd * budget.EXTENSION) - held
-            if needed <= 0:
+            reserved = tx.runs.reserved_nanousd(run.run_id)
+            cap = max(run.max_budget_nanousd or 0, spent_nanousd)
+            wanted = min(round(spent_nanousd * budget.EXTENSION), cap)
+            if wanted <= reserved:
                 return True
             now_ms = self._clock()
             balances = [b for b in self._state.balances(tx, now_ms) if b.subscription.id == run.subscription]
             caller = self._state.caller(tx, run.caller, now_ms)
-            limits = [balance.left for balance in balances]
-            if caller.left is not None:
-                limits.append(caller.left)
-            if any(needed > left for left in limits):
-                return False
-            tx.runs.change_reservation(run.run_id, held + needed)
-        log.info("run %s: reserves $%.4f more", run.run_id, needed / NANO)
-        return True
+            limits = [balance.left for balance in balances] + ([] if caller.left is None else [caller.left])
+            granted = min(wanted, reserved + min(limits, default=0))
+            tx.runs.change_reservation(run.run_id, max(reserved, granted, spent_nanousd))
+        log.info("run %s: reserves $%.4f in all", run.run_id, max(reserved, granted, spent_nanousd) / NANO)
+        return granted >= min(spent_nanousd + next_nanousd, cap)
+
+    def prove(self, run: Run, models: Collection[str]) -> None:
+        """Lift the cooldowns that answers of these models prove to be over while their run still goes on.
+
+        So a long run keeps no others out.
+        """
+        owners = (run.subscription, cooldowns.WHOLE_POOL)
+        with self._ledger.read() as tx:
+            if tx.cooldowns.open().keys().isdisjoint(owners):
+                return
+        with self._ledger.write() as tx:
+            for owner in owners:
+                known = {run.model, *models}
+                tx.cooldowns.lift_after_answer(owner, run.run_id, known, run.created_at_ms, self._clock())
 
     def is_cancel_requested(self, run: Run) -> bool:
         """Whether somebody, in whatever process, wants the run stopped."""
@@ -228,8 +242,16 @@ class Reservations:
         with self._ledger.write() as tx:
             run = _run(tx, settlement.run_id)
             settlement = _with_backoff(tx, settlement, run)
+            may_follow = ask is not None and _may_be_repeated(settlement, run, ask)
+            if may_follow and settlement.has_acted:
+                may_follow, settlement = False, replace(settlement, message=_not_repeated(settlement.message))
+            tx.official.record(run.subscription, settlement.readings)
             booked = tx.runs.settle(settlement, self.owner_id)
-            following = self._next_attempt(tx, settlement, run, ask, tried) if booked and ask is not None else None
+            following = None
+            if booked and ask is not None and may_follow:
+                following = self._next_attempt(tx, settlement, run, ask, tried)
+            elif not booked:
+                following = self._attempt_after(tx, run)
         log.info(
             "run %s: %s (%s) for $%.6f%s",
             settlement.run_id,
@@ -246,15 +268,18 @@ class Reservations:
         self, tx: Transaction, settlement: Settlement, run: Run, ask: Ask, tried: frozenset[str]
     ) -> Run | None:
         """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
-        is_bound = ask.session_id is not None or ask.subscription is not None
-        if settlement.outcome not in FAILOVER or is_bound:
-            return None
         again = replace(ask, background=run.background)
         try:
             return self._place(tx, again, run.ask_id, tried, pinned=None)
         except PoolError as error:
             log.info("run %s: %s, and no other subscription: %s", run.run_id, settlement.outcome, error)
             return None  # the attempt's own outcome is the answer
+
+    def _attempt_after(self, tx: Transaction, run: Run) -> Run | None:
+        """The attempt that was reserved with a settlement of ours that was committed although it failed."""
+        latest = tx.runs.of_ask(run.ask_id)[-1]
+        is_ours = latest.owner_id == self.owner_id and latest.state is RunState.RESERVED
+        return latest if is_ours and latest.run_id != run.run_id else None
 
     # Taking over
 
@@ -293,22 +318,61 @@ def _run(tx: Transaction, run_id: str) -> Run:
     return run
 
 
+def _cap_left(tx: Transaction, ask: Ask, ask_id: str) -> int | None:
+    """What ``max_cost_usd`` leaves after the ask's attempts so far.
+
+    Raises:
+        BudgetExceeded: nothing.
+    """
+    if ask.max_cost_nanousd is None:
+        return None
+    left = ask.max_cost_nanousd - _cost(tx.runs.of_ask(ask_id)).nanousd
+    if left <= 0:
+        raise BudgetExceeded("The attempts so far have used up max_cost_usd.")
+    return left
+
+
+def _cost(attempts: Sequence[Run]) -> Cost:
+    return sum((one.cost for one in attempts if one.cost is not None), Cost())
+
+
+def _may_be_repeated(settlement: Settlement, run: Run, ask: Ask) -> bool:
+    """Whether the subscription is to blame, nobody has cancelled, and another one can serve."""
+    is_bound = ask.session_id is not None or ask.subscription is not None
+    return settlement.outcome in FAILOVER and not run.cancel_requested and not is_bound
+
+
+def _not_repeated(message: str | None) -> str:
+    return f"{message or ''} It had used tools already, so it was not repeated under another subscription.".strip()
+
+
 def _known(tx: Transaction, ask: Ask) -> Run | None:
-    """The latest run under the ask's idempotency key."""
+    """The latest run under the ask's idempotency key; a key whose ask came to nothing is free again."""
     known = tx.runs.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
     if known is None:
         return None
     ask_id, fingerprint = known
+    attempts = tx.runs.of_ask(ask_id)
+    if _came_to_nothing(attempts):
+        tx.runs.release_key(ask_id)
+        return None
     if fingerprint != _fingerprint(ask):
         raise InvalidRequest(
             f"The idempotency_key {ask.idempotency_key!r} was used for a different ask; take a new one."
         )
-    return tx.runs.of_ask(ask_id)[-1]
+    return attempts[-1]
+
+
+def _came_to_nothing(attempts: Sequence[Run]) -> bool:
+    """Whether an ask has ended without an answer and surely without any cost."""
+    cost = _cost(attempts)
+    is_failed = attempts[-1].finished and attempts[-1].outcome is not Outcome.OK
+    return is_failed and cost.nanousd == 0 and not cost.is_estimate
 
 
 def _fingerprint(ask: Ask) -> str:
-    """A digest of an ask's arguments; not the arguments themselves."""
-    parts = (
+    """A digest of all that makes an ask another ask: what is asked and within which bounds."""
+    parts: list[object] = [
         ask.prompt,
         ask.session_id,
         ask.subscription,
@@ -318,7 +382,10 @@ def _fingerprint(ask: Ask) -> str:
         ask.json_schema,
         ask.working_dir,
         ask.tool_profile,
-    )
+    ]
+    bounds = {"max_cost": ask.max_cost_nanousd, "timeout_s": ask.timeout_s}
+    if any(bound is not None for bound in bounds.values()):
+        parts.append(bounds)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,12 +25,13 @@ from pool_mcp.settings import Settings
 from pool_mcp.system import places
 from pool_mcp.system.private import make_directory
 
-CANCEL_POLL_S = 0.5
-"""How often a followed run asks whether another process wants it stopped."""
-MAX_OUTPUT_BYTES = 1024**3
-"""More than any run prints; a CLI that goes beyond is broken, and stopped before it fills the disk."""
+MAX_OUTPUT_BYTES = 512 * 1024**2
+"""More than any run prints; a CLI that goes beyond is broken, and killed before it fills the disk."""
 LINGER_S = 5.0
 """How long a CLI may stay after it has reported its result."""
+_ENDLESS = (
+    f"The CLI printed more than {MAX_OUTPUT_BYTES // 1024**2} MB and was killed; run `claude --version` to check it."
+)
 
 
 @dataclass(slots=True)
@@ -41,17 +42,17 @@ class Control:
     doing: str = "starting the CLI"
 
 
-class Supervisor(Protocol):
-    """Whoever is in charge of a followed run: keeps what it says and decides whether it may go on."""
+class Watcher(Protocol):
+    """Who is told how a followed run goes on, and decides whether it may; none of it waits.
 
-    async def keep(self, readings: list[WindowReading]) -> None:
-        """Keep what Anthropic reported of its windows."""
+    What is decided arrives in the run's :class:`Control`.
+    """
 
-    async def is_cancelled(self) -> bool:
-        """Whether another process wants the run stopped."""
+    def heard(self, readings: list[WindowReading], models: set[str]) -> None:
+        """Take in what Anthropic reported of its windows, and which models have begun to answer."""
 
-    async def can_afford(self, seen_nanousd: int) -> bool:
-        """Whether the run may go on to a further API call, having been seen to spend this much."""
+    def spent(self, nanousd: int, next_nanousd: int) -> None:
+        """Between two API calls: take in what the run has spent, and what its next call is likely to cost."""
 
 
 class Runner:
@@ -127,41 +128,39 @@ class Runner:
         )
         return start(found, argv(command), self.files(run.run_id), env, self._working_dir(ask))
 
-    async def follow(self, run: Run, process: CliProcess, control: Control, supervisor: Supervisor) -> Settlement:
-        """Read the run's output to its end; stop the CLI when told to, out of time or budget, or when it lingers."""
+    async def follow(self, run: Run, process: CliProcess, control: Control, watcher: Watcher) -> Settlement:
+        """Read the run's output to its end; stop the CLI when told to, out of time or budget, or when it lingers.
+
+        Waits for nothing but the CLI, and for that within bounds.
+        """
         files = self.files(run.run_id)
         stream, lines = RunStream(), LineBuffer()
         stop: Stop | None = None
-        answered = 0
-        began_s = asked_s = heard_s = anyio.current_time()
-        deadline_s = began_s + (run.deadline_ms - self._clock()) / SECOND_MS
-        taken_bytes = 0
+        answered = read_bytes = 0
+        heard_s = anyio.current_time()
+        deadline_s = heard_s + (run.deadline_ms - self._clock()) / SECOND_MS
         async for data in follow(process, files):
             now_s = anyio.current_time()
-            taken_bytes += len(data)
+            read_bytes += len(data)
             readings = [reading for line in lines.feed(data) for reading in stream.feed(line, self._clock())]
-            if readings:
-                await supervisor.keep(readings)
             if data:
+                watcher.heard(readings, {call.model for call in stream.calls.values()})
                 heard_s = now_s
                 control.doing = _doing(stream)
                 await anyio.lowlevel.checkpoint()
-            if control.stop is None and now_s > deadline_s:
-                control.stop = Outcome.TIMEOUT
-            if control.stop is None and taken_bytes > MAX_OUTPUT_BYTES:
-                control.stop = Outcome.CLI_FAILED
-            if control.stop is None and now_s - asked_s > CANCEL_POLL_S:
-                asked_s = now_s
-                if await supervisor.is_cancelled():
-                    control.stop = Outcome.CANCELLED
             # Between two API calls is where a run can be kept from spending more than there is.
-            if control.stop is None and stream.result is None and stream.calls_to_follow > answered:
+            if stream.result is None and stream.calls_to_follow > answered:
                 answered = stream.calls_to_follow
-                seen_nanousd = await anyio.to_thread.run_sync(self._seen_nanousd, run, stream)
-                if not await supervisor.can_afford(seen_nanousd):
-                    control.stop = Outcome.BUDGET
+                spent_nanousd = await anyio.to_thread.run_sync(self._spent_nanousd, run, stream)
+                watcher.spent(spent_nanousd, spent_nanousd // len(stream.calls))
             # A subagent in the background works on after the first result, and is silent while it does.
             is_done = stream.result is not None and not stream.unfinished_agents
+            # Not what ended in time and was found too late.
+            if control.stop is None and now_s > deadline_s and not is_done and process.is_alive:
+                control.stop = Outcome.TIMEOUT
+            if files.output_bytes > MAX_OUTPUT_BYTES:
+                control.stop = control.stop or Outcome.CLI_FAILED
+                break
             lingers = is_done and now_s - heard_s > LINGER_S
             if stop is None and (control.stop is not None or lingers):
                 stop = Stop(process, now_s)
@@ -170,14 +169,17 @@ class Runner:
                 if stop.is_long_past(now_s) and not process.is_alive:
                     break  # what it wrote is more than can be read; no result is worth waiting for
         process.kill_leftovers()
+        files.cut_output(read_bytes)
         stream.feed(lines.rest(), self._clock())
         return self._settlement(run, stream, control.stop, process.exit_code)
 
-    def read(self, run_id: str) -> RunStream:
-        """What a run's output says, from its file; empty where the file has been removed."""
-        stream, lines, path = RunStream(), LineBuffer(), self.files(run_id).stdout
+    def read(self, run_id: str, last_bytes: int = MAX_OUTPUT_BYTES) -> RunStream:
+        """What the last of a run's output says, from its file; empty where the file has been removed."""
+        files = self.files(run_id)
+        stream, lines, path = RunStream(), LineBuffer(), files.stdout
         if path.exists():
             with path.open("rb") as file:
+                file.seek(max(0, files.output_bytes - last_bytes))
                 while data := file.read(READ_BYTES):
                     for line in lines.feed(data):
                         stream.feed(line, 0)
@@ -188,8 +190,10 @@ class Runner:
         files, now_ms = self.files(run.run_id), self._clock()
         verdict = judge(stream)
         if verdict is None:
-            outcome, said = stop or Outcome.CLI_FAILED, _complaint(files, exit_code, stream)
-        elif stop is not None and verdict.outcome is not Outcome.OK:
+            is_endless = stop is Outcome.CLI_FAILED
+            outcome = stop or Outcome.CLI_FAILED
+            said = _ENDLESS if is_endless else _complaint(files, exit_code, stream)
+        elif stop is not None and verdict.outcome not in (Outcome.OK, *outcomes.FAILOVER):
             outcome, said = stop, None
         else:
             outcome, said = verdict.outcome, verdict.message
@@ -209,6 +213,7 @@ class Runner:
             retry_at_ms=cooldown.until_ms if cooldown else None,
             cooldown=cooldown,
             message_keys=tuple(map(transcripts.message_key, stream.calls)),
+            has_acted=stream.has_acted,
         )
 
     def _cost(self, run: Run, stream: RunStream, at_ms: int) -> Cost:
@@ -227,7 +232,7 @@ class Runner:
         price = _price_at(at_ms)
         return run_cost(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
 
-    def _seen_nanousd(self, run: Run, stream: RunStream) -> int:
+    def _spent_nanousd(self, run: Run, stream: RunStream) -> int:
         return cost_so_far(stream, _price_at(run.started_at_ms or run.created_at_ms)).nanousd
 
     def _prompt_bytes(self, run: Run) -> int:

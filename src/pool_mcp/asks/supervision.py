@@ -4,10 +4,11 @@ An ask is served by a task of its own, not by the call that made it: the call ma
 vanish with its host, and the run is still followed to its end and booked.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NoReturn
 
 import anyio
 import anyio.abc
@@ -18,11 +19,13 @@ from pool_mcp.asks.runner import Control, Runner
 from pool_mcp.background.alerts import Alerting, log_told
 from pool_mcp.choosing import pacing
 from pool_mcp.claude import process as cli
-from pool_mcp.errors import CliFailed, InvalidRequest, LedgerError, PoolError
+from pool_mcp.errors import CliFailed, LedgerError, PoolError, RunCancelled
 from pool_mcp.model import Ask, Cost, Outcome, Run, RunState, Settlement, WindowReading
 
 log = logging.getLogger(__name__)
 
+CANCEL_POLL_S = 0.5
+"""How often a followed run asks whether another process wants it stopped."""
 POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 STOP_S = 0.3
@@ -32,47 +35,82 @@ SETTLE_S = 2.0
 CANCEL_S = 7.0
 """How long cancelling waits for a run to be booked: every step of stopping a CLI, and a little."""
 
-T = TypeVar("T")
-
 
 @dataclass(slots=True, eq=False)
 class _LiveAsk:
-    """An ask, or an adopted run, that this process is serving; ``run`` is its latest attempt."""
+    """An ask, or an adopted run, that this process is serving; ``run`` is its latest attempt.
+
+    ``is_inline`` is whether somebody waits for it, so that it is stopped with this server.
+    """
 
     run: Run
+    is_inline: bool
     ask: Ask | None = None
     control: Control = field(default_factory=Control)
     done: anyio.Event = field(default_factory=anyio.Event)
     tried: frozenset[str] = frozenset()
 
 
-class _RunSupervisor:
-    """In charge of one followed run, with its disk work done in threads.
+class _Watch:
+    """In charge of one followed run: takes to the ledger what it reports, and has it stopped, in a task of its own.
 
-    A ledger that cannot be reached for a while does not end a run that is being paid for: what it holds stays held.
+    So a ledger that cannot be reached for a while, or that another process holds, neither ends a run that is being paid
+    for nor keeps it from being stopped in time. What could not be written is written at the next look.
     """
 
-    def __init__(self, reservations: Reservations, alerts: Alerting, run: Run) -> None:
+    def __init__(self, reservations: Reservations, alerts: Alerting, run: Run, control: Control) -> None:
         self._reservations = reservations
         self._alerts = alerts
         self._run = run
+        self._control = control
+        self._news = anyio.Event()
+        self.readings: list[WindowReading] = []
+        """What is not in the ledger yet."""
+        self._models: set[str] = set()
+        self._spending: tuple[int, int] | None = None
 
-    async def keep(self, readings: list[WindowReading]) -> None:
-        log_told(await self._try([], self._reservations.record_readings, self._run, readings))
+    def heard(self, readings: list[WindowReading], models: set[str]) -> None:
+        self.readings += readings
+        if readings or models - self._models:
+            self._news.set()
+        self._models |= models
+
+    def spent(self, nanousd: int, next_nanousd: int) -> None:
+        self._spending = (nanousd, next_nanousd)
+        self._news.set()
+
+    async def keep(self) -> NoReturn:
+        """Write what was heard, at once; look now and then whether another process wants the run stopped."""
+        proven: set[str] = set()
+        while True:
+            with anyio.move_on_after(CANCEL_POLL_S):
+                await self._news.wait()
+            self._news = anyio.Event()
+            try:
+                if self._spending is not None:
+                    await self._extend(*self._spending)
+                if self.readings:
+                    await self._record()
+                if models := self._models - proven:
+                    await in_thread(self._reservations.prove, self._run, models)
+                    proven |= models
+                if await in_thread(self._reservations.is_cancel_requested, self._run):
+                    self._control.stop = self._control.stop or Outcome.CANCELLED
+            except LedgerError as error:
+                log.warning("run %s: goes on without the ledger: %s", self._run.run_id, error)
+                await anyio.sleep(CANCEL_POLL_S)
+
+    async def _extend(self, nanousd: int, next_nanousd: int) -> None:
+        if not await in_thread(self._reservations.extend, self._run, nanousd, next_nanousd):
+            self._control.stop = self._control.stop or Outcome.BUDGET
+        if self._spending == (nanousd, next_nanousd):
+            self._spending = None
+
+    async def _record(self) -> None:
+        many = len(self.readings)
+        log_told(await in_thread(self._reservations.record_readings, self._run, self.readings[:many]))
+        del self.readings[:many]
         self._alerts.wake()
-
-    async def is_cancelled(self) -> bool:
-        return await self._try(False, self._reservations.is_cancel_requested, self._run)
-
-    async def can_afford(self, seen_nanousd: int) -> bool:
-        return await self._try(True, self._reservations.extend, self._run, seen_nanousd)
-
-    async def _try(self, otherwise: T, function: Callable[..., T], *arguments: object) -> T:
-        try:
-            return await in_thread(function, *arguments)
-        except LedgerError as error:
-            log.warning("run %s: goes on without the ledger: %s", self._run.run_id, error)
-            return otherwise
 
 
 class Supervision:
@@ -93,15 +131,14 @@ class Supervision:
     def serve(self, run: Run, ask: Ask | None = None) -> None:
         """See a reserved run of an ask, or an adopted run, through to its end, in a task of its own."""
         assert self.tasks is not None, "the pool is not open"
-        live = self._live[run.run_id] = _LiveAsk(run, ask)
+        live = self._live[run.run_id] = _LiveAsk(run, not run.background, ask)
         self.tasks.start_soon(self._drive, live)
 
     async def _drive(self, live: _LiveAsk) -> None:
         """Run an ask's attempts one after the other until one answers or no other subscription can."""
         try:
-            while (following := await self._execute(live)) is not None:
-                live.run = following
-                self._live[following.run_id] = live
+            while await self._execute(live):
+                pass
         except Exception:  # the top of this task: the run stays reserved until it is adopted, here or elsewhere
             log.exception("run %s: could not be followed to its end", live.run.run_id)
             self._dropped.add(live.run.run_id)
@@ -110,36 +147,50 @@ class Supervision:
             for run_id in [key for key, value in self._live.items() if value is live]:
                 del self._live[run_id]
 
-    async def _execute(self, live: _LiveAsk) -> Run | None:
-        """Start the CLI, or find the one that was started; follow it to its end; book it.
+    async def _execute(self, live: _LiveAsk) -> bool:
+        """See one attempt of an ask through: start it or find it started, follow it, book it.
 
-        Returns the ask's next attempt, where there is to be one.
+        True where the ask has a next attempt, which is in ``live`` then.
         """
         run, files = live.run, self._runner.files(live.run.run_id)
         try:
-            if live.ask is not None:
-                run, process = await in_thread(self._start, run, live.ask)
-            elif files.stdout.exists():
-                process = cli.CliProcess(files)
-            else:
-                raise CliFailed("The server stopped before the CLI was started; ask again.")
+            run, process = await self._begin(live)
         except (OSError, ValueError, PoolError) as error:
-            message = error.message if isinstance(error, PoolError) else f"The CLI could not be started: {error}"
-            outcome = Outcome.INVALID_REQUEST if isinstance(error, InvalidRequest) else Outcome.CLI_FAILED
-            settlement = Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), self._clock())
+            settlement = _not_started(run, error, self._clock())
         else:
-            supervisor = _RunSupervisor(self._reservations, self._alerts, run)
-            settlement = await self._runner.follow(run, process, live.control, supervisor)
-        following = await self._settle(settlement, live)
-        files.prompt.unlink(missing_ok=True)
-        return following
+            settlement = await self._follow(run, process, live.control)
+        goes_on = await self._settle(settlement, live)
+        with contextlib.suppress(OSError):
+            files.prompt.unlink(missing_ok=True)
+        return goes_on
+
+    async def _begin(self, live: _LiveAsk) -> tuple[Run, cli.CliProcess]:
+        if live.control.stop is not None:
+            raise RunCancelled("The run was cancelled before it began; it cost nothing.")
+        if live.ask is not None:
+            return await in_thread(self._start, live.run, live.ask)
+        if live.run.state is RunState.RESERVED:
+            raise CliFailed("The server stopped before the CLI was started; ask again.")
+        return live.run, cli.CliProcess(self._runner.files(live.run.run_id))
+
+    async def _follow(self, run: Run, process: cli.CliProcess, control: Control) -> Settlement:
+        watch = _Watch(self._reservations, self._alerts, run, control)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.keep)
+            settlement = await self._runner.follow(run, process, control, watch)
+            tasks.cancel_scope.cancel()
+        return replace(settlement, readings=tuple(watch.readings))
 
     def _start(self, run: Run, ask: Ask) -> tuple[Run, cli.CliProcess]:
         started = self._reservations.begin(run, self._runner.prepare(run, ask))
         return started, self._runner.start(started, ask)
 
-    async def _settle(self, settlement: Settlement, live: _LiveAsk) -> Run | None:
-        """Book a run, however long the ledger cannot be written; until then its reservation stands."""
+    async def _settle(self, settlement: Settlement, live: _LiveAsk) -> bool:
+        """Book a run, however long the ledger cannot be written; until then its reservation stands.
+
+        True where another attempt is reserved; from then on it is the ask's, whatever fails.
+        """
+        before = live.run
         delay_s = 1.0
         live.tried |= {live.run.subscription}
         while True:
@@ -153,10 +204,12 @@ class Supervision:
                 delay_s = min(delay_s * 2, 60.0)
         failover = []
         if following is not None:
-            went = (live.run.run_id, live.run.subscription, following.subscription, str(settlement.outcome))
+            live.run = following
+            self._live[following.run_id] = live
+            went = (before.run_id, before.subscription, following.subscription, str(settlement.outcome))
             failover = [pacing.failover(*went, self._clock())]
         await self._alerts.tell(*failover)
-        return following
+        return following is not None
 
     # Waiting
 
@@ -181,12 +234,18 @@ class Supervision:
     async def _latest(self, run_id: str) -> Run:
         return (await in_thread(self._reservations.attempts, run_id))[-1]
 
-    async def detach(self, run: Run) -> None:
-        """Let a run whose caller was asked to come back outlive this server."""
-        if not run.background:
-            await in_thread(self._reservations.detach, run.run_id)
-            if live := self._live.get(run.run_id):
-                live.run = replace(live.run, background=True)
+    def detach(self, run: Run) -> None:
+        """Let an ask whose caller was asked to come back outlive this server; waits for nothing."""
+        if live := self._live.get(run.run_id):
+            live.is_inline = False
+        if not run.background and self.tasks is not None:
+            self.tasks.start_soon(self._detach, run.run_id)
+
+    async def _detach(self, run_id: str) -> None:
+        try:
+            await in_thread(self._reservations.detach, run_id)
+        except LedgerError as error:  # whoever adopts it lets it go on all the same
+            log.warning("run %s: not marked as one that goes on: %s", run_id, error)
 
     # Stopping
 
@@ -208,7 +267,7 @@ class Supervision:
 
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
-        inline = [live for live in self._live.values() if not live.run.background]
+        inline = [live for live in set(self._live.values()) if live.is_inline]
         for live in inline:
             live.control.stop = live.control.stop or Outcome.CANCELLED
         with anyio.move_on_after(STOP_S):
@@ -234,3 +293,11 @@ class Supervision:
         with anyio.move_on_after(SETTLE_S):
             for live in ended:
                 await live.done.wait()
+
+
+def _not_started(run: Run, error: Exception, now_ms: int) -> Settlement:
+    """How a run ends whose CLI was surely never started, so that it has cost nothing."""
+    message = error.message if isinstance(error, PoolError) else f"The CLI could not be started: {error}"
+    kind = error.kind if isinstance(error, PoolError) else Outcome.CLI_FAILED
+    outcome = Outcome(kind) if kind in set(Outcome) else Outcome.CLI_FAILED
+    return Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), now_ms)

@@ -157,6 +157,30 @@ class RunFiles:
             os.close(fd)
 
     @property
+    def output_bytes(self) -> int:
+        """How much the CLI has written; 0 where the file has been removed."""
+        try:
+            return self.stdout.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def cut_output(self, after_bytes: int) -> None:
+        """Give the disk back what a CLI that was killed had written beyond what was read of it."""
+        if self.output_bytes > after_bytes:
+            with contextlib.suppress(OSError):
+                os.truncate(self.stdout, after_bytes)
+
+    def fetchable_since_ms(self, ended_at_ms: int) -> int:
+        """Since when what a run left can be fetched: its end, or when it was booked, if that was later.
+
+        Booking removes the prompt, so it is the last that happens to the directory.
+        """
+        try:
+            return max(ended_at_ms, int(self.directory.stat().st_mtime * 1000))
+        except OSError:
+            return ended_at_ms
+
+    @property
     def was_started(self) -> bool:
         """Whether the CLI ever began."""
         return self.pid.exists()
@@ -236,7 +260,11 @@ def start(cli: Path, arguments: Sequence[str], files: RunFiles, env: Mapping[str
 
 async def follow(process: CliProcess, files: RunFiles) -> AsyncIterator[bytes]:
     """The CLI's output as it grows, with an empty chunk at every idle look, until the CLI has ended."""
-    with files.stdout.open("rb") as output:
+    with contextlib.ExitStack() as stack:
+        try:
+            output = stack.enter_context(files.stdout.open("rb"))
+        except FileNotFoundError:
+            return  # taken away, or by a power cut never written
         while True:
             # Asked before reading: whatever was written before the end is read after it.
             alive = process.is_alive

@@ -25,6 +25,9 @@ from pool_mcp.model import Tokens, WindowReading
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is passed over; the longest real ones hold one answer."""
 
+_ANSWER_TOOL = "StructuredOutput"
+"""The tool by which the CLI has a model give an answer that fits ``--json-schema``."""
+
 
 class LineBuffer:
     """Cuts a growing byte stream into whole lines; an overlong line is dropped and counted."""
@@ -96,6 +99,8 @@ class RunStream:
     malformed: int = 0
     calls_of_transcript: int = 0
     """Finished calls that only a transcript shows."""
+    has_acted: bool = False
+    """Whether a tool was called, other than the one by which the CLI takes a structured answer."""
     unfinished_agents: set[str] = field(default_factory=set)
     """Subagents that were started and have not ended by themselves; their open calls do not show."""
     _open_call: dict[str | None, str] = field(default_factory=dict)
@@ -183,11 +188,13 @@ class RunStream:
 
     def _assistant(self, event: dict[str, Any]) -> None:
         message = as_object(event.get("message"))
+        blocks = [as_object(block) for block in as_list(message.get("content"))]
+        self.has_acted |= any(one.get("type") == "tool_use" and one.get("name") != _ANSWER_TOOL for one in blocks)
         if error := as_text(event.get("error")):
             self.error_name = error
             self.error_status = as_integer(event.get("api_error_status")) or self.error_status
         elif event.get("parent_tool_use_id") is None:
-            texts = [as_text(as_object(block).get("text")) or "" for block in as_list(message.get("content"))]
+            texts = [as_text(block.get("text")) or "" for block in blocks]
             self.last_text = "".join(texts) or self.last_text
         self._call(message)
 

@@ -9,6 +9,9 @@ from pool_mcp.ledger.imports import Imports
 from pool_mcp.model import Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 
 _IF_UNFINISHED = "run_id IN (SELECT run_id FROM unfinished_runs WHERE run_id = ?)"
+_UNFINISHED_OF_ASK = """run_id IN (
+    SELECT run_id FROM unfinished_runs WHERE ask_id = (SELECT ask_id FROM runs WHERE run_id = ?)
+)"""
 
 
 class Runs:
@@ -31,6 +34,10 @@ class Runs:
         self._conn.execute(
             "INSERT INTO asks VALUES (?, ?, ?, ?, ?)", (ask_id, caller, idempotency_key, fingerprint, now_ms)
         )
+
+    def release_key(self, ask_id: str) -> None:
+        """Let the idempotency key of an ask that came to nothing be used for another one."""
+        self._conn.execute("UPDATE asks SET idempotency_key = NULL WHERE ask_id = ?", (ask_id,))
 
     def insert(self, run: Run) -> None:
         """Reserve: the run's row holds what it may cost until it is settled."""
@@ -137,8 +144,8 @@ class Runs:
         return runs[0] if runs else None
 
     def of_ask(self, ask_id: str) -> list[Run]:
-        """An ask's attempts, first to last."""
-        return self._runs("WHERE ask_id = ? ORDER BY created_at_ms, runs.rowid", (ask_id,))
+        """An ask's attempts, first to last: in the order of the rows, since a clock can be set back between two."""
+        return self._runs("WHERE ask_id = ? ORDER BY runs.rowid", (ask_id,))
 
     def unfinished(self) -> list[Run]:
         """Every run that is not settled."""
@@ -160,7 +167,7 @@ class Runs:
         """The latest run of each ask whose id, or one of whose runs' ids, begins so; a few at most."""
         rows = self._conn.execute(
             """
-            SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY created_at_ms DESC, rowid DESC LIMIT 1)
+            SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY rowid DESC LIMIT 1)
             FROM (
                 SELECT ask_id FROM runs WHERE run_id >= :begun AND run_id < :past
                 UNION SELECT ask_id FROM runs WHERE ask_id >= :begun AND ask_id < :past
@@ -194,12 +201,15 @@ class Runs:
         self._conn.execute("UPDATE runs SET reserved_nanousd = ? WHERE run_id = ?", (nanousd, run_id))
 
     def request_cancel(self, run_id: str) -> None:
-        """Ask whoever owns the run to stop it."""
-        self._conn.execute(f"UPDATE runs SET cancel_requested = 1 WHERE {_IF_UNFINISHED}", (run_id,))  # noqa: S608
+        """Ask whoever owns the run, or the attempt that has taken its place meanwhile, to stop it."""
+        self._conn.execute(
+            f"UPDATE runs SET cancel_requested = 1 WHERE {_UNFINISHED_OF_ASK}",  # noqa: S608
+            (run_id,),
+        )
 
     def detach(self, run_id: str) -> None:
-        """From now on the run goes on when its server stops."""
-        self._conn.execute("UPDATE runs SET background = 1 WHERE run_id = ?", (run_id,))
+        """From now on the run, or the attempt that has taken its place meanwhile, goes on when its server stops."""
+        self._conn.execute(f"UPDATE runs SET background = 1 WHERE {_UNFINISHED_OF_ASK}", (run_id,))  # noqa: S608
 
     def is_cancel_requested(self, run_id: str) -> bool:
         """Whether somebody has asked for the run to be stopped."""

@@ -113,8 +113,12 @@ class Tool:
         Raises:
             InvalidRequest: they do not fit; the message names the first that does not, in one line.
         """
+        fields = self.arguments.model_fields
+        optional = {name for name, field in fields.items() if not field.is_required()}
+        # Agents fill what they have no value for with an empty string.
+        given = {name: value for name, value in (arguments or {}).items() if value != "" or name not in optional}
         try:
-            return self.arguments.model_validate(arguments or {})
+            return self.arguments.model_validate(given)
         except ValidationError as error:
             raise InvalidRequest(self._explain(error)) from None
 

@@ -1,0 +1,212 @@
+"""What one transaction does for an ask: reservations, caps, failover, idempotency keys, cancelling, adopting."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import make_home, new_id, now_ms, open_ledger
+
+from pool_mcp.asks.reservations import Reservations
+from pool_mcp.asks.runner import Runner
+from pool_mcp.errors import InvalidRequest
+from pool_mcp.model import DAY_MS, NANO, Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
+from pool_mcp.state import State
+
+
+class Desk:
+    """Reservations over a real ledger, by a clock that the test sets."""
+
+    def __init__(self, home: Path, **more: Any) -> None:
+        self.settings, env = make_home(home, None, "alice", "bob", subscriptions={"alice": {"priority": 1}}, **more)
+        self.ledger = open_ledger(self.settings)
+        self.now_ms = now_ms()
+        runner = Runner(self.settings, env, self.clock)
+        self.reservations = Reservations(self.settings, self.ledger, State(self.settings), runner, self.clock, new_id)
+
+    def clock(self) -> int:
+        return self.now_ms
+
+    def begin(self, ask: Ask) -> Run:
+        """Reserve for an ask and record that its CLI may spend."""
+        run, is_new = self.reservations.reserve(ask)
+        assert is_new
+        return self.reservations.begin(run, None)
+
+    def settle(self, run: Run, ask: Ask | None, outcome: Outcome, usd: float = 0, **more: Any) -> Run | None:
+        state = RunState.SETTLED if outcome is Outcome.OK else RunState.FAILED
+        cost = Cost(round(usd * NANO), {"sonnet": ModelCost(Tokens(1), round(usd * NANO))})
+        settlement = Settlement(run.run_id, state, outcome, "what happened.", cost, self.now_ms, **more)
+        return self.reservations.settle(settlement, ask, frozenset({run.subscription}))
+
+    def get(self, run: Run) -> Run:
+        with self.ledger.read() as tx:
+            found = tx.runs.get(run.run_id)
+        assert found is not None
+        return found
+
+    def reserved(self, run: Run) -> int:
+        with self.ledger.read() as tx:
+            return tx.runs.reserved_nanousd(run.run_id)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    with closing(desk.ledger):
+        yield desk
+
+
+ASK = Ask("ping", "tests")
+
+
+# Idempotency keys
+
+
+def test_a_key_whose_run_came_to_nothing_can_be_used_again(desk: Desk) -> None:
+    ask = replace(ASK, idempotency_key="k")
+    failed = desk.begin(ask)
+    assert desk.reservations.reserve(ask) == (desk.get(failed), False)
+    desk.settle(failed, None, Outcome.CLI_FAILED)
+    again, is_new = desk.reservations.reserve(ask)
+    assert is_new
+    assert again.ask_id != failed.ask_id
+    assert desk.reservations.attempts(failed.run_id) == [desk.get(failed)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "usd", "is_estimate"), [("ok", 0.1, False), ("timeout", 0.1, False), ("cli_failed", 0, True)]
+)
+def test_a_key_whose_run_has_or_may_have_cost_something_gives_that_run(
+    desk: Desk, outcome: str, usd: float, is_estimate: bool
+) -> None:
+    ask = replace(ASK, idempotency_key="k")
+    run = desk.begin(ask)
+    state = RunState.SETTLED if outcome == "ok" else RunState.INTERRUPTED
+    cost = Cost(round(usd * NANO), {}, is_estimate)
+    desk.reservations.settle(
+        Settlement(run.run_id, state, Outcome(outcome), None, cost, desk.now_ms), None, frozenset()
+    )
+    assert desk.reservations.reserve(ask) == (desk.get(run), False)
+
+
+@pytest.mark.parametrize(
+    "other", [{"prompt": "pong"}, {"max_cost_nanousd": NANO}, {"timeout_s": 3.0}, {"effort": "low"}]
+)
+def test_a_key_is_not_used_for_another_ask(desk: Desk, other: dict[str, Any]) -> None:
+    ask = replace(ASK, idempotency_key="k")
+    desk.begin(ask)
+    with pytest.raises(InvalidRequest, match="used for a different ask"):
+        desk.reservations.reserve(replace(ask, **other))
+    _, is_new = desk.reservations.reserve(replace(ask, background=True))
+    assert not is_new
+
+
+def test_an_empty_key_is_no_key(desk: Desk) -> None:
+    first, second = (desk.reservations.reserve(replace(ASK, idempotency_key=""))[0] for _ in range(2))
+    assert first.ask_id != second.ask_id
+
+
+# What a run may spend
+
+
+def test_a_run_is_not_stopped_inside_its_cap(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, weekly_budget_usd=1.0, block_budget_usd=1.0)
+    with closing(desk.ledger):
+        run = desk.begin(replace(ASK, max_cost_nanousd=NANO))
+        for cents in (20, 72, 99):
+            assert desk.reservations.extend(run, cents * NANO // 100, NANO // 5)
+        assert desk.reserved(run) == NANO
+
+
+def test_a_run_goes_on_while_its_next_call_fits_and_is_stopped_when_it_does_not(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, weekly_budget_usd=0.5, block_budget_usd=0.5)
+    with closing(desk.ledger):
+        run, beside = desk.begin(replace(ASK, subscription="alice")), desk.begin(replace(ASK, subscription="alice"))
+        assert desk.reserved(run) == desk.reserved(beside) == NANO // 4
+        assert desk.reservations.extend(run, 200_000_000, 40_000_000)  # of the 0.25 that it has reserved
+        assert not desk.reservations.extend(run, 240_000_000, 40_000_000)
+        desk.settle(beside, None, Outcome.OK, 0.1)
+        assert desk.reservations.extend(run, 280_000_000, 40_000_000)
+        assert desk.reserved(run) == 400_000_000
+
+
+def test_what_a_run_has_spent_is_reserved_even_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, weekly_budget_usd=0.25, block_budget_usd=0.25)
+    with closing(desk.ledger):
+        run = desk.begin(ASK)
+        desk.reservations.extend(run, 300_000_000, 100_000_000)
+        assert desk.reserved(run) == 300_000_000
+
+
+# Failover
+
+
+def test_max_cost_is_for_all_attempts_of_an_ask_together(desk: Desk) -> None:
+    ask = replace(ASK, max_cost_nanousd=NANO)
+    first = desk.begin(ask)
+    second = desk.settle(first, ask, Outcome.LIMIT, 0.6)
+    assert second is not None
+    assert (second.subscription, second.reserved_nanousd, second.max_budget_nanousd) == (
+        "bob",
+        4 * NANO // 10,
+        4 * NANO // 10,
+    )
+
+
+def test_an_ask_that_has_used_up_its_max_cost_is_not_tried_again(desk: Desk) -> None:
+    ask = replace(ASK, max_cost_nanousd=NANO)
+    assert desk.settle(desk.begin(ask), ask, Outcome.LIMIT, 1.0) is None
+
+
+def test_an_attempt_that_has_used_a_tool_is_never_repeated_by_itself(desk: Desk) -> None:
+    run = desk.begin(ASK)
+    assert desk.settle(run, ASK, Outcome.LIMIT, 0.1, has_acted=True) is None
+    assert desk.get(run).message == (
+        "what happened. It had used tools already, so it was not repeated under another subscription."
+    )
+
+
+def test_a_cancel_right_before_a_failover_is_heeded(desk: Desk) -> None:
+    run = desk.begin(ASK)
+    desk.reservations.request_cancel(run.run_id)
+    assert desk.settle(run, ASK, Outcome.LIMIT) is None
+
+
+def test_a_cancel_right_after_a_failover_reaches_the_new_attempt(desk: Desk) -> None:
+    first = desk.begin(ASK)
+    second = desk.settle(first, ASK, Outcome.LIMIT)
+    assert second is not None
+    desk.reservations.request_cancel(first.run_id)
+    assert desk.reservations.is_cancel_requested(second)
+
+
+def test_an_ask_that_was_said_to_go_on_right_before_a_failover_goes_on(desk: Desk) -> None:
+    first = desk.begin(ASK)
+    second = desk.settle(first, ASK, Outcome.LIMIT)
+    assert second is not None
+    assert not second.background
+    desk.reservations.detach(first.run_id)
+    assert desk.get(second).background
+
+
+def test_attempts_are_in_their_order_though_the_clock_was_set_back_between_them(desk: Desk) -> None:
+    first = desk.begin(ASK)
+    desk.now_ms -= DAY_MS
+    second = desk.settle(first, ASK, Outcome.LIMIT)
+    assert second is not None
+    assert [one.run_id for one in desk.reservations.attempts(first.run_id)] == [first.run_id, second.run_id]
+    with desk.ledger.read() as tx:
+        assert tx.runs.with_prefix(first.ask_id, 1) == [second.run_id]
+
+
+def test_a_settlement_that_was_committed_though_it_failed_gives_its_attempt_when_it_is_tried_again(desk: Desk) -> None:
+    first = desk.begin(ASK)
+    second = desk.settle(first, ASK, Outcome.LIMIT, 0.1)
+    assert second is not None
+    assert desk.settle(first, ASK, Outcome.LIMIT, 0.1) == desk.get(second)
+    with desk.ledger.read() as tx:
+        assert [one.run_id for one in tx.runs.unfinished()] == [second.run_id]
+        assert tx.balances.spent_nanousd("alice", 0) == NANO // 10
