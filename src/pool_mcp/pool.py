@@ -5,8 +5,8 @@ followed to its end is in ``asks/supervision.py``. What only reads is in parts o
 """
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -152,7 +152,8 @@ class Pool:
                 self.supervision.serve(run, ask)
         wait_s = 0 if ask.background else wait_s or self._settings.claude.inline_wait_s
         try:
-            return await self._wait(run.run_id, wait_s, progress)
+            with _naming(run.run_id):
+                return await self._wait(run.run_id, wait_s, progress)
         except anyio.get_cancelled_exc_class():
             if is_new:
                 self.supervision.cancel_here(run.run_id)
@@ -169,30 +170,21 @@ class Pool:
         """
         if offset < 0 or not 0 <= wait_s <= 3600:
             raise InvalidRequest("offset must be at least 0, and wait_s from 0 to 3600.")
-        await self.look(self._reservations.attempts, run_id)
-        if cancel:
-            await self.supervision.cancel(run_id)
-        return await self._wait(run_id, wait_s, progress, offset)
+        with _naming(run_id):
+            await self.look(self._reservations.attempts, run_id)
+            if cancel:
+                await self.supervision.cancel(run_id)
+            return await self._wait(run_id, wait_s, progress, offset)
 
     async def _wait(self, run_id: str, wait_s: float, progress: Progress | None, offset: int = 0) -> results.AskResult:
-        """Wait for an ask to end, for a bounded time; then its answer, or ``running``.
-
-        Whatever else goes wrong, the error names the run, which may be being paid for.
-        """
+        """Wait for an ask to end, for a bounded time; then its answer, or ``running``."""
         began_s = anyio.current_time()
-        try:
-            while (left_s := began_s + wait_s - anyio.current_time()) > 0:
-                if await self.supervision.wait(run_id, min(PROGRESS_S, left_s)):
-                    break
-                if progress is not None and left_s > PROGRESS_S:
-                    await progress(anyio.current_time() - began_s, self.supervision.doing(run_id))
-            return await self._answer(run_id, offset)
-        except PoolError as error:
-            if error.run_id is None:
-                raise _named(error, run_id) from error
-            raise
-        except OSError as error:
-            raise _named(LedgerError(f"{error.strerror or error}."), run_id) from error
+        while (left_s := began_s + wait_s - anyio.current_time()) > 0:
+            if await self.supervision.wait(run_id, min(PROGRESS_S, left_s)):
+                break
+            if progress is not None and left_s > PROGRESS_S:
+                await progress(anyio.current_time() - began_s, self.supervision.doing(run_id))
+        return await self._answer(run_id, offset)
 
     async def _answer(self, run_id: str, offset: int = 0) -> results.AskResult:
         """What is known of an ask now: its answer, ``running``, or the failure that it ended in."""
@@ -298,7 +290,12 @@ class Pool:
                 shutil.rmtree(directory, ignore_errors=True)
 
 
-def _named(error: PoolError, run_id: str) -> PoolError:
-    """An error that has nothing to do with the run, with the run's id, so that nobody has to ask and pay once more."""
-    message = f"{error.message} Run {run_id} is not affected: call ask_result with its id."
-    return type(error)(message, retry_at_ms=error.retry_at_ms, run_id=run_id)
+@contextmanager
+def _naming(run_id: str) -> Iterator[None]:
+    """What goes wrong on this machine names the run that is being paid for, so that nobody asks, and pays, once more."""
+    try:
+        yield
+    except (LedgerError, OSError) as error:
+        what = error.message if isinstance(error, LedgerError) else f"{error.strerror or error}."
+        message = f"{what} Run {run_id} is not affected: call ask_result with its id."
+        raise LedgerError(message, run_id=run_id) from error
