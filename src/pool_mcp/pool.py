@@ -292,7 +292,7 @@ class Pool:
 
 @contextmanager
 def _naming(run_id: str) -> Iterator[None]:
-    """What goes wrong on this machine names the run that is being paid for, so that nobody asks, and pays, once more."""
+    """An error of this machine names the run that is being paid for, so that nobody asks, and pays, once more."""
     try:
         yield
     except (LedgerError, OSError) as error:
