@@ -69,7 +69,8 @@ def _kind(said: dict[str, Any], definitions: dict[str, Any]) -> tuple[str, dict[
     options = [option for option in said.get("anyOf", [said]) if option.get("type") != "null"]
     one = options[0] if len(options) == 1 else {}
     if "$ref" in one:
-        return "object", definitions[one["$ref"].rpartition("/")[2]], ""
+        named = definitions[one["$ref"].rpartition("/")[2]]
+        return _kind(named, definitions) if "enum" in named else ("object", named, "")
     if one.get("type") == "array":
         kind, inner, _ = _kind(one["items"], definitions)
         return f"list of {kind}s", inner, "[]"

@@ -16,7 +16,8 @@ from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import NeedsLogin, Overloaded
 from pool_mcp.model import HOUR_MS, MINUTE_MS, Ask, Cooldown, WindowReading
 from pool_mcp.pool import Pool
-from pool_mcp.results import AskResult, StatusResult, SubscriptionResult
+from pool_mcp.results.asks import AskResult
+from pool_mcp.results.status import StatusResult, SubscriptionResult
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 

@@ -14,7 +14,6 @@ import anyio
 import anyio.abc
 from anyio.to_thread import run_sync as in_thread
 
-from pool_mcp import results
 from pool_mcp.asks.admission import check_ask
 from pool_mcp.asks.history import History
 from pool_mcp.asks.outcomes import CUT, FAILOVER
@@ -30,6 +29,8 @@ from pool_mcp.errors import BY_KIND, InvalidRequest, LedgerError, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, NANO, Ask, Outcome, Run
 from pool_mcp.organisation.sync import SYNC_LOOK_S, Organisation
+from pool_mcp.results.asks import AskResult, ask_result, with_page
+from pool_mcp.results.status import PickResult, StatusResult, pick_result, status_result
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks, places
@@ -131,7 +132,7 @@ class Pool:
 
     # One ask
 
-    async def ask(self, ask: Ask, progress: Progress | None = None, wait_s: float | None = None) -> results.AskResult:
+    async def ask(self, ask: Ask, progress: Progress | None = None, wait_s: float | None = None) -> AskResult:
         """Ask Claude; the answer, or ``running`` once ``wait_s`` (default: the setting ``inline_wait_s``) has passed.
 
         Cancelling the call stops the run; it is booked all the same.
@@ -161,7 +162,7 @@ class Pool:
 
     async def result(
         self, run_id: str, *, wait_s: float = 0, offset: int = 0, cancel: bool = False, progress: Progress | None = None
-    ) -> results.AskResult:
+    ) -> AskResult:
         """An ask's answer by the id of any of its runs, whichever process ran it.
 
         Raises:
@@ -176,7 +177,7 @@ class Pool:
                 await self.supervision.cancel(run_id)
             return await self._wait(run_id, wait_s, progress, offset)
 
-    async def _wait(self, run_id: str, wait_s: float, progress: Progress | None, offset: int = 0) -> results.AskResult:
+    async def _wait(self, run_id: str, wait_s: float, progress: Progress | None, offset: int = 0) -> AskResult:
         """Wait for an ask to end, for a bounded time; then its answer, or ``running``."""
         began_s = anyio.current_time()
         while (left_s := began_s + wait_s - anyio.current_time()) > 0:
@@ -186,14 +187,14 @@ class Pool:
                 await progress(anyio.current_time() - began_s, self.supervision.doing(run_id))
         return await self._answer(run_id, offset)
 
-    async def _answer(self, run_id: str, offset: int = 0) -> results.AskResult:
+    async def _answer(self, run_id: str, offset: int = 0) -> AskResult:
         """What is known of an ask now: its answer, ``running``, or the failure that it ended in."""
         attempts = await in_thread(self._reservations.attempts, run_id)
         run = attempts[-1]
         if run.finished and run.outcome is not Outcome.OK:
             raise await in_thread(self._failure, run)
         snapshot = await in_thread(self._state.look, self._ledger, self._clock, run.caller)
-        answer = results.ask_result(attempts, snapshot.advice, snapshot.now_ms)
+        answer = ask_result(attempts, snapshot.advice, snapshot.now_ms)
         if not run.finished:
             self.supervision.detach(run)
             return answer
@@ -204,7 +205,7 @@ class Pool:
                 f"{self._settings.claude.keep_answers_days:g} days. Ask again.",
                 run_id=run.run_id,
             )
-        return results.with_page(answer, verdict.text, verdict.structured, offset, PAGE_CHARS)
+        return with_page(answer, verdict.text, verdict.structured, offset, PAGE_CHARS)
 
     def _failure(self, run: Run) -> PoolError:
         """The error a failed ask ends in, with the subscriptions that could serve another try."""
@@ -222,16 +223,16 @@ class Pool:
 
     # The pool's state
 
-    async def status(self, subscription: str | None = None, caller: str | None = None) -> results.StatusResult:
+    async def status(self, subscription: str | None = None, caller: str | None = None) -> StatusResult:
         """The state of the pool, of one subscription, and of one caller."""
         if subscription is not None:
             self._settings.subscription(subscription)
         now = await self.look(self._state.look, self._ledger, self._clock, caller, only=subscription)
-        return results.status_result(now)
+        return status_result(now)
 
     async def pick(
         self, estimated_cost_usd: float | None = None, model: str | None = None, session_id: str | None = None
-    ) -> results.PickResult:
+    ) -> PickResult:
         """Which subscription an ask would be given now, with the verdict on each; nothing is reserved.
 
         Raises:
@@ -242,7 +243,7 @@ class Pool:
         self._logins.asked()
         estimate = None if estimated_cost_usd is None else round(estimated_cost_usd * NANO)
         choice = await self.look(self._reservations.preview, estimate, model, session_id)
-        return results.pick_result(choice, {} if choice.subscription is None else self.by_hand(choice.subscription))
+        return pick_result(choice, {} if choice.subscription is None else self.by_hand(choice.subscription))
 
     def by_hand(self, subscription: str) -> dict[str, str]:
         """What to export to use a subscription with the CLI by hand; ``$NAME`` stands for a variable, never its value.

@@ -15,8 +15,8 @@ from mcp import Client
 from mcp_types import CallToolResult
 
 from organisation import ADMIN_KEY, ORG_KEY, Organisation, Use, ms
-from pool_mcp import results
 from pool_mcp.accounting import reconcile
+from pool_mcp.accounting.periods import Span
 from pool_mcp.accounting.pricing import price_nanousd
 from pool_mcp.accounting.reconcile import Amount, Booked, Figure, Matches
 from pool_mcp.cli.main import commands
@@ -25,6 +25,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, Tokens
 from pool_mcp.organisation import sync as ours
 from pool_mcp.pool import Pool
+from pool_mcp.results.organisation import AdjustedResult
 from pool_mcp.server.server import make_server
 from pool_mcp.settings import Settings, load
 
@@ -106,11 +107,11 @@ async def test_what_agrees_is_said_to_agree_and_nothing_is_booked(home: Home) ->
     assert (found.source, found.official_is_estimate) == ("analytics", False)
     assert (found.ledger_usd, found.official_usd, found.difference_usd) == (0.75, 0.75, 0.0)
     assert (found.warnings, found.hours, found.not_compared) == ([], [], [])
-    assert [(day.at[:10], day.ledger_usd, day.official_usd) for day in found.days] == [
-        ("2026-11-20", 0.5, 0.5),
-        ("2026-11-21", 0.25, 0.25),
+    assert [(day.at, day.ledger_usd, day.official_usd) for day in found.days] == [
+        (ms("2026-11-20T00:00:00Z"), 0.5, 0.5),
+        (ms("2026-11-21T00:00:00Z"), 0.25, 0.25),
     ]
-    assert found.adjusted == results.AdjustedResult(entries=0, cost_usd=0.0)
+    assert found.adjusted == AdjustedResult(entries=0, cost_usd=0.0)
 
 
 async def test_more_than_a_dollar_off_is_a_warning_that_says_where(home: Home) -> None:
@@ -128,9 +129,9 @@ async def test_more_than_a_dollar_off_is_a_warning_that_says_where(home: Home) -
     ]
     assert found.difference_usd == pytest.approx(2.6499)
     assert [(one.at, one.model, one.difference_usd) for one in found.hours] == [
-        ("2026-11-20T14:00:00Z", "claude-haiku-4-5", 0.4),
-        ("2026-11-20T14:00:00Z", OPUS, 1.25),
-        ("2026-11-21T00:00:00Z", OPUS, 0.9999),
+        (ms("2026-11-20T14:00:00Z"), "claude-haiku-4-5", 0.4),
+        (ms("2026-11-20T14:00:00Z"), OPUS, 1.25),
+        (ms("2026-11-21T00:00:00Z"), OPUS, 0.9999),
     ]
     assert found.adjusted is None
     assert home.spent_usd() == 2.0
@@ -144,12 +145,12 @@ async def test_the_difference_is_booked_once_with_its_evidence(home: Home) -> No
         use(DAY + 5 * HOUR_MS, 4.000001, tokens=Tokens(10, 20, 30, 40, 50)),
     ]
     first = await home.ours.reconcile("2026-11-20", adjust=True)
-    assert first.adjusted == results.AdjustedResult(entries=3, cost_usd=0.750001)
+    assert first.adjusted == AdjustedResult(entries=3, cost_usd=0.750001)
     assert home.spent_usd() == 5.750001
     home.now_ms += HOUR_MS
     again = await home.ours.reconcile("2026-11-20", adjust=True)
     assert (again.adjusted, again.difference_usd, again.warnings) == (
-        results.AdjustedResult(entries=0, cost_usd=0),
+        AdjustedResult(entries=0, cost_usd=0),
         0,
         [],
     )
@@ -186,7 +187,7 @@ async def test_two_who_adjust_at_once_book_the_difference_once(home: Home) -> No
 async def test_hours_that_are_not_final_are_left_alone(home: Home) -> None:
     home.organisation.uses += [use(NOW - 6 * HOUR_MS, 1.0), use(NOW - 2 * HOUR_MS, 2.0)]
     found = await home.ours.reconcile("1d", adjust=True)
-    assert found.final_until == "2026-11-22T05:00:00Z"
+    assert found.final_until == ms("2026-11-22T05:00:00Z")
     assert home.spent_usd() == 1.0
     home.now_ms += 3 * HOUR_MS
     await home.ours.reconcile("1d", adjust=True)
@@ -197,7 +198,7 @@ async def test_what_anthropic_has_not_refreshed_yet_is_waited_for(home: Home) ->
     home.organisation.uses += [use(DAY + HOUR_MS, 1.0), use(DAY + 5 * HOUR_MS, 2.0)]
     home.organisation.refreshed_at = "2026-11-20T03:30:00Z"
     found = await home.ours.reconcile("2026-11-20", adjust=True)
-    assert (found.final_until, found.refreshed_at) == ("2026-11-20T03:00:00Z", "2026-11-20T03:30:00Z")
+    assert (found.final_until, found.refreshed_at) == (ms("2026-11-20T03:00:00Z"), ms("2026-11-20T03:30:00Z"))
     assert home.spent_usd() == 1.0
 
 
@@ -207,7 +208,10 @@ async def test_data_that_come_late_or_are_taken_back_are_booked_as_what_they_cha
     home.organisation.uses = [use(DAY, 1.0), use(DAY + 2 * HOUR_MS, 0.5)]
     home.now_ms += HOUR_MS
     found = await home.ours.reconcile("2026-11-20", adjust=True)
-    assert [(one.at[11:13], one.difference_usd) for one in found.hours] == [("01", -2.0), ("02", 0.5)]
+    assert [(one.at, one.difference_usd) for one in found.hours] == [
+        (DAY + HOUR_MS, -2.0),
+        (DAY + 2 * HOUR_MS, 0.5),
+    ]
     assert home.spent_usd() == 1.5
 
 
@@ -370,7 +374,9 @@ def test_less_than_a_hundredth_of_a_cent_is_rounding() -> None:
     booked = [Booked("work", DAY, OPUS, Amount(NANO))]
     figure = Figure("analytics", DAY, DAY + HOUR_MS, ORG_KEY, OPUS, cost_nanousd=NANO + 99_999)
     found = reconcile.compare(booked, [figure], Matches({ORG_KEY: "work"}))
-    assert reconcile.adjustments(found, "analytics", NOW, None) == []
+    span = Span(DAY, DAY + DAY_MS)
+    basis = reconcile.Basis("analytics", span, span, NOW, None)
+    assert reconcile.adjustments(found, basis) == []
     further = reconcile.compare(booked, [replace(figure, cost_nanousd=NANO + 100_000)], Matches({ORG_KEY: "work"}))
-    (adjustment,) = reconcile.adjustments(further, "analytics", NOW, None)
+    (adjustment,) = reconcile.adjustments(further, basis)
     assert adjustment.cost.nanousd == 100_000

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,19 @@ from support import make_home, open_ledger, open_pool, until
 
 from pool_mcp.asks.history import History, Which
 from pool_mcp.asks.runner import Runner
+from pool_mcp.choosing.pacing import Action
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import DAY_MS, Ask, Cost, Outcome, Run, RunState, Settlement
-from pool_mcp.results import (
-    AdviceResult,
+from pool_mcp.results.asks import RunResult, RunsResult
+from pool_mcp.results.base import AdviceResult
+from pool_mcp.results.status import (
     AlertResult,
     BlockResult,
     HealthResult,
     OfficialWindowResult,
     PoolTotals,
-    RunResult,
-    RunsResult,
     StatusResult,
     SubscriptionResult,
     WeekResult,
@@ -40,8 +41,13 @@ from pool_mcp.views import status as status_view
 from pool_mcp.views import times
 
 LONG = "subscription-of-the-whole-platform-engineering-team.europe-north"
-NOW = "2026-01-28T13:31:00Z"
-RESET = "2026-01-28T15:00:00Z"
+
+
+def ms(instant: str) -> int:
+    return round(datetime.fromisoformat(instant).timestamp() * 1000)
+
+
+NOW, RESET = ms("2026-01-28T13:31:00Z"), ms("2026-01-28T15:00:00Z")
 
 
 def printed(*what: RenderableType, width: int = 80, encoding: str = "utf-8") -> str:
@@ -58,7 +64,7 @@ def subscription(
     name: str, percent: float, cost_usd: float, *, status: str = "available", official: bool = False, **more: object
 ) -> SubscriptionResult:
     window = OfficialWindowResult(
-        percent=percent, resets_at=RESET, observed_at="2026-01-28T13:28:00Z", status="allowed", percent_now=percent
+        percent=percent, resets_at=RESET, observed_at=ms("2026-01-28T13:28:00Z"), status="allowed", percent_now=percent
     )
     health = HealthResult(week_percent=0, block_percent=0, in_flight=0, burn_usd_per_hour=0, unused_block_bonus=0)
     return SubscriptionResult.model_validate(
@@ -71,7 +77,7 @@ def subscription(
             "health_score": max(0.0, 100 - percent),
             "health": health,
             "block": BlockResult(
-                id=NOW,
+                id="2026-01-28T10:00:00Z",
                 starts_at=NOW,
                 ends_at=RESET,
                 source="official" if official else "utc-grid",
@@ -100,7 +106,7 @@ def status_of(*subscriptions: SubscriptionResult, in_flight: int = 0, **more: An
         in_flight=in_flight,
         reserved_usd=in_flight / 4,
     )
-    advice = AdviceResult(action="proceed", reason="There is room for $1.00.", headroom_usd=1)
+    advice = AdviceResult(action=Action.PROCEED, reason="There is room for $1.00.", headroom_usd=1)
     said = {"advice": advice, **more}
     return StatusResult(generated_at=NOW, pool=totals, subscriptions=list(subscriptions), **said)
 
@@ -114,9 +120,9 @@ def run_of(run_id: str, **more: Any) -> RunResult:
         "state": "settled",
         "outcome": "ok",
         "message": None,
-        "created_at": "2026-01-28T13:00:00Z",
-        "started_at": "2026-01-28T13:00:00Z",
-        "ended_at": "2026-01-28T13:01:05Z",
+        "created_at": ms("2026-01-28T13:00:00Z"),
+        "started_at": ms("2026-01-28T13:00:00Z"),
+        "ended_at": ms("2026-01-28T13:01:05Z"),
         "duration_ms": 65_000,
         "cost_usd": 0.0423,
         "cost_is_estimate": False,
@@ -152,14 +158,14 @@ def test_the_status_has_the_advice_first_then_both_windows_of_each_then_what_run
     status = status_of(
         used_since.model_copy(update={"official": {**used_since.official, "five_hour": five_hour}}),
         subscription("work", 97, 14.6, status="limited", official=True),
-        subscription("key", 4, 1, burn_usd_per_hour=3.5, exhausts_at="2026-01-28T14:31:00Z"),
+        subscription("key", 4, 1, burn_usd_per_hour=3.5, exhausts_at=ms("2026-01-28T14:31:00Z")),
         in_flight=1,
         advice=AdviceResult(
-            action="slow_down",
+            action=Action.SLOW_DOWN,
             reason="It burns.",
             headroom_usd=1,
             max_usd_per_hour=2.5,
-            retry_at="2026-01-28T13:36:00Z",
+            retry_at=ms("2026-01-28T13:36:00Z"),
         ),
         alerts=[
             AlertResult(at=NOW, kind="limit", subscription="work", message="work: told above in other words"),

@@ -15,11 +15,14 @@ import anyio
 import pytest
 from rich.console import Console, RenderableType
 
+from pool_mcp.choosing.pacing import Action
 from pool_mcp.claude.find import bundled_cli, find_cli
 from pool_mcp.demo import demo
 from pool_mcp.demo.standin import Standin
 from pool_mcp.errors import CliMissing, LedgerError
-from pool_mcp.results import AdviceResult, AskResult, AttemptResult, CandidateResult, PickResult, TokensResult
+from pool_mcp.results.asks import AskResult, AttemptResult
+from pool_mcp.results.base import AdviceResult, TokensResult
+from pool_mcp.results.status import CandidateResult, PickResult
 from pool_mcp.views import tables
 
 COMMAND = [sys.executable, "-m", "pool_mcp", "demo"]
@@ -195,7 +198,7 @@ def test_without_a_cli_one_line_says_how_to_install_it(tmp_path: Path, monkeypat
 
 
 LONG = "subscription-of-the-whole-platform-engineering-team.europe-north"
-ADVICE = AdviceResult(action="proceed", reason="There is room for $1.00.", headroom_usd=1)
+ADVICE = AdviceResult(action=Action.PROCEED, reason="There is room for $1.00.", headroom_usd=1)
 
 
 def printed(*what: RenderableType, width: int = 80) -> str:

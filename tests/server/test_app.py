@@ -16,14 +16,8 @@ from mcp_types import CallToolResult, TextContent, TextResourceContents
 from support import make_home, now_ms, open_pool
 
 import pool_mcp
-from pool_mcp.results import (
-    AlertResult,
-    OfficialWindowResult,
-    PoolTotals,
-    ReportTotal,
-    StatusResult,
-    SubscriptionResult,
-)
+from pool_mcp.results.ledger import ReportTotal
+from pool_mcp.results.status import AlertResult, OfficialWindowResult, PoolTotals, StatusResult, SubscriptionResult
 from pool_mcp.server.server import make_server
 
 PAGE = (Path(pool_mcp.__file__).parent / "server" / "app.html").read_text(encoding="utf-8")

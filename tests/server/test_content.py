@@ -16,7 +16,7 @@ from pool_mcp.demo.standin_accounts import Behaviour, Reply
 from pool_mcp.errors import BY_KIND
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS
 from pool_mcp.pool import PAGE_CHARS
-from pool_mcp.results import NEXT_STEPS, error_result, internal_error
+from pool_mcp.results.base import NEXT_STEPS, error_result, internal_error
 from pool_mcp.server import content, tools
 
 NOW_MS = 1_790_000_000_000

@@ -12,7 +12,7 @@ from machine import Machine
 from support import new_id, now_ms, open_ledger
 
 from pool_mcp.model import BLOCK_MS, HOUR_MS, Run, RunState, WindowReading
-from pool_mcp.results import FindingResult
+from pool_mcp.results.setup import FindingResult
 from pool_mcp.settings import load
 from pool_mcp.setup.doctor import examine
 from pool_mcp.system.locks import OwnerLock

@@ -24,7 +24,7 @@ from pool_mcp.cli.main import commands
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, HOUR_MS, NANO, Cost, ModelCost, Tokens
-from pool_mcp.results import ReportResult
+from pool_mcp.results.ledger import ReportResult
 from pool_mcp.settings import Settings, load
 from pool_mcp.usage import charts
 from pool_mcp.usage.reports import Figures

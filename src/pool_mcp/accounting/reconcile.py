@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pool_mcp.accounting.periods import Span
 from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, Cost, ModelCost, Subscription, Tokens
 
@@ -103,6 +104,25 @@ class Reconciliation:
     hours: tuple[Difference, ...]
     days: tuple[Difference, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a reconciliation rests on: the report, the span that was asked for and the part of it that is final.
+
+    ``synced_at_ms`` is when the report was read, ``refreshed_at_ms`` until when Anthropic says that its data go.
+    """
+
+    source: str
+    asked: Span
+    final: Span
+    synced_at_ms: int
+    refreshed_at_ms: int | None
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the report has tokens only, so that their price is the list's."""
+        return self.source != ANALYTICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +248,7 @@ class Adjustment:
     note: str
 
 
-def adjustments(found: Reconciliation, source: str, synced_at_ms: int, refreshed_at_ms: int | None) -> list[Adjustment]:
+def adjustments(found: Reconciliation, basis: Basis) -> list[Adjustment]:
     """One entry for each subscription and hour that differs, with its evidence; none where nothing does."""
     by_hour: dict[tuple[int, str], list[Difference]] = defaultdict(list)
     for hour in found.hours:
@@ -240,11 +260,11 @@ def adjustments(found: Reconciliation, source: str, synced_at_ms: int, refreshed
             part.model: ModelCost(_less(part.official.tokens, part.ledger.tokens), part.nanousd) for part in parts
         }
         evidence = {
-            "report": source,
+            "report": basis.source,
             "hour": rfc3339(at_ms),
             "api_key_id": parts[0].key_id,
-            "synced_at": rfc3339(synced_at_ms),
-            "data_refreshed_at": None if refreshed_at_ms is None else rfc3339(refreshed_at_ms),
+            "synced_at": rfc3339(basis.synced_at_ms),
+            "data_refreshed_at": None if basis.refreshed_at_ms is None else rfc3339(basis.refreshed_at_ms),
             "models": {
                 part.model: {
                     "ledger_usd": (part.ledger.nanousd or 0) / NANO,
@@ -254,7 +274,7 @@ def adjustments(found: Reconciliation, source: str, synced_at_ms: int, refreshed
             },
         }
         nanousd = sum(part.nanousd or 0 for part in parts)
-        cost = Cost(nanousd, models, is_estimate=source != ANALYTICS)
+        cost = Cost(nanousd, models, is_estimate=basis.is_estimate)
         result.append(Adjustment(subscription, at_ms, cost, json.dumps(evidence)))
     return result
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pool_mcp import results
 from pool_mcp.asks.runner import Runner
-from pool_mcp.choosing import windows
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, Run, RunState
+from pool_mcp.results.asks import AskDetails, RunsResult, ask_details, runs_result
+from pool_mcp.results.ledger import CheckResult, check_result
 from pool_mcp.settings import Settings
 
 _NAMED = 5
@@ -50,19 +50,14 @@ class History:
             raise InvalidRequest(f"{begun!r} is the beginning of several: {named}{more}. Give more of it.")
         return latest[0]
 
-    def runs(self, which: Which, limit: int) -> results.RunsResult:
+    def runs(self, which: Which, limit: int) -> RunsResult:
         """What runs now, and the latest of what has ended, newest first."""
         with self._ledger.read() as tx:
             running = tx.runs.unfinished()
             ended = tx.runs.ended(which.subscription, which.caller, which.state, limit)
-        now_ms = self._clock()
-        return results.RunsResult(
-            generated_at=windows.rfc3339(now_ms),
-            running=[results.run_result(run, now_ms) for run in reversed(running) if _is_meant(run, which)],
-            ended=[results.run_result(run, now_ms) for run in ended],
-        )
+        return runs_result([run for run in reversed(running) if _is_meant(run, which)], ended, self._clock())
 
-    def ask(self, begun: str, *, with_answer: bool = False) -> results.AskDetails:
+    def ask(self, begun: str, *, with_answer: bool = False) -> AskDetails:
         """All that is known of an ask, by the id of it or of any of its runs, or by the beginning of one.
 
         Raises:
@@ -72,19 +67,19 @@ class History:
         with self._ledger.read() as tx:
             run = tx.runs.get(run_id)
             attempts = [] if run is None else tx.runs.of_ask(run.ask_id)
-        details = results.ask_details([(one, *self._files(one)) for one in attempts], self._clock())
-        if not with_answer:
-            return details
-        stream = self._runner.read(run_id)
-        verdict = judge(stream)
-        text, structured = (verdict.text, verdict.structured) if verdict else (stream.last_text, None)
-        return details.model_copy(update={"text": text, "structured": structured})
+        text: str | None = None
+        structured: object = None
+        if with_answer:
+            stream = self._runner.read(run_id)
+            verdict = judge(stream)
+            text, structured = (verdict.text, verdict.structured) if verdict else (stream.last_text, None)
+        return ask_details([(one, *self._files(one)) for one in attempts], self._clock(), text, structured)
 
-    def check(self) -> results.CheckResult:
+    def check(self) -> CheckResult:
         """Prove the ledger's sums, and name the runs that are not settled."""
         found = self._ledger.audit()
         with self._ledger.read() as tx:
-            return results.check_result(found, tx.runs.unfinished())
+            return check_result(found, tx.runs.unfinished())
 
     def _files(self, run: Run) -> tuple[str | None, int | None]:
         """Where a run's files are, and until when; None where they are gone, or stay as long as it runs."""

@@ -14,7 +14,7 @@ from pool_mcp.cli.options import Usd
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
-    from pool_mcp.results import AskResult
+    from pool_mcp.results.asks import AskResult
 
 _FOR_EVER_S = 7 * 86_400.0
 

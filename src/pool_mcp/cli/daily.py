@@ -15,7 +15,8 @@ from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
-    from pool_mcp.results import AskDetails, RunsResult, StatusResult
+    from pool_mcp.results.asks import AskDetails, RunsResult
+    from pool_mcp.results.status import StatusResult
 
 Look = Callable[["Pool"], Awaitable[tuple["StatusResult", "RunsResult"]]]
 

@@ -12,7 +12,7 @@ from pool_mcp.cli import run
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
-    from pool_mcp.results import ImportResult
+    from pool_mcp.results.ledger import ImportResult
     from pool_mcp.usage.charts import Chart
 
 

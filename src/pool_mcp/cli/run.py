@@ -83,7 +83,7 @@ def with_pool(work: "Callable[[Pool], Awaitable[T]]", *, as_json: bool = False) 
         return anyio.run(inside)
     except PoolError as error:
         if as_json:
-            from pool_mcp.results import error_result
+            from pool_mcp.results.base import error_result
 
             said = error_result(error, now_ms()).model_dump(mode="json", exclude_none=True)
             click.echo(json.dumps({"error": said}, indent=2, ensure_ascii=False))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
 
-    from pool_mcp.results import DoctorResult
+    from pool_mcp.results.setup import DoctorResult
     from pool_mcp.settings import Settings
     from pool_mcp.setup import hosts
     from pool_mcp.setup.onboarding import Found

@@ -31,7 +31,8 @@ from pool_mcp import __version__
 from pool_mcp.claude.find import bundled_cli, find_cli
 from pool_mcp.errors import BY_KIND, CliFailed, CliMissing, InvalidRequest, LedgerError, PoolError, RunCancelled
 from pool_mcp.model import DAY_MS, HOUR_MS, NANO
-from pool_mcp.results import AskResult, PickResult, StatusResult
+from pool_mcp.results.asks import AskResult
+from pool_mcp.results.status import PickResult, StatusResult
 from pool_mcp.system.private import make_directory
 from pool_mcp.views import status as status_view
 from pool_mcp.views import tables

@@ -13,15 +13,24 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from pool_mcp import results
 from pool_mcp.accounting import periods, reconcile
 from pool_mcp.accounting.periods import Span
 from pool_mcp.accounting.pricing import price_nanousd
-from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, MESSAGES, Figure
+from pool_mcp.accounting.reconcile import ANALYTICS, BILLED, MESSAGES, Basis, Figure
+from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.errors import InvalidRequest, NeedsLogin, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.organisation import Sync
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS
+from pool_mcp.results.organisation import (
+    ReconcileResult,
+    SyncedReport,
+    SyncResult,
+    reconcile_result,
+    report_not_read,
+    report_read,
+    sync_result,
+)
 from pool_mcp.settings import Settings
 from pool_mcp.system import places
 
@@ -93,7 +102,7 @@ class Organisation:
             old = tx.organisation.latest_sync(BILLED, now_ms - (REVISED_DAYS - 2) * DAY_MS)
         return (REVISED_DAYS if old is None or old.synced_at_ms < now_ms - DAY_MS else AGAIN_DAYS) * DAY_MS
 
-    async def sync(self, since: str | None = None, until: str | None = None) -> results.SyncResult:
+    async def sync(self, since: str | None = None, until: str | None = None) -> SyncResult:
         """Read the reports for a span of UTC days (default: the last 30).
 
         Raises:
@@ -113,8 +122,8 @@ class Organisation:
             raise InvalidRequest(f"That is longer than {MAX_DAYS} days; ask for less at once.")
         return span
 
-    async def _sync(self, span: Span) -> results.SyncResult:
-        synced: list[results.SyncedReport] = []
+    async def _sync(self, span: Span) -> SyncResult:
+        synced: list[SyncedReport] = []
         problems: list[PoolError] = []
         days = Span(span.since_ms // DAY_MS * DAY_MS, -(-span.until_ms // DAY_MS) * DAY_MS)
         hours = Span(span.since_ms // HOUR_MS * HOUR_MS, -(-span.until_ms // HOUR_MS) * HOUR_MS)
@@ -132,14 +141,14 @@ class Organisation:
                 except PoolError as error:
                     log.info("%s could not be read: %s", report, error)
                     problems.append(error)
-                    synced.append(results.synced_report(report, part, None, 0, error.message))
+                    synced.append(report_not_read(report, part, error.message))
                     continue
                 sync = Sync(part.since_ms, part.until_ms, self._clock(), fetched.refreshed_at_ms)
                 await anyio.to_thread.run_sync(self._keep, report, sync, fetched.figures)
-                synced.append(results.synced_report(report, part, fetched.refreshed_at_ms, len(fetched.figures), None))
+                synced.append(report_read(report, part, len(fetched.figures), fetched.refreshed_at_ms))
         if len(problems) == len(plan):
             raise problems[0]
-        return results.SyncResult(synced_at=results.now(self._clock()), reports=synced)
+        return sync_result(synced, self._clock())
 
     def _keep(self, report: str, sync: Sync, figures: tuple[Figure, ...]) -> None:
         with self._ledger.write() as tx:
@@ -163,7 +172,7 @@ class Organisation:
 
     async def reconcile(
         self, since: str | None = None, until: str | None = None, *, adjust: bool = False
-    ) -> results.ReconcileResult:
+    ) -> ReconcileResult:
         """Compare the ledger's API-key subscriptions with the organisation's figures; book the difference if asked.
 
         Reads the reports first where they were last read more than five minutes ago and there is a key.
@@ -190,7 +199,7 @@ class Organisation:
             one is not None and one.synced_at_ms > now_ms - FRESH_MS and one.until_ms >= span.until_ms for one in syncs
         )
 
-    def _reconcile(self, span: Span, adjust: bool) -> results.ReconcileResult:
+    def _reconcile(self, span: Span, adjust: bool) -> ReconcileResult:
         subscriptions = [s for s in self._settings.subscriptions if s.is_api_key]
         with self._ledger.write() if adjust else self._ledger.read() as tx:
             source, sync = ANALYTICS, tx.organisation.latest_sync(ANALYTICS, span.since_ms)
@@ -198,7 +207,7 @@ class Organisation:
                 source, sync = MESSAGES, tx.organisation.latest_sync(MESSAGES, span.since_ms)
             if sync is None:
                 raise InvalidRequest(
-                    f"The organisation's figures since {results.now(span.since_ms)} are not known; "
+                    f"The organisation's figures since {rfc3339(span.since_ms)} are not known; "
                     f"set ${self._settings.admin.api_key_env} and run pool-mcp sync."
                 )
             ids = [s.id for s in subscriptions]
@@ -210,29 +219,20 @@ class Organisation:
                 tx.organisation.oldest_unfinished_ms(ids),
             )
             final = Span(span.since_ms, max(span.since_ms, min(final_ms, span.until_ms, sync.until_ms)))
+            basis = Basis(source, span, final, sync.synced_at_ms, sync.refreshed_at_ms)
             figures = tx.organisation.figures(source, final.since_ms, final.until_ms)
             if source == MESSAGES:
                 figures = [_priced(one) for one in figures]
             matches = reconcile.match_keys(subscriptions, [one.key_id for one in figures])
             booked = tx.organisation.booked(ids, final.since_ms, final.until_ms)
             found = reconcile.compare(booked, figures, matches)
-            todo = reconcile.adjustments(found, source, sync.synced_at_ms, sync.refreshed_at_ms) if adjust else []
+            todo = reconcile.adjustments(found, basis) if adjust else []
             for one in todo:
                 tx.organisation.adjust(one.subscription, one.at_ms, one.cost, one.note)
             billed = tx.organisation.figures(BILLED, final.since_ms // DAY_MS * DAY_MS, final.until_ms)
         for one in todo:
-            log.info("adjusted %s at %s by $%.4f", one.subscription, results.now(one.at_ms), one.cost.nanousd / 1e9)
-        return results.reconcile_result(
-            found,
-            matches,
-            span,
-            final,
-            source,
-            sync.synced_at_ms,
-            sync.refreshed_at_ms,
-            billed,
-            todo if adjust else None,
-        )
+            log.info("adjusted %s at %s by $%.4f", one.subscription, rfc3339(one.at_ms), one.cost.nanousd / 1e9)
+        return reconcile_result(found, matches, basis, billed, todo if adjust else None)
 
 
 def _priced(figure: Figure) -> Figure:

@@ -9,18 +9,12 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from pool_mcp.results import (
-    AdviceResult,
-    AskResult,
-    DifferenceResult,
-    ErrorResult,
-    PickResult,
-    ReconcileResult,
-    ReportResult,
-    ReportTotal,
-    StatusResult,
-    SubscriptionResult,
-)
+from pool_mcp.choosing.windows import rfc3339
+from pool_mcp.results.asks import AskResult
+from pool_mcp.results.base import AdviceResult, ErrorResult
+from pool_mcp.results.ledger import ReportResult, ReportTotal
+from pool_mcp.results.organisation import DifferenceResult, ReconcileResult
+from pool_mcp.results.status import PickResult, StatusResult, SubscriptionResult
 
 
 def text_of(result: BaseModel) -> str:
@@ -43,7 +37,7 @@ def text_of_error(error: ErrorResult) -> str:
     """What happened, then the kind, when to try again, what to do, and what there is of an answer."""
     lines = [error.message, "", f"kind: {error.kind}"]
     if error.retry_at:
-        lines.append(f"retry_at: {error.retry_at} ({_in(error.retry_in_s)})")
+        lines.append(f"retry_at: {rfc3339(error.retry_at)} ({_in(error.retry_in_s)})")
     lines.append(f"what to do: {error.next_step}")
     if error.subscription:
         lines.append(f"subscription: {error.subscription}")
@@ -96,15 +90,15 @@ def _advice(advice: AdviceResult) -> str:
     if advice.max_usd_per_hour is not None:
         parts.append(f" (at most ${advice.max_usd_per_hour:.2f} an hour)")
     if advice.retry_at:
-        parts.append(f" until {advice.retry_at} ({_in(advice.retry_in_s)})")
+        parts.append(f" until {rfc3339(advice.retry_at)} ({_in(advice.retry_in_s)})")
     parts.append(f": {advice.reason}")
     if advice.exhausts_at:
-        parts.append(f" Used up at {advice.exhausts_at} at this rate.")
+        parts.append(f" Used up at {rfc3339(advice.exhausts_at)} at this rate.")
     return "".join(parts)
 
 
 def _status(result: StatusResult) -> Iterator[str]:
-    yield f"now: {result.generated_at}"
+    yield f"now: {rfc3339(result.generated_at)}"
     yield _advice(result.advice)
     pool = result.pool
     yield (
@@ -122,43 +116,44 @@ def _status(result: StatusResult) -> Iterator[str]:
     for one in result.subscriptions:
         yield from _subscription(one)
     for alert in result.alerts:
-        yield f"alert {alert.at}: {alert.message}"
+        yield f"alert {rfc3339(alert.at)}: {alert.message}"
 
 
 def _subscription(one: SubscriptionResult) -> Iterator[str]:
     plan = f" ({one.plan})" if one.plan else ""
-    free = f", free at {one.available_at}" if one.available_at else ""
+    free = f", free at {rfc3339(one.available_at)}" if one.available_at else ""
     yield f"{one.id}{plan}: {one.status}, {one.status_reason}{free}; health {one.health_score:g}"
     yield (
         f"  room for ${one.headroom_usd:.2f}; in flight {one.in_flight}, holding ${one.reserved_usd:.2f}; "
         f"${one.burn_usd_per_hour:.2f} in the last hour"
-        + (f", used up at {one.exhausts_at} at this rate" if one.exhausts_at else "")
+        + (f", used up at {rfc3339(one.exhausts_at)} at this rate" if one.exhausts_at else "")
     )
     block, week = one.block, one.week
-    yield f"  block to {block.ends_at}: ${block.cost_usd:.2f} of ${block.budget_usd:.2f} ({block.percent:g}%)"
+    yield f"  block to {rfc3339(block.ends_at)}: ${block.cost_usd:.2f} of ${block.budget_usd:.2f} ({block.percent:g}%)"
     yield f"  7 days: ${week.cost_usd:.2f} of ${week.budget_usd:.2f} ({week.percent:g}%)"
     for name, window in one.official.items():
         percent = "unknown" if window.percent is None else f"{window.percent:g}%"
         now = "" if window.percent_now is None else f", now about {window.percent_now:g}%"
-        resets = f", resets {window.resets_at}" if window.resets_at else ""
-        yield f"  official {name}: {percent} at {window.observed_at}{now}{resets}, {window.status}"
+        resets = f", resets {rfc3339(window.resets_at)}" if window.resets_at else ""
+        yield f"  official {name}: {percent} at {rfc3339(window.observed_at)}{now}{resets}, {window.status}"
 
 
 def _pick(result: PickResult) -> Iterator[str]:
     yield f"subscription: {result.subscription or 'none can serve now'}"
     yield f"reason: {result.reason}"
     if result.next_available_at:
-        yield f"next available: {result.next_available_at}"
+        yield f"next available: {rfc3339(result.next_available_at)}"
     if result.env:
         yield "environment to use it by hand: " + " ".join(f"{name}={value}" for name, value in result.env.items())
     for one in result.candidates:
         state = f"score {one.score:g}" if one.eligible else "not eligible"
-        free = f"; free at {one.available_at}" if one.available_at else ""
+        free = f"; free at {rfc3339(one.available_at)}" if one.available_at else ""
         yield f"{one.id}: {state}; {'; '.join(one.reasons)}{free}"
 
 
 def _report(result: ReportResult) -> Iterator[str]:
-    since, until = result.since or "the beginning", result.until or "now"
+    since = "the beginning" if result.since is None else rfc3339(result.since)
+    until = "now" if result.until is None else rfc3339(result.until)
     yield f"spend by {result.by}, {since} to {until}, days in {result.time_zone}"
     yield f"{result.by},calls,input,output,cache_creation,cache_read,cost_usd,unpriced_calls"
     for row in result.rows:
@@ -176,10 +171,14 @@ def _sums(sums: ReportTotal) -> str:
 def _reconcile(result: ReconcileResult) -> Iterator[str]:
     yield (
         f"ledger ${result.ledger_usd:.2f}, organization ${result.official_usd:.2f}, difference "
-        f"${result.difference_usd:.2f}; {result.since} to {result.until}, final until {result.final_until}"
+        f"${result.difference_usd:.2f}"
+    )
+    yield (
+        f"span: {rfc3339(result.since)} to {rfc3339(result.until)}; final, and compared, until "
+        f"{rfc3339(result.final_until)}"
     )
     estimate = ", priced by list" if result.official_is_estimate else ""
-    yield f"source: {result.source}{estimate}; read {result.synced_at}; compared: {_matched(result)}"
+    yield f"source: {result.source}{estimate}; read {rfc3339(result.synced_at)}; compared: {_matched(result)}"
     if result.not_compared:
         yield f"not compared: {', '.join(result.not_compared)}"
     yield from (f"warning: {warning}" for warning in result.warnings)
@@ -204,7 +203,8 @@ def _difference(one: DifferenceResult) -> str:
     ledger, official, difference = (
         "unpriced" if usd is None else f"${usd:.4f}" for usd in (one.ledger_usd, one.official_usd, one.difference_usd)
     )
-    return f"{one.at} {one.subscription} {one.model}: ledger {ledger}, organization {official}, difference {difference}"
+    what = f"{rfc3339(one.at)} {one.subscription} {one.model}"
+    return f"{what}: ledger {ledger}, organization {official}, difference {difference}"
 
 
 def _in(seconds: int | None) -> str:

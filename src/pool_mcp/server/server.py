@@ -58,7 +58,8 @@ from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import InvalidRequest, PoolError
 from pool_mcp.model import Ask, nanousd
 from pool_mcp.pool import Clock, Pool
-from pool_mcp.results import AskResult, ErrorResult, error_result, internal_error
+from pool_mcp.results.asks import AskResult
+from pool_mcp.results.base import ErrorResult, error_result, internal_error
 from pool_mcp.server import content, tools
 from pool_mcp.server.handshake import Front
 from pool_mcp.server.transport import connect

@@ -12,7 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pool_mcp.choices import By, Effort, ToolProfile
 from pool_mcp.errors import InvalidRequest
-from pool_mcp.results import AskResult, ErrorResult, PickResult, ReconcileResult, ReportResult, StatusResult
+from pool_mcp.results.asks import AskResult
+from pool_mcp.results.base import ErrorResult
+from pool_mcp.results.ledger import ReportResult
+from pool_mcp.results.organisation import ReconcileResult
+from pool_mcp.results.status import PickResult, StatusResult
 
 INSTRUCTIONS = (
     "Ask Claude under whichever of the user's own subscriptions has the most room. Look before long work: "
@@ -226,15 +230,25 @@ def output_schema(tool: Tool) -> dict[str, Any]:
 
     Clients on the TypeScript SDK 1.x compare failures with it, too, and hide one that does not fit.
     """
-    result, error = tool.result.model_json_schema(), ErrorResult.model_json_schema()
-    definitions = {**result.pop("$defs", {}), **error.pop("$defs", {})}
+    result = tool.result.model_json_schema(mode="serialization")
     failure = {
         "type": "object",
-        "properties": {"error": error},
+        "properties": {"error": ErrorResult.model_json_schema(mode="serialization")},
         "required": ["error"],
         "additionalProperties": False,
     }
-    return {"type": "object", "anyOf": [result, failure], "$defs": definitions}
+    definitions = result.pop("$defs", {})
+    schema: dict[str, Any] = _lean({"type": "object", "anyOf": [result, failure], "$defs": definitions})
+    return schema
+
+
+def _lean(schema: Any) -> Any:
+    """A schema without the titles that only repeat the names of its fields and shapes."""
+    if isinstance(schema, list):
+        return [_lean(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _lean(one) for key, one in schema.items() if key != "title" or not isinstance(one, str)}
 
 
 def _compact(said: dict[str, Any]) -> dict[str, Any]:

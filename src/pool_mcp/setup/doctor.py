@@ -18,7 +18,7 @@ from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.write_ahead import sqlite_build
 from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO, SECOND_MS, WEEK_MS, Subscription, WindowReading
-from pool_mcp.results import DoctorResult, FindingResult
+from pool_mcp.results.setup import DoctorResult, FindingResult, broken, doctor_result, note, ok
 from pool_mcp.settings import Settings, load
 from pool_mcp.setup import hosts
 from pool_mcp.system import locks, places
@@ -39,7 +39,7 @@ def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
         settings = load(env)
     except PoolError as error:
         file = places.directories(env)[0] / "pool.toml"
-        findings.append(_broken("settings", error.message, f'"${{EDITOR:-vi}}" {shlex.quote(str(file))}'))
+        findings.append(broken("settings", error.message, f'"${{EDITOR:-vi}}" {shlex.quote(str(file))}'))
     else:
         variables = settings.variables(env)
         findings.append(_settings(settings))
@@ -47,43 +47,31 @@ def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
         findings += _ledger(settings, now_ms)
         findings += _permissions(settings)
     findings += _hosts(env, variables)
-    return DoctorResult(ok=all(one.status != "broken" for one in findings), findings=findings)
-
-
-def _ok(check: str, text: str) -> FindingResult:
-    return FindingResult(check=check, status="ok", text=text)
-
-
-def _note(check: str, text: str, fix: str | None = None) -> FindingResult:
-    return FindingResult(check=check, status="note", text=text, fix=fix)
-
-
-def _broken(check: str, text: str, fix: str) -> FindingResult:
-    return FindingResult(check=check, status="broken", text=text, fix=fix)
+    return doctor_result(findings)
 
 
 def _settings(settings: Settings) -> FindingResult:
     file, count = settings.config_file, len(settings.subscriptions)
     if not file.exists():
-        return _note("settings", "no pool.toml; the CLI's own login is the one subscription", "pool-mcp setup")
-    return _ok("settings", f"{short(file)}: {count} subscription{'' if count == 1 else 's'}")
+        return note("settings", "no pool.toml; the CLI's own login is the one subscription", "pool-mcp setup")
+    return ok("settings", f"{short(file)}: {count} subscription{'' if count == 1 else 's'}")
 
 
 def _cli_and_logins(settings: Settings, env: Mapping[str, str]) -> Iterator[FindingResult]:
     try:
         cli = find_cli(settings.claude.path, env)
     except PoolError as error:
-        yield _broken("cli", error.message, "npm install -g @anthropic-ai/claude-code")
+        yield broken("cli", error.message, "npm install -g @anthropic-ai/claude-code")
         return
     said = cli_version(cli, env)
     version = as_version(said)
     if version is None:
-        yield _broken("cli", f"{short(cli)} does not tell its version", f"{shlex.quote(str(cli))} update")
+        yield broken("cli", f"{short(cli)} does not tell its version", f"{shlex.quote(str(cli))} update")
         return
     if version < FIRST_WITH_WINDOWS:
-        yield _note("cli", f"{said} ({short(cli)}) leaves out official windows", f"{shlex.quote(str(cli))} update")
+        yield note("cli", f"{said} ({short(cli)}) leaves out official windows", f"{shlex.quote(str(cli))} update")
     else:
-        yield _ok("cli", f"{said} ({short(cli)}); reports every official window")
+        yield ok("cli", f"{said} ({short(cli)}); reports every official window")
     enabled = [one for one in settings.subscriptions if one.enabled]
     with ThreadPoolExecutor(4) as threads:
         logins = list(threads.map(lambda one: _login(cli, one, env), enabled))
@@ -110,18 +98,18 @@ def _login_finding(
 ) -> FindingResult:
     name = subscription.id
     if isinstance(login, str):
-        return _broken("login", f"{name}: {login} is not set in this environment", f"export {login}=…")
+        return broken("login", f"{name}: {login} is not set in this environment", f"export {login}=…")
     if isinstance(login, PoolError):
-        return _broken("login", f"{name}: {login.message}", f"pool-mcp login {name}")
+        return broken("login", f"{name}: {login.message}", f"pool-mcp login {name}")
     if not login.signed_in:
-        return _broken("login", f"{name}: not signed in", f"pool-mcp login {name}")
+        return broken("login", f"{name}: not signed in", f"pool-mcp login {name}")
     if other := next((earlier for earlier, one in seen if one.shares_quota_with(login)), None):
-        return _note("login", f"{name}: {login.who}; the same organisation as {other}, so the same quota")
+        return note("login", f"{name}: {login.who}; the same organisation as {other}, so the same quota")
     if subscription.is_api_key:
-        return _ok("login", f"{name}: an API key, from {subscription.api_key_env}")
+        return ok("login", f"{name}: an API key, from {subscription.api_key_env}")
     if subscription.oauth_token_env:
-        return _ok("login", f"{name}: a token, from {subscription.oauth_token_env}")
-    return _ok("login", f"{name}: {login.who}")
+        return ok("login", f"{name}: a token, from {subscription.oauth_token_env}")
+    return ok("login", f"{name}: {login.who}")
 
 
 def _sqlite() -> FindingResult:
@@ -131,19 +119,19 @@ def _sqlite() -> FindingResult:
         text = f"SQLite {version} has the WAL-reset bug; the ledger is safe: writes and checkpoints take turns"
     else:
         text = f"SQLite {version}, without the WAL-reset bug"
-    return _ok("sqlite", text)
+    return ok("sqlite", text)
 
 
 def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
     path = settings.ledger_path
     yield _sqlite()
     if not path.exists():
-        yield _ok("ledger", f"none yet; the first ask makes it ({short(path)})")
+        yield ok("ledger", f"none yet; the first ask makes it ({short(path)})")
         return
     try:
         ledger = Ledger(path)
     except PoolError as error:
-        yield _broken("ledger", error.message, "pool-mcp ledger check")
+        yield broken("ledger", error.message, "pool-mcp ledger check")
         return
     try:
         found = ledger.audit()
@@ -152,22 +140,22 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
             readings = [one for windows in tx.official.latest().values() for one in windows.values()]
             newest_ms = max(tx.balances.last_used_ms().values(), default=0)
     except PoolError as error:
-        yield _broken("ledger", error.message, "pool-mcp ledger check")
+        yield broken("ledger", error.message, "pool-mcp ledger check")
         return
     finally:
         ledger.close()
     if found.problems:
         first = found.problems[0]
-        yield _broken("ledger", f"{first.meaning}: {', '.join(first.where)}", "pool-mcp ledger check")
+        yield broken("ledger", f"{first.meaning}: {', '.join(first.where)}", "pool-mcp ledger check")
     else:
-        yield _ok("ledger", f"{found.entries} entries, ${found.spent_nanousd / NANO:.2f}; every sum proven")
+        yield ok("ledger", f"{found.entries} entries, ${found.spent_nanousd / NANO:.2f}; every sum proven")
     left = [run for run in unfinished if not locks.is_alive(settings.owners_dir, run.owner_id)]
     if left:
-        yield _broken("runs", f"{len(left)} without a server that follows them; not booked yet", "pool-mcp status")
+        yield broken("runs", f"{len(left)} without a server that follows them; not booked yet", "pool-mcp status")
     elif unfinished:
-        yield _ok("runs", f"{len(unfinished)} in flight, each followed by a live server")
+        yield ok("runs", f"{len(unfinished)} in flight, each followed by a live server")
     else:
-        yield _ok("runs", "all booked")
+        yield ok("runs", "all booked")
     yield _stale_locks(settings)
     yield _clock(readings, newest_ms, now_ms)
 
@@ -176,8 +164,8 @@ def _stale_locks(settings: Settings) -> FindingResult:
     files = list(settings.owners_dir.glob("*"))
     held = sum(locks.is_held(path) for path in files)
     if stale := len(files) - held:
-        return _note("locks", f"{stale} of processes that are gone; harmless", "pool-mcp status")
-    return _ok("locks", f"{held} live" if held else "none held")
+        return note("locks", f"{stale} of processes that are gone; harmless", "pool-mcp status")
+    return ok("locks", f"{held} live" if held else "none held")
 
 
 def _clock(readings: list[WindowReading], newest_ms: int, now_ms: int) -> FindingResult:
@@ -185,19 +173,19 @@ def _clock(readings: list[WindowReading], newest_ms: int, now_ms: int) -> Findin
     fix = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "sudo timedatectl set-ntp true"
     latest_ms = max([newest_ms, *(one.observed_at_ms for one in readings)])
     if latest_ms > now_ms + CLOCK_SLACK_MS:
-        return _broken("clock", f"{span((latest_ms - now_ms) / SECOND_MS)} behind what the ledger has seen", fix)
+        return broken("clock", f"{span((latest_ms - now_ms) / SECOND_MS)} behind what the ledger has seen", fix)
     lengths = {"five_hour": BLOCK_MS, "seven_day": WEEK_MS}
     for one in readings:
         if one.window not in lengths or one.resets_at_ms is None:
             continue
         left_ms = one.resets_at_ms - one.observed_at_ms
         if left_ms > lengths[one.window] + CLOCK_SLACK_MS:
-            return _broken(
+            return broken(
                 "clock", f"at least {span((left_ms - lengths[one.window]) / SECOND_MS)} behind Anthropic's", fix
             )
         if left_ms < -CLOCK_SLACK_MS:
-            return _broken("clock", f"at least {span(-left_ms / SECOND_MS)} ahead of Anthropic's", fix)
-    return _ok("clock", "agrees with Anthropic's resets" if readings else "nothing seen yet that it disagrees with")
+            return broken("clock", f"at least {span(-left_ms / SECOND_MS)} ahead of Anthropic's", fix)
+    return ok("clock", "agrees with Anthropic's resets" if readings else "nothing seen yet that it disagrees with")
 
 
 def _permissions(settings: Settings) -> Iterator[FindingResult]:
@@ -205,24 +193,24 @@ def _permissions(settings: Settings) -> Iterator[FindingResult]:
     own = [state / "runs", state / "owners", *state.glob("ledger.db*")]
     present = [path for path in own if path.exists()]
     if foreign := [path for path in (state, *present) if path.exists() and path.stat().st_uid != os.getuid()]:
-        yield _broken(
+        yield broken(
             "permissions",
             f"{short(foreign[0])} belongs to somebody else",
             f'sudo chown -R "$USER" {shlex.quote(str(state))}',
         )
     elif opened := [path for path in present if stat.S_IMODE(path.stat().st_mode) & 0o077]:
-        yield _broken(
+        yield broken(
             "permissions", f"others may read {short(opened[0])}", f"chmod -R go-rwx {shlex.join(map(str, opened))}"
         )
     elif settings.config_file.exists() and stat.S_IMODE(settings.config_file.stat().st_mode) & 0o022:
         # It names the program that is run.
-        yield _broken(
+        yield broken(
             "permissions",
             f"others may change {short(settings.config_file)}",
             f"chmod go-w {shlex.quote(str(settings.config_file))}",
         )
     else:
-        yield _ok("permissions", f"ledger and answers are yours alone ({short(state)})")
+        yield ok("permissions", f"ledger and answers are yours alone ({short(state)})")
 
 
 def _hosts(env: Mapping[str, str], variables: Sequence[str]) -> Iterator[FindingResult]:
@@ -233,7 +221,7 @@ def _hosts(env: Mapping[str, str], variables: Sequence[str]) -> Iterator[Finding
         try:
             ours = hosts.ours(host)
         except PoolError as error:
-            yield _broken("hosts", f"{host.title}: {error.message}", f'"${{EDITOR:-vi}}" {shlex.quote(str(host.file))}')
+            yield broken("hosts", f"{host.title}: {error.message}", f'"${{EDITOR:-vi}}" {shlex.quote(str(host.file))}')
             continue
         if not ours:
             without.append(host)
@@ -241,9 +229,9 @@ def _hosts(env: Mapping[str, str], variables: Sequence[str]) -> Iterator[Finding
             yield _host(host, name, entry, env, variables)
     if without:
         names = " ".join(host.name for host in without)
-        yield _note("hosts", f"not in {', '.join(host.title for host in without)}", f"pool-mcp install {names}")
+        yield note("hosts", f"not in {', '.join(host.title for host in without)}", f"pool-mcp install {names}")
     if not here:
-        yield _note("hosts", "none found on this machine", "pool-mcp install claude-code")
+        yield note("hosts", "none found on this machine", "pool-mcp install claude-code")
 
 
 def _host(
@@ -252,12 +240,12 @@ def _host(
     fix = f"pool-mcp install {host.name}" + ("" if name == hosts.ENTRY else f" --name {shlex.quote(name)}")
     wanted = hosts.launch(env).env.get("POOL_MCP_HOME")
     if missing := hosts.missing_program(host, entry, env):
-        return _broken("hosts", f"{host.title}: its entry {name!r} starts {missing}, which it will not find", fix)
+        return broken("hosts", f"{host.title}: its entry {name!r} starts {missing}, which it will not find", fix)
     if hosts.home_of(entry) != wanted:
         other = hosts.home_of(entry) or "the usual places"
-        return _broken("hosts", f"{host.title}: its entry {name!r} keeps its books in {other}", fix)
+        return broken("hosts", f"{host.title}: its entry {name!r} keeps its books in {other}", fix)
     if kept_back := hosts.missing_variables(host, entry, variables):
         if host.passes == "values":
             fix = f'"${{EDITOR:-vi}}" {shlex.quote(str(host.file))}'
-        return _broken("hosts", f"{host.title}: does not pass {', '.join(kept_back)} on to its entry {name!r}", fix)
-    return _ok("hosts", f"{host.title}: starts it as {name!r}")
+        return broken("hosts", f"{host.title}: does not pass {', '.join(kept_back)} on to its entry {name!r}", fix)
+    return ok("hosts", f"{host.title}: starts it as {name!r}")

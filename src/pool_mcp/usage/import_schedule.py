@@ -6,13 +6,14 @@ A command imports at once and briskly. Open pools take turns, one every few minu
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 
 import anyio.to_thread
 
-from pool_mcp import results
 from pool_mcp.claude.transcripts import config_dir_or_default
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import MINUTE_MS, NANO, Run
+from pool_mcp.results.ledger import ImportResult, import_result
 from pool_mcp.settings import Settings
 from pool_mcp.usage.importing import BRISK, QUIET, Imported, Importer, Source
 
@@ -45,7 +46,7 @@ class Outside:
         self._shown = shown
         self._stopping = threading.Event()
 
-    async def import_all(self, told: Callable[[Imported], None] = lambda _: None) -> results.ImportResult:
+    async def import_all(self, told: Callable[[Imported], None] = lambda _: None) -> ImportResult:
         """Import at once, unless another process is at it. ``told`` hears, in another thread, of every batch."""
 
         def go_on(done: Imported) -> bool:
@@ -53,7 +54,7 @@ class Outside:
             return not self._stopping.is_set()
 
         done = await anyio.to_thread.run_sync(self._importer().run, BRISK, go_on, abandon_on_cancel=True)
-        return results.ImportResult(running_elsewhere=True) if done is None else _import_result(done)
+        return import_result(None if done is None else asdict(done))
 
     async def import_if_due(self) -> None:
         """Import a little at a time, where it is this process's turn.
@@ -78,20 +79,3 @@ class Outside:
 
     def _rest(self, _: Imported) -> bool:
         return not self._stopping.wait(REST_S)
-
-
-def _import_result(done: Imported) -> results.ImportResult:
-    return results.ImportResult(
-        files=done.files,
-        files_read=done.files_read,
-        files_waiting=done.files_waiting,
-        files_unreadable=done.files_unreadable,
-        bytes_read=done.bytes_read,
-        malformed_lines=done.malformed_lines,
-        new_calls=done.new_calls,
-        known_calls=done.known_calls,
-        run_calls=done.run_calls,
-        corrected_calls=done.corrected_calls,
-        unpriced_calls=done.unpriced_calls,
-        cost_usd=results.usd(done.cost_nanousd),
-    )

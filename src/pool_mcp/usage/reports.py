@@ -6,7 +6,6 @@ Reads are one transaction each. Rows are bounded; the total beside them is alway
 from collections.abc import Callable
 from datetime import tzinfo
 
-from pool_mcp import results
 from pool_mcp.accounting import periods
 from pool_mcp.accounting.periods import Only, Span, Sums
 from pool_mcp.choices import TIMES, By
@@ -16,6 +15,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.reports import Among
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS
+from pool_mcp.results.ledger import ReportResult, report_result
 from pool_mcp.settings import Settings
 from pool_mcp.usage import charts
 
@@ -44,7 +44,7 @@ class Figures:
         only: Only = Only(),  # noqa: B008  (a frozen value)
         *,
         limit: int = MAX_ROWS,
-    ) -> results.ReportResult:
+    ) -> ReportResult:
         """Spend by one dimension: times in order (of too many the latest), names by what they cost.
 
         Raises:
@@ -60,7 +60,7 @@ class Figures:
             else:
                 named = tx.reports.by_name(by, span, among, limit)
                 rows, left_out = list(named.rows), named.left_out
-        return results.report_result(by, span, str(self._zone), rows, left_out, total)
+        return report_result(by, span, str(self._zone), rows, left_out, total)
 
     def _by_time(
         self, tx: Transaction, by: By, span: Span, among: Among, limit: int

@@ -8,7 +8,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pool_mcp.results import AskDetails, RunDetails, RunResult, RunsResult, StatusResult, SubscriptionResult
+from pool_mcp.choosing.windows import rfc3339
+from pool_mcp.results.asks import AskDetails, RunDetails, RunResult, RunsResult
+from pool_mcp.results.status import StatusResult, SubscriptionResult
 from pool_mcp.views import tables
 from pool_mcp.views.times import took, until
 
@@ -76,7 +78,7 @@ class Screen:
     def __call__(self, status: StatusResult, running: Sequence[RunResult]) -> None:
         """Draw it anew."""
         view = StatusView(status, running, height=self._console.height)
-        title = Text(f"pool-mcp, {status.generated_at}; Ctrl-C ends", "dim", no_wrap=True)
+        title = Text(f"pool-mcp, {rfc3339(status.generated_at)}; Ctrl-C ends", "dim", no_wrap=True)
         self._live.update(Group(title, view), refresh=True)
 
 
@@ -94,7 +96,9 @@ class Scroll:
 
     def __call__(self, status: StatusResult, running: Sequence[RunResult]) -> None:
         """Print a block."""
-        self._console.print(Text(f"== {status.generated_at}", "bold"), StatusView(status, running), Text(), sep="\n")
+        self._console.print(
+            Text(f"== {rfc3339(status.generated_at)}", "bold"), StatusView(status, running), Text(), sep="\n"
+        )
 
 
 class _Ink:
@@ -184,7 +188,7 @@ def _short_table(status: StatusResult, ink: _Ink) -> Table:
     return table
 
 
-def _figures(one: SubscriptionResult, window: str) -> tuple[float | None, float, float, float, str | None]:
+def _figures(one: SubscriptionResult, window: str) -> tuple[float | None, float, float, float, int | None]:
     """Of a window: percent as reported, percent now by all that is known, spent, budget, and when it frees."""
     read = one.official.get(window)
     own = one.block if window == "five_hour" else one.week
@@ -243,7 +247,7 @@ def _is_own(reported: float | None, full: float) -> bool:
 # Runs
 
 
-def runs_table(runs: Sequence[RunResult], now: str, *, wide: bool = False) -> Table:
+def runs_table(runs: Sequence[RunResult], now_ms: int, *, wide: bool = False) -> Table:
     """Runs with who asked, how each ended, what it cost and how long it took."""
     table = tables.plain_table()
     table.add_column("run", no_wrap=True)
@@ -258,7 +262,7 @@ def runs_table(runs: Sequence[RunResult], now: str, *, wide: bool = False) -> Ta
     for run in runs:
         table.add_row(
             run.run_id[:_SHORT_ID],
-            f"{until(run.created_at, now)} ago",
+            f"{until(run.created_at, now_ms)} ago",
             run.subscription,
             run.caller,
             *([run.model or "default"] if wide else []),
@@ -306,17 +310,21 @@ def _attempt(run: RunDetails, name: str) -> Iterator[RenderableType]:
     yield _field("under", f"{run.subscription}, {run.model or 'default model'}{cli}")
     yield _field("outcome", Text.assemble(_outcome(run), f" ({run.message})" if run.message else ""))
     yield _field("cost", _cost(run) if run.ended_at else f"holds ${run.reserved_usd:.4f} until it has ended")
-    ended = f", ended {run.ended_at}" if run.ended_at else f", {took(run.duration_ms)} so far, until {run.deadline_at}"
-    yield _field("times", f"asked {run.created_at}{ended}")
+    ended = (
+        f"ended {rfc3339(run.ended_at)}"
+        if run.ended_at
+        else f"{took(run.duration_ms)} so far, until {rfc3339(run.deadline_at)}"
+    )
+    yield _field("times", f"asked {rfc3339(run.created_at)}, {ended}")
     if run.retry_at:
-        yield _field("free at", run.retry_at)
+        yield _field("free at", rfc3339(run.retry_at))
     if run.files is None:
         yield _field("files", "removed" if run.started_at else "none")
     else:
         # A path is there to be copied, so it is never broken.
         yield Text.assemble(("  files    ", "dim"), run.files, no_wrap=True, overflow="ignore")
         if run.files_kept_until:
-            yield _field("", f"kept until {run.files_kept_until}")
+            yield _field("", f"kept until {rfc3339(run.files_kept_until)}")
     if run.models:
         yield _models_table(run)
 

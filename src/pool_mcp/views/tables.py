@@ -16,7 +16,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from pool_mcp.results import AskResult, ImportResult, PickResult, ReconcileResult, ReportResult, ReportTotal, SyncResult
+from pool_mcp.choosing.windows import rfc3339
+from pool_mcp.results.asks import AskResult
+from pool_mcp.results.ledger import ImportResult, ReportResult, ReportTotal
+from pool_mcp.results.organisation import ReconcileResult, SyncResult
+from pool_mcp.results.status import PickResult
 from pool_mcp.usage import charts
 from pool_mcp.usage.charts import Bars, Chart, Lines
 from pool_mcp.usage.importing import Imported
@@ -200,8 +204,8 @@ def sync_lines(done: SyncResult) -> list[Text]:
         Text(f"{one.report}: {one.problem}", style="yellow")
         if one.problem
         else Text(
-            f"{one.report}: {one.rows} rows, {one.since} to {one.until}"
-            + (f", data until {one.refreshed_at}" if one.refreshed_at else "")
+            f"{one.report}: {one.rows} rows, {rfc3339(one.since)} to {rfc3339(one.until)}"
+            + (f", data until {rfc3339(one.refreshed_at)}" if one.refreshed_at else "")
         )
         for one in done.reports
     ]
@@ -219,7 +223,7 @@ def reconcile_table(found: ReconcileResult) -> Table:
         off = day.difference_usd
         shown = Text(_cents(off), style="" if off is None or abs(off) <= 1 else "red")
         sides = (_cents(day.ledger_usd), _cents(day.official_usd))
-        table.add_row(day.at[:10], day.subscription, day.model or "(none)", *sides, shown)
+        table.add_row(rfc3339(day.at)[:10], day.subscription, day.model or "(none)", *sides, shown)
     table.add_section()
     totals = [_cents(one) for one in (found.ledger_usd, found.official_usd, found.difference_usd)]
     table.add_row("total", "", "", *totals, style="bold")
@@ -237,7 +241,9 @@ def reconcile_lines(found: ReconcileResult) -> list[Text]:
     price = "tokens at list price" if found.official_is_estimate else "cost at list price"
     lines.append(
         Text(
-            f"{found.source} ({price}), read {found.synced_at}; final, and compared, until {found.final_until}.", "dim"
+            f"{found.source} ({price}), read {rfc3339(found.synced_at)}; "
+            f"final, and compared, until {rfc3339(found.final_until)}.",
+            "dim",
         )
     )
     if found.rows_left_out:

@@ -1,11 +1,9 @@
 """Durations as a person reads them."""
 
-from datetime import datetime
 
-
-def until(start: str, end: str) -> str:
-    """From one RFC 3339 instant to a later one, as :func:`span`."""
-    return span(round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()))
+def until(start_ms: int, end_ms: int) -> str:
+    """From one instant to a later one, as :func:`span`."""
+    return span(round((end_ms - start_ms) / 1000))
 
 
 def span(seconds: float) -> str:
