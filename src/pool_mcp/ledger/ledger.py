@@ -7,23 +7,20 @@ since who only looks at the ledger with other programs may write, too): a transa
 caller at a time.
 """
 
-import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pool_mcp.errors import LedgerError
-from pool_mcp.ledger import migrations, write_ahead
+from pool_mcp.ledger import files, write_ahead
 from pool_mcp.ledger.audit import audit
+from pool_mcp.ledger.connection import Turn, connect
+from pool_mcp.ledger.failures import BUSY_TIMEOUT_S, damaged, explained, log_replaced, moved
+from pool_mcp.ledger.files import Files
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import Audit
-from pool_mcp.system.private import make_directory
-
-BUSY_TIMEOUT_S = 30.0
-"""How long a write waits for other processes' writes; they take well under a millisecond each."""
 
 
 class Ledger:
@@ -33,29 +30,26 @@ class Ledger:
         """Open the ledger, making it (readable by the owner only) or bringing its schema up to date.
 
         Raises:
-            LedgerError: the file cannot be opened, is damaged, or was written by a newer pool-mcp.
+            LedgerError: the file cannot be opened, is damaged, on a network disk, or written by a newer pool-mcp.
         """
         self.path = path
         self._writing = threading.Lock()  # taken before the next, so that readers do not wait for other processes
         self._lock = threading.Lock()
-        with _explained(path):
-            _make_private_file(path)
-            self._identity = _identity(path)
-            self._conn = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None)
-            try:
-                self._prepare()
-            except BaseException:
-                self._conn.close()
-                raise
-        self._tx = Transaction(self._conn)
+        self._is_lost = False
+        with explained(path):
+            files.check_disk(path, write_ahead.lock_path(path))
+            self._connect(self._sole_writer)
 
     def close(self) -> None:
         """Close the connection; what is committed stays."""
-        write_ahead.close(self._conn, self.path, self._lock)
+        if self._is_lost:
+            write_ahead.abandon(self._conn)
+        else:
+            write_ahead.close(self._conn, self.path, self._lock)
 
     def audit(self) -> Audit:
         """Prove the sums against the entries, on one consistent state; reads the whole ledger."""
-        with self._transaction("BEGIN"):
+        with self.read():
             return audit(self._conn)
 
     def backup(self, target: Path) -> None:
@@ -66,8 +60,8 @@ class Ledger:
         """
         if target.exists():
             raise LedgerError(f"{target} is there already; name a new file for the backup.")
-        with _explained(target):
-            _make_private_file(target)
+        with explained(target):
+            files.make_private(target)
             copy = sqlite3.connect(target)
             try:
                 with self._lock:
@@ -87,15 +81,23 @@ class Ledger:
             LedgerError: the disk is full, the file is read-only or damaged, or others held the lock for 30 s.
         """
         with self._sole_writer():
-            with self._transaction("BEGIN IMMEDIATE") as tx:
+            with self._lock, explained(self.path):
+                self._open_again_if_moved()
+            with self._transaction(is_write=True) as tx:
                 yield tx
-            with self._lock:
+            with self._lock, explained(self.path):
+                self._open_again_if_moved()
                 write_ahead.checkpoint_if_long(self._conn, self.path)
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """See one consistent state of the ledger for the length of the block."""
-        with self._transaction("BEGIN") as tx:
+        with self._lock, explained(self.path):
+            are_ours = self._are_ours()
+        if not are_ours:
+            with self._sole_writer(), self._lock, explained(self.path):
+                self._open_again_if_moved()
+        with self._transaction(is_write=False) as tx:
             yield tx
 
     def take_lease(self, name: str, for_ms: int, clock: Callable[[], int]) -> bool:
@@ -110,7 +112,7 @@ class Ledger:
 
     @contextmanager
     def _sole_writer(self) -> Iterator[None]:
-        with _explained(self.path):
+        with explained(self.path):
             if not self._writing.acquire(timeout=BUSY_TIMEOUT_S):
                 raise TimeoutError
             try:
@@ -120,125 +122,76 @@ class Ledger:
                 self._writing.release()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Transaction]:
-        with self._lock, _explained(self.path):
-            # What is written into a file that has been moved away or replaced, nobody else sees.
-            if _identity(self.path) != self._identity:
-                raise LedgerError(
-                    f"The ledger {self.path} was moved or replaced while it was in use; put it back, or restart every "
-                    "server that uses it"
-                )
-            self._conn.execute(begin)
+    def _transaction(self, *, is_write: bool) -> Iterator[Transaction]:
+        with self._lock, explained(self.path):
+            self._conn.execute("BEGIN IMMEDIATE" if is_write else "BEGIN")
             try:
                 yield self._tx
+                if is_write:
+                    self._check_names()
                 self._conn.execute("COMMIT")
             except BaseException:
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK")
                 raise
 
-    def _prepare(self) -> None:
-        write_ahead.configure(self._conn)
-        self._conn.execute("PRAGMA foreign_keys = ON")
-        if self._last_page_is_cut():
-            with self._sole_writer():
-                write_ahead.checkpoint(self._conn)  # the log may hold the whole page: a power cut in a checkpoint
-            if self._last_page_is_cut():
-                raise LedgerError(f"The ledger {self.path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]} (its last page is cut)")
-        if not self._writes_ahead():
-            with self._sole_writer():
-                self._write_ahead()
-        known, taken = [step.__name__ for step in migrations.STEPS], migrations.applied(self._conn)
-        if set(known) - set(taken):
-            with self._sole_writer():
-                self._migrate()
-        if newer := [name for name in taken if name not in known]:
-            raise LedgerError(
-                f"{self.path} was written by a newer pool-mcp (it has the step {newer[0]}); upgrade this one"
-            )
+    def _connect(self, turn: Turn) -> None:
+        files.make_private(self.path)
+        ledger = Files.of(self.path).ledger
+        self._conn = connect(self.path, turn)
+        self._tx = Transaction(self._conn)
+        self._files = Files.of(self.path)
+        if self._files.ledger != ledger or None in self._files.names:
+            self._conn.close()
+            raise moved(self.path)
 
-    def _migrate(self) -> None:
-        self._conn.execute("BEGIN IMMEDIATE")
-        try:
-            migrations.apply(self._conn)
-            self._conn.execute("COMMIT")
-        except BaseException:
-            self._conn.execute("ROLLBACK")
-            raise
+    def _are_ours(self) -> bool:
+        """Whether the ledger's names still are those of the files that are open; these have not been cut either."""
+        now = Files.of(self.path)
+        if now.ledger_bytes < self._files.ledger_bytes:
+            self._conn.execute("PRAGMA shrink_memory")  # what is remembered of the pages proves nothing
+            if self._conn.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise damaged(self.path, "it has become shorter while it was in use")
+        is_same = now.names == self._files.names
+        if is_same:
+            self._files = now
+        return is_same
 
-    def _last_page_is_cut(self) -> bool:
-        """SQLite itself notices a cut within the last page only when it reads that page."""
-        (page_bytes,) = self._conn.execute("PRAGMA page_size").fetchone()
-        return bool(self.path.stat().st_size % page_bytes)
+    def _check_names(self) -> None:
+        """Refuse to commit into files that nobody else sees; a log that can be saved is saved after the commit."""
+        now = Files.of(self.path)
+        if now.ledger != self._files.ledger:
+            raise moved(self.path)
+        if now.log != self._files.log and not self._has_no_other_log(now):
+            self._is_lost = True
+            raise log_replaced(self.path)
 
-    def _writes_ahead(self) -> bool:
-        return bool(self._conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+    def _has_no_other_log(self, now: Files) -> bool:
+        """Whether nobody uses another log than the old one, whose pages therefore may be copied into the ledger.
 
-    def _write_ahead(self) -> None:
-        while not self._writes_ahead():
-            try:
-                self._conn.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                # SQLite waits for nobody here: of several that open a new ledger at once, all but one fail. So wait,
-                # for the time-out at most, until whoever is at it has finished.
-                self._conn.execute("BEGIN EXCLUSIVE")
-                self._conn.execute("ROLLBACK")
+        A program that only looked at the ledger meanwhile leaves an empty one. While somebody has that open with an
+        index of its own, he would not notice that pages of the ledger change.
+        """
+        if now.log is None or now.log_bytes > 0:
+            return now.log is None
+        return now.log_index == self._files.log_index or not write_ahead.is_index_in_use(self.path)
 
+    def _open_again_if_moved(self) -> None:
+        """Where the log or its index has lost its name, save what is in them, and go on with new ones.
 
-def _make_private_file(path: Path) -> None:
-    """SQLite gives its side files the mode of the main one, so making that private makes all of them so.
-
-    A file that is there is not opened here: to close it would drop every lock that this process holds on it through
-    another connection, and a third process could then take away the log that is being written.
-    """
-    make_directory(path.parent)
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise LedgerError(f"The ledger {path}: {_ADVICE[sqlite3.SQLITE_READONLY]}") from None
-        if path.stat().st_mode & 0o077:
-            with contextlib.suppress(PermissionError):
-                path.chmod(0o600)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file has that name now."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-_ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space and call again",
-    sqlite3.SQLITE_READONLY: "it is read-only; make the file and its folder writable for you",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is yours",
-    sqlite3.SQLITE_PERM: "it may not be read; check its permissions",
-    sqlite3.SQLITE_BUSY: f"another process held it for {BUSY_TIMEOUT_S:.0f} s; call again",
-    sqlite3.SQLITE_NOTADB: "it is not a SQLite file; move it aside, or put a backup in its place",
-    sqlite3.SQLITE_CORRUPT: "it is damaged; stop all servers, move it aside, and put a backup in its place",
-    sqlite3.SQLITE_IOERR: "the disk cannot be read or written; check its space and health",
-}
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's and the system's errors into one line that says what to do."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise LedgerError(f"The ledger {path}: {_ADVICE[sqlite3.SQLITE_BUSY]}") from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is None:
-            raise
-        advice = _ADVICE.get(code & 0xFF)
-        if advice is None:
-            raise
-        raise LedgerError(f"The ledger {path}: {advice} ({error})") from error
-    except OSError as error:
-        raise LedgerError(f"The ledger {path}: {error.strerror or error}; check its folder") from error
+        For the sole writer, outside of a transaction.
+        """
+        if self._are_ours():
+            return
+        now = Files.of(self.path)
+        if now.ledger != self._files.ledger:
+            raise moved(self.path)
+        if now.log != self._files.log and write_ahead.rescued(self.path) != self._files.log:
+            if self._is_lost or not self._has_no_other_log(now) or not write_ahead.is_copied(self._conn):
+                self._is_lost = True
+                raise log_replaced(self.path)
+            write_ahead.note_rescued(self.path, self._files.log)
+        self._conn.close()
+        self._connect(nullcontext)
+        if self._files.log == write_ahead.rescued(self.path):
+            write_ahead.note_rescued(self.path, None)  # the number of a file that is gone is used again

@@ -14,7 +14,8 @@ import sys
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
-from pool_mcp.system.locks import wait_for_lock
+from pool_mcp.ledger.files import Identity
+from pool_mcp.system.locks import is_byte_locked, wait_for_lock
 
 CHECKPOINT_FRAMES = 1000
 """From this many pages in the log on a commit is followed by a checkpoint; SQLite's own default."""
@@ -25,6 +26,10 @@ CLOSE_WAIT_S = 0.1
 Whoever has the lock has the ledger open, so that ours is not the last connection. Where that one closes just now, ours
 is the last, and SQLite makes its checkpoint under its own exclusive lock, which keeps every other connection out.
 """
+
+
+_IN_USE_BYTE = 128
+"""Every connection holds a shared lock on this byte of the index (SQLite's ``UNIX_SHM_DMS``)."""
 
 
 def lock_path(ledger: Path) -> Path:
@@ -77,6 +82,35 @@ def close(conn: sqlite3.Connection, ledger: Path, guard: AbstractContextManager[
         if not is_sole and sys.version_info >= (3, 12):
             conn.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
         conn.close()
+
+
+def is_copied(conn: sqlite3.Connection) -> bool:
+    """Copy the log into the ledger; whether all of it is copied now."""
+    busy, frames, copied = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return bool(busy == 0 and frames == copied)
+
+
+def is_index_in_use(ledger: Path) -> bool:
+    """Whether any connection uses the log's index that has the name now; ask only where this process does not."""
+    return is_byte_locked(Path(f"{ledger}-shm"), _IN_USE_BYTE)
+
+
+def note_rescued(ledger: Path, log: Identity | None) -> None:
+    """Note for others, in the lock's file, that all of a log which has lost its name was copied into the ledger."""
+    lock_path(ledger).write_text("" if log is None else f"{log[0]} {log[1]}")
+
+
+def rescued(ledger: Path) -> Identity | None:
+    """Which log was copied after it had lost its name."""
+    device, _, inode = lock_path(ledger).read_text().partition(" ")
+    return (int(device), int(inode)) if inode.isdecimal() else None
+
+
+def abandon(conn: sqlite3.Connection) -> None:
+    """Never close a connection, not even when Python ends: SQLite would copy its log over what others have written."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
 
 
 def _is_long(ledger: Path) -> bool:
