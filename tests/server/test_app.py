@@ -151,6 +151,25 @@ def test_every_field_that_the_page_shows_is_one_that_the_results_have() -> None:
     assert not any(unknown.values()), unknown
 
 
+def test_whatever_may_hold_an_instant_or_a_windows_name_is_put_into_words() -> None:
+    shown = re.findall(r"(\w*\(?)(?:advice\.reason|alert\.message|one\.status_reason)", SCRIPT)
+    assert shown == ["words("] * 3
+    # All instants that the page shows pass through one of these.
+    outside = re.sub(r"function (time|span|ago|words)\(.*?\n}\n", "", SCRIPT, flags=re.DOTALL)
+    assert not re.search(r"new Date\(|toLocale(Date|Time)String|Date\.parse", outside)
+
+
+def test_a_status_without_advice_is_shown_all_the_same() -> None:
+    assert "advice = data.advice || {}" in SCRIPT
+    assert re.search(r"advice\.action\n?\s*\? node\(", SCRIPT)
+
+
+def test_no_heading_of_a_table_breaks_inside_a_word() -> None:
+    (headings,) = re.findall(r"^th:first-child, td:first-child \{(.*?)\}", PAGE, re.MULTILINE)
+    assert "overflow-wrap" not in headings
+    assert "word-break" not in PAGE
+
+
 def test_the_page_is_one_well_formed_document() -> None:
     class Nesting(HTMLParser):
         def __init__(self) -> None:
