@@ -132,9 +132,16 @@ class Pool:
 
     # One ask
 
-    async def ask(self, ask: Ask, progress: Progress | None = None, wait_s: float | None = None) -> AskResult:
+    async def ask(
+        self,
+        ask: Ask,
+        progress: Progress | None = None,
+        wait_s: float | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> AskResult:
         """Ask Claude; the answer, or ``running`` once ``wait_s`` (default: the setting ``inline_wait_s``) has passed.
 
+        ``on_text`` is called with the answer's text as it is written, the last of which may come with the answer only.
         Cancelling the call stops the run; it is booked all the same.
 
         Raises:
@@ -151,6 +158,8 @@ class Pool:
             run, is_new = await in_thread(self._reservations.reserve, ask)
             if is_new:
                 self.supervision.serve(run, ask)
+        if on_text is not None and self._tasks is not None:
+            self._tasks.start_soon(self.supervision.tell_text, run.run_id, on_text)
         wait_s = 0 if ask.background else wait_s or self._settings.claude.inline_wait_s
         try:
             with _naming(run.run_id):

@@ -7,7 +7,7 @@ is started, and are kept nowhere.
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -294,3 +294,27 @@ def _section_at(location: list[int | str]) -> type[_Section]:
         "admin": AdminSettings,
     }
     return sections[str(location[0])] if location else _File
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings in force as they would stand in pool.toml; no key or token is among them."""
+    return {
+        "": {"strategy": settings.strategy},
+        "claude": settings.claude.model_dump(),
+        "subscriptions": [_as_settings(one) for one in settings.subscriptions],
+        "callers": {name: _as_settings(one) for name, one in settings.callers.items()},
+        "admin": settings.admin.model_dump(),
+    }
+
+
+def _as_settings(noun: Subscription | CallerBudget) -> dict[str, Any]:
+    """A noun's fields as settings: dollars, and paths as text; without what is not set."""
+    found: dict[str, Any] = {}
+    for name, value in asdict(noun).items():
+        if value is None:
+            continue
+        if name.endswith("_nanousd"):
+            found[name.replace("_nanousd", "_budget_usd" if "budget" not in name else "_usd")] = value / NANO
+        else:
+            found[name] = str(value) if isinstance(value, Path) else value
+    return found

@@ -50,6 +50,33 @@ class History:
             raise InvalidRequest(f"{begun!r} is the beginning of several: {named}{more}. Give more of it.")
         return latest[0]
 
+    def session(self, begun: str) -> str:
+        """The session that its id, the beginning of it, or a run's or an ask's id means; else the id as it is.
+
+        Raises:
+            InvalidRequest: it is the beginning of several.
+        """
+        with self._ledger.read() as tx:
+            sessions = tx.runs.sessions_with_prefix(begun, 2) if begun else []
+            latest = tx.runs.with_prefix(begun, 2) if begun else []
+            run = tx.runs.get(latest[0]) if len(latest) == 1 else None
+        found = {*sessions, *([run.session_id] if run else [])}
+        if len(found) > 1 or len(latest) > 1:
+            raise InvalidRequest(f"{begun!r} is the beginning of several sessions or runs; give more of it.")
+        return found.pop() if found else begun
+
+    def latest_session(self, caller: str) -> str:
+        """The session that a caller's last answer came from.
+
+        Raises:
+            InvalidRequest: there is none yet.
+        """
+        with self._ledger.read() as tx:
+            session = tx.runs.latest_session(caller)
+        if session is None:
+            raise InvalidRequest(f"{caller!r} has no conversation yet; ask without --continue.")
+        return session
+
     def runs(self, which: Which, limit: int) -> RunsResult:
         """What runs now, and the latest of what has ended, newest first."""
         with self._ledger.read() as tx:

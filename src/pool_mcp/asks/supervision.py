@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 from anyio.to_thread import run_sync as in_thread
 
+from pool_mcp.asks.live_text import LiveText
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Control, Runner
 from pool_mcp.background.alerts import Alerting, log_told
@@ -28,6 +29,8 @@ CANCEL_POLL_S = 0.5
 """How often a followed run asks whether another process wants it stopped."""
 POLL_S = 0.25
 """How often a run that another process follows is looked at."""
+TEXT_S = 0.1
+"""How often an answer that is being written is read."""
 STOP_S = 0.3
 """How long a stopping server waits for its inline runs to report what they cost."""
 SETTLE_S = 2.0
@@ -212,6 +215,17 @@ class Supervision:
         return following is not None
 
     # Waiting
+
+    async def tell_text(self, run_id: str, listener: Callable[[str], None]) -> None:
+        """Call a listener with an answer's text as it is written, for as long as this process serves the run's ask."""
+        texts: dict[str, LiveText] = {}
+        while live := self._live.get(run_id):
+            now = live.run.run_id
+            text = texts.setdefault(now, LiveText(self._runner.files(now).stdout))
+            if written := await in_thread(text.read):
+                listener(written)
+            with anyio.move_on_after(TEXT_S):
+                await live.done.wait()
 
     def doing(self, run_id: str) -> str:
         """What a run is doing, in words."""

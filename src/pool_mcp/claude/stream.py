@@ -64,6 +64,23 @@ class LineBuffer:
             self.dropped += 1
 
 
+def text_delta(line: bytes) -> str | None:
+    """The piece of the answer's text that a line adds; empty where a message begins; None for every other line."""
+    if b"content_block_delta" not in line and b"message_start" not in line:
+        return None
+    try:
+        event = as_object(json.loads(line))
+    except ValueError:
+        return None
+    if event.get("type") != "stream_event" or event.get("parent_tool_use_id") is not None:
+        return None
+    inner = as_object(event.get("event"))
+    if inner.get("type") == "message_start":
+        return ""
+    delta = as_object(inner.get("delta"))
+    return (as_text(delta.get("text")) or None) if delta.get("type") == "text_delta" else None
+
+
 @dataclass(slots=True)
 class ApiCall:
     """One API call as the stream shows it; ``tokens`` and ``chars`` grow while it answers."""

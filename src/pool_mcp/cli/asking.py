@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,67 +12,124 @@ import click
 
 from pool_mcp.choices import EFFORTS, TOOL_PROFILES
 from pool_mcp.cli import run
-from pool_mcp.cli.options import Usd
+from pool_mcp.cli.options import Command, Usd
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
     from pool_mcp.results.asks import AskResult
 
 _FOR_EVER_S = 7 * 86_400.0
+_PIPE_S = 3.0
+"""After this long without any input a person hears what is waited for."""
 
 
-@click.command()
-@click.argument("prompt", required=False)
-@click.option("--session", "session_id", metavar="ID", help="Go on with this session.")
+@click.command(cls=Command)
+@click.argument("prompt", nargs=-1)
+@click.option("-c", "--continue", "go_on", is_flag=True, help="Go on with this caller's last conversation.")
+@click.option("--session", metavar="ID", help="Go on with this session: its id, a run's, or the beginning of one.")
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Add a text file.",
+)
 @click.option("--subscription", metavar="ID", help="Use this subscription only.")
 @click.option("--model", help="Alias (opus, sonnet, haiku) or full name.")
 @click.option("--effort", type=click.Choice(EFFORTS), help="How hard Claude should think.")
 @click.option("--system-prompt", help="Instead of Claude Code's own.")
 @click.option("--json-schema", "schema_file", type=click.Path(exists=True, dir_okay=False), help="File with a schema.")
-@click.option("--max-cost", "max_cost_usd", type=Usd(), metavar="USD", help="Stop at this cost.")
-@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop after this time.")
+@click.option("--max-cost", "max_cost_usd", type=Usd(), metavar="USD", help="Stop at this cost, at list price.")
+@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop after this time. [default: 1800]")
 @click.option("--working-dir", metavar="DIR", help="Where Claude's tools work, where it has any.")
 @click.option("--tool-profile", type=click.Choice(TOOL_PROFILES), help="At most what pool.toml allows.")
 @click.option("--caller", default="command line", show_default=True, help="Who asks, for budgets and reports.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-def ask(prompt: str | None, max_cost_usd: float | None, schema_file: str | None, as_json: bool, **options: Any) -> None:
-    """Ask Claude; PROMPT, or standard input where it is left out or "-"."""
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as one JSON object, at the end.")
+def ask(
+    prompt: tuple[str, ...],
+    files: tuple[str, ...],
+    max_cost_usd: float | None,
+    schema_file: str | None,
+    as_json: bool,
+    session: str | None,
+    go_on: bool,
+    **options: Any,
+) -> None:
+    """Ask Claude, and print the answer as it is written.
+
+    The prompt is PROMPT, then the files, then what is piped in: git diff | pool-mcp ask "Review this."
+    """
     from pool_mcp.model import Ask, nanousd
     from pool_mcp.views import tables
+    from pool_mcp.views.answers import Answer
 
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
-    schema = None if schema_file is None else _read_schema(Path(schema_file))
+    if go_on and session is not None:
+        raise click.UsageError("--continue and --session are two ways to say which conversation; use one.")
     if options["working_dir"] is not None:
         options["working_dir"] = str(Path(options["working_dir"]).absolute())
     question = Ask(
-        prompt=text or "",
+        prompt=_prompt(prompt, files),
         max_cost_nanousd=None if max_cost_usd is None else nanousd(max_cost_usd),
-        json_schema=schema,
+        json_schema=None if schema_file is None else _read_schema(Path(schema_file)),
         **options,
     )
-    waiting = tables.console(stderr=True).status("starting the CLI")
-
-    async def progress(elapsed_s: float, message: str) -> None:
-        waiting.update(f"{message} ({elapsed_s:.0f} s)")
+    is_plain_text = not as_json and schema_file is None
+    out, about = run.terminal.console(), run.terminal.console(stderr=True)
+    shown = Answer(out, about, is_quiet=run.terminal.quiet)
 
     async def work(pool: "Pool") -> "AskResult":
-        answer = await pool.ask(question, progress, wait_s=_FOR_EVER_S)
+        ask = question
+        if go_on:
+            ask = replace(ask, session_id=await pool.look(pool.history.latest_session, question.caller))
+        elif session is not None:
+            ask = replace(ask, session_id=await pool.look(pool.history.session, session))
+        answer = await pool.ask(ask, shown.progress, wait_s=_FOR_EVER_S, on_text=shown.add if is_plain_text else None)
         pages = [answer.text]
         while (offset := answer.next_offset) is not None:
             answer = await pool.result(answer.run_id, offset=offset)
             pages.append(answer.text)
         return answer.model_copy(update={"text": "".join(pages), "next_offset": None})
 
-    with waiting:
+    with shown:
         answer = run.with_pool(work, as_json=as_json)
     if as_json:
         run.print_json(answer)
+    elif answer.structured is not None:
+        click.echo(json.dumps(answer.structured, indent=2, ensure_ascii=False))
     else:
-        click.echo(answer.text if answer.structured is None else json.dumps(answer.structured, indent=2))
-        tables.console(stderr=True).print(tables.ask_line(answer))
+        shown.finish(answer.text)
+    if not as_json and not run.terminal.quiet:
+        about.print(tables.ask_line(answer))
 
 
-@click.command()
+def _prompt(words: tuple[str, ...], files: tuple[str, ...]) -> str:
+    """The words, the files and standard input, in this order; ``-`` among the words asks for the last."""
+    text = " ".join(word for word in words if word != "-")
+    parts = [text] if text else []
+    for name in files:
+        try:
+            parts.append(f'<file path="{name}">\n{Path(name).read_text(encoding="utf-8")}\n</file>')
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{name} cannot be read as text: {error}", param_hint="--file") from None
+    if "-" in words or not sys.stdin.isatty():
+        parts.append(_piped())
+    elif not parts:
+        raise click.UsageError('Ask what? pool-mcp ask "your question", or pipe it in.')
+    return "\n\n".join(part for part in parts if part)
+
+
+def _piped() -> str:
+    """All of standard input; whoever waits for it without knowing is told."""
+    try:
+        if not sys.stdin.isatty() and not select.select([sys.stdin], [], [], _PIPE_S)[0]:
+            click.echo("pool-mcp: reading standard input; end it, or ask with < /dev/null", err=True)
+    except (OSError, ValueError):
+        pass  # a file, or a test's: there is nothing to wait for
+    return sys.stdin.read().strip("\n")
+
+
+@click.command(cls=Command)
 @click.option("--estimated-cost", "estimated_cost_usd", type=Usd(), metavar="USD", help="What the ask may cost.")
 @click.option("--model", help="The model it is for.")
 @click.option("--session", "session_id", metavar="ID", help="The session it goes on with.")
@@ -83,14 +142,14 @@ def pick(estimated_cost_usd: float | None, model: str | None, session_id: str | 
     else:
         from pool_mcp.views import tables
 
-        tables.console().print(tables.pick_table(choice))
+        run.terminal.console().print(tables.pick_table(choice))
         if choice.env:
             click.echo("By hand: " + " ".join(f"{name}={value}" for name, value in choice.env.items()) + " claude")
     if choice.subscription is None:
         sys.exit(run.EXIT_CODES["limit"])
 
 
-@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command("exec", cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--subscription", metavar="ID", help="This one, whatever the pool would choose.")
 @click.option("--model", help="The model it is for.")
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND [ARG]...")

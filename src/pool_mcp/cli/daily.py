@@ -10,7 +10,7 @@ import click
 
 from pool_mcp.choices import RunState
 from pool_mcp.cli import run
-from pool_mcp.cli.options import AS_JSON
+from pool_mcp.cli.options import AS_JSON, Command
 from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Look = Callable[["Pool"], Awaitable[tuple["StatusResult", "RunsResult"]]]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("subscription", required=False)
 @click.option("--caller", help="Show this caller's own budget, too.")
 @click.option("--watch", is_flag=True, help="Show it again and again until Ctrl-C.")
@@ -32,7 +32,7 @@ Look = Callable[["Pool"], Awaitable[tuple["StatusResult", "RunsResult"]]]
     "--json", "as_json", is_flag=True, help="Print the whole state as JSON; with --watch, one line each time."
 )
 def status(subscription: str | None, caller: str | None, watch: bool, interval: float, as_json: bool) -> None:
-    """Show what is spent and left, of all subscriptions or of one, and what runs."""
+    """Show what is spent and left, and what runs."""
     from pool_mcp.asks.history import Which
 
     async def look(pool: "Pool") -> "tuple[StatusResult, RunsResult]":
@@ -47,9 +47,8 @@ def status(subscription: str | None, caller: str | None, watch: bool, interval: 
         run.print_json(state)
         return
     from pool_mcp.views import status as status_view
-    from pool_mcp.views import tables
 
-    tables.console().print(status_view.StatusView(state, runs.running))
+    run.terminal.console().print(status_view.StatusView(state, runs.running))
 
 
 async def _watch(pool: "Pool", look: "Look", interval: float, *, as_json: bool) -> signal.Signals:
@@ -57,9 +56,8 @@ async def _watch(pool: "Pool", look: "Look", interval: float, *, as_json: bool) 
     import anyio
 
     from pool_mcp.views import status as status_view
-    from pool_mcp.views import tables
 
-    out = tables.console()
+    out = run.terminal.console()
     show = (
         status_view.Screen(out)
         if out.is_terminal and not out.is_dumb_terminal and not as_json
@@ -93,7 +91,7 @@ async def _watch(pool: "Pool", look: "Look", interval: float, *, as_json: bool) 
     return ended_by
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--subscription", metavar="ID", help="Of this subscription only.")
 @click.option("--caller", help="Of this caller only.")
 @click.option(
@@ -106,7 +104,7 @@ async def _watch(pool: "Pool", look: "Look", interval: float, *, as_json: bool) 
 )
 @AS_JSON
 def runs(subscription: str | None, caller: str | None, state: str | None, limit: int, as_json: bool) -> None:
-    """List what runs now and the latest runs, with what each cost."""
+    """List what runs now and what ran last, with its cost."""
     from pool_mcp.asks.history import Which
 
     which = Which(subscription, caller, RunState(state) if state else None)
@@ -115,34 +113,35 @@ def runs(subscription: str | None, caller: str | None, state: str | None, limit:
         run.print_json(found)
     else:
         from pool_mcp.views import status as status_view
-        from pool_mcp.views import tables
 
-        tables.console().print(status_view.RunsView(found))
+        run.terminal.console().print(status_view.RunsView(found))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run_id", metavar="RUN")
 @click.option("--answer", is_flag=True, help="The answer's text, too; of one that runs, what there is of it.")
 @AS_JSON
 def show(run_id: str, answer: bool, as_json: bool) -> None:
-    """Show one ask with its attempts; RUN is the id of a run or an ask, or the beginning of one."""
+    """Show one ask with its attempts.
+
+    RUN is the id of a run or an ask, or the beginning of one.
+    """
     found = run.with_pool(lambda pool: pool.look(pool.history.ask, run_id, with_answer=answer), as_json=as_json)
     if as_json:
         run.print_json(found)
         return
     from pool_mcp.views import status as status_view
-    from pool_mcp.views import tables
 
-    tables.console(stderr=answer).print(status_view.ask_view(found))
+    run.terminal.console(stderr=answer).print(status_view.ask_view(found))
     if answer:
         click.echo((found.text or "") if found.structured is None else json.dumps(found.structured, indent=2))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run_id", metavar="RUN")
 @AS_JSON
 def cancel(run_id: str, as_json: bool) -> None:
-    """Stop a run, whichever process follows it, and say what it cost."""
+    """Stop a run, in whatever process, and say what it cost."""
 
     async def stop(pool: "Pool") -> "AskDetails":
         latest = await pool.look(pool.history.find, run_id)
@@ -154,9 +153,8 @@ def cancel(run_id: str, as_json: bool) -> None:
         run.print_json(found)
     else:
         from pool_mcp.views import status as status_view
-        from pool_mcp.views import tables
 
-        tables.console().print(status_view.cancel_line(found))
+        run.terminal.console().print(status_view.cancel_line(found))
     if found.attempts[-1].ended_at is None:
         sys.exit(1)
 

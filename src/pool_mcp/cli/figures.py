@@ -1,5 +1,6 @@
 """Figures and the ledger: report, import, sync, reconcile, and the group ``ledger``."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 
 from pool_mcp.choices import BY, By
 from pool_mcp.cli import run
+from pool_mcp.cli.options import AS_JSON, Command, Group
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
     from pool_mcp.usage.charts import Chart
 
 
-@click.command("import")
+@click.command("import", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def import_(as_json: bool) -> None:
-    """Book what was spent outside the pool, as Claude Code's own transcripts have it.
+    """Read what was spent outside the pool from Claude Code's transcripts.
 
     Servers do this by themselves every few minutes. Each API call is booked once, however often it is imported.
     """
@@ -34,10 +36,10 @@ def import_(as_json: bool) -> None:
     if as_json:
         run.print_json(found)
     else:
-        tables.console().print(tables.import_table(found))
+        run.terminal.console().print(tables.import_table(found))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--by", type=click.Choice(BY), default="day", show_default=True, help="One row for each.")
 @click.option("--since", metavar="WHEN", help="Date, RFC 3339, 24h, 7d, 4w, today, yesterday; default: all.")
 @click.option("--until", metavar="WHEN", help="The same; a date is included.")
@@ -64,15 +66,20 @@ def report(
     as_json: bool,
     chart: str | None,
 ) -> None:
-    """Report what was spent, by time or by name; days in your time zone."""
+    """Report what was spent, by time or by name.
+
+    Days are those of your time zone. Money is in dollars at list price, which a flat plan does not bill.
+    """
     from pool_mcp.accounting.periods import Only
     from pool_mcp.views import tables
+
+    _one_format(as_csv=as_csv, as_json=as_json)
 
     only = Only(subscription, caller)
     if chart is not None:
         picture = run.with_pool(lambda pool: pool.look(pool.figures.chart, by, since, until, only), as_json=as_json)
         if chart == "-":
-            tables.console().print(tables.chart(picture))
+            run.terminal.console().print(tables.chart(picture))
         else:
             _write_picture(Path(chart), picture)
         return
@@ -84,18 +91,21 @@ def report(
     elif as_csv:
         click.echo(tables.report_csv(found), nl=False)
     else:
-        out = tables.console()
+        out = run.terminal.console()
         out.print(tables.report_table(found))
         for line in tables.report_lines(found):
             out.print(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--since", metavar="WHEN", help="From this UTC day on; default: the last 30 days.")
 @click.option("--until", metavar="WHEN", help="Up to this UTC day.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was read as JSON.")
 def sync(since: str | None, until: str | None, as_json: bool) -> None:
-    """Read the organisation's reports now (servers do it every hour); needs an Admin key."""
+    """Read the organization's reports now; needs an Admin key.
+
+    Servers read them every hour.
+    """
     done = run.with_pool(lambda pool: pool.organisation.sync(since, until), as_json=as_json)
     if as_json:
         run.print_json(done)
@@ -103,23 +113,26 @@ def sync(since: str | None, until: str | None, as_json: bool) -> None:
     from pool_mcp.views import tables
 
     for line in tables.sync_lines(done):
-        tables.console().print(line)
+        run.terminal.console().print(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--since", metavar="WHEN", help="From this UTC day on; default: the last 7 days.")
 @click.option("--until", metavar="WHEN", help="Up to this UTC day.")
 @click.option("--adjust", is_flag=True, help="Book the difference.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, as the tool gives it.")
 def reconcile(since: str | None, until: str | None, adjust: bool, as_json: bool) -> None:
-    """Hold the API-key subscriptions' ledger against the organisation's reports; exit code 1 on a warning."""
+    """Compare the ledger of API keys with the organization's reports.
+
+    Exit code 1 on a warning.
+    """
     found = run.with_pool(lambda pool: pool.organisation.reconcile(since, until, adjust=adjust), as_json=as_json)
     if as_json:
         run.print_json(found)
     else:
         from pool_mcp.views import tables
 
-        out = tables.console()
+        out = run.terminal.console()
         out.print(tables.reconcile_table(found))
         for line in tables.reconcile_lines(found):
             out.print(line)
@@ -147,15 +160,15 @@ def _write_picture(path: Path, picture: "Chart") -> None:
     click.echo(f"{path}: {len(content)} bytes", err=True)
 
 
-@click.group()
+@click.group(cls=Group)
 def ledger() -> None:
-    """Check the ledger, or copy it while servers run."""
+    """Check the ledger, ask it, or copy it while servers run."""
 
 
 @ledger.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(as_json: bool) -> None:
-    """Prove the sums against the entries, and tell of runs that are not settled."""
+    """Check every sum against its entries, and list runs that are not settled."""
     found = run.with_pool(lambda pool: pool.look(pool.history.check), as_json=as_json)
     if as_json:
         run.print_json(found)
@@ -174,18 +187,50 @@ def check(as_json: bool) -> None:
 
 
 @ledger.command()
+@click.argument("sql")
+@click.option("--csv", "as_csv", is_flag=True, help="Print it as CSV.")
+@AS_JSON
+def query(sql: str, as_csv: bool, as_json: bool) -> None:
+    """Put a question in SQL to the ledger; it cannot change anything. docs/ledger.md has the tables."""
+    from pool_mcp.ledger.query import query as ask_ledger
+    from pool_mcp.settings import load
+    from pool_mcp.views import tables
+
+    _one_format(as_csv=as_csv, as_json=as_json)
+    columns, rows = ask_ledger(load(dict(os.environ)).ledger_path, sql)
+    if as_json:
+        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+    elif as_csv:
+        click.echo(tables.rows_csv(columns, rows), nl=False)
+    else:
+        run.terminal.console().print(tables.rows_table(columns, rows))
+
+
+def _one_format(*, as_csv: bool, as_json: bool) -> None:
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json are two forms of one output; use one.")
+
+
+@ledger.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def backup(file: Path) -> None:
+@AS_JSON
+def backup(file: Path, as_json: bool) -> None:
     """Write a consistent copy of the ledger to FILE, while servers run."""
+    from pool_mcp.errors import InvalidRequest
     from pool_mcp.ledger.ledger import Ledger
     from pool_mcp.settings import load
 
+    if not file.absolute().parent.is_dir():
+        raise InvalidRequest(f"There is no folder {file.absolute().parent}; make it first.")
     source = Ledger(load(dict(os.environ)).ledger_path)
     try:
         source.backup(file)
     finally:
         source.close()
-    click.echo(f"{file}: {file.stat().st_size} bytes")
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "bytes": file.stat().st_size}))
+    else:
+        click.echo(f"{file}: {file.stat().st_size} bytes")
 
 
 COMMANDS: tuple[click.Command, ...] = (report, import_, sync, reconcile, ledger)

@@ -8,9 +8,42 @@ from pathlib import Path
 import click
 
 from pool_mcp import __version__
-from pool_mcp.cli import asking, daily, figures, run, setup
+from pool_mcp.cli import asking, config, daily, figures, run, setup
+from pool_mcp.cli.options import Group
 from pool_mcp.errors import PoolError
 from pool_mcp.system import places
+
+SECTIONS = {
+    "Every day": ["ask", "status", "runs", "show", "cancel", "report", "pick", "exec"],
+    "Set up": ["setup", "add", "login", "remove", "install", "uninstall", "doctor", "config", "completion", "demo"],
+    "The ledger": ["import", "ledger", "sync", "reconcile"],
+    "For other programs": ["serve", "statusline"],
+}
+
+EPILOG = """\
+\b
+Examples:
+  pool-mcp setup                           find your logins, read what they have spent
+  pool-mcp install claude-code             let Claude Code ask through the pool
+  git diff | pool-mcp ask "Review this."   the pipe and the question both go in
+  pool-mcp ask -c "And the tests?"         go on with the last conversation
+  pool-mcp status --watch                  what is left, live
+  pool-mcp report --by model --since 7d    what it cost
+
+\b
+Exit codes:
+  0 done   1 failed   2 wrong use   3 nothing left for now: try later
+  4 a person must act (login, billing, no CLI)   130 cancelled
+
+\b
+Environment:
+  POOL_MCP_HOME              settings, ledger and answers are here
+  POOL_MCP_CLAUDE_PATH       the Claude Code CLI
+  POOL_MCP_WEEKLY_BUDGET_USD, POOL_MCP_DEBUG
+  NO_COLOR, COLUMNS, TZ      as elsewhere
+
+Money is in dollars at list price: what the same tokens would cost by the API. A flat plan does not bill them.
+"""
 
 
 def main() -> None:
@@ -27,15 +60,23 @@ def main() -> None:
         sys.exit(130)
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    sections=SECTIONS,
+    epilog=EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, message="pool-mcp %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Ask Claude under whichever of your own subscriptions has the most room, and keep the books.
+    """Ask Claude under whichever of your own subscriptions has the most room, and see what each has spent.
 
     Without a command, serves MCP on stdin and stdout: that is what a host starts.
     """
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is None and sys.stdin.isatty():
+        click.echo(context.get_help())
+    elif context.invoked_subcommand is None:
         context.invoke(serve)
 
 
@@ -60,7 +101,7 @@ def serve() -> None:
 
 @commands.command()
 def statusline() -> None:
-    """Be Claude Code's status line: its JSON on stdin, one line out, readings kept.
+    """Print Claude Code's status line, from its JSON on stdin.
 
     In Claude Code's settings.json: {"statusLine": {"type": "command", "command": "pool-mcp statusline"}}
     """
@@ -77,11 +118,14 @@ def statusline() -> None:
     help="New directory for settings, ledger and log; stays. Default: one for temporary files.",
 )
 def demo(home: Path | None) -> None:
-    """See it work: real server, real CLI, a stand-in for Anthropic; no account, no network."""
+    """See it work in half a minute, without an account or network.
+
+    The server and the CLI are the real ones; a stand-in on this machine answers in Anthropic's place.
+    """
     from pool_mcp.demo.demo import run_demo
 
     run_demo(home)
 
 
-for _command in (*asking.COMMANDS, *daily.COMMANDS, *figures.COMMANDS, *setup.COMMANDS):
+for _command in (*asking.COMMANDS, *daily.COMMANDS, *figures.COMMANDS, *setup.COMMANDS, *config.COMMANDS):
     commands.add_command(_command)

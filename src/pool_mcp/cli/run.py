@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
@@ -20,10 +21,30 @@ from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.console import Console
 
     from pool_mcp.pool import Pool
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Terminal:
+    """What the person wants to see besides the result: ``-v`` counts, ``-q``, ``--color``."""
+
+    verbosity: int = 0
+    quiet: bool = False
+    color: str = "auto"
+
+    def console(self, *, stderr: bool = False) -> "Console":
+        """Where to print to, as the person wants it."""
+        from pool_mcp.views import tables
+
+        return tables.console(stderr=stderr, color=self.color)
+
+
+terminal = Terminal()
+"""Of this command; set by its options."""
 
 EXIT_CODES = {
     "invalid_request": 2,
@@ -73,7 +94,8 @@ def with_pool(work: "Callable[[Pool], Awaitable[T]]", *, as_json: bool = False) 
     """Do one thing with an open pool; under ``as_json`` a failure is JSON, too."""
     import anyio
 
-    log_to_stderr(logging.WARNING)
+    # What a person has to know is in the result or the error; log lines are for those who ask for them.
+    log_to_stderr((logging.CRITICAL, logging.INFO, logging.DEBUG)[min(2, terminal.verbosity)])
 
     async def inside() -> T:
         async with open_pool() as pool:

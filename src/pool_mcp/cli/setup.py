@@ -1,4 +1,4 @@
-"""The commands of the way in: setup, add, login, remove, install, uninstall, doctor, completion."""
+"""The commands of the way in: setup, add, login, remove, install, uninstall, doctor."""
 
 import os
 import shlex
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pool_mcp.cli import run
+from pool_mcp.cli.options import Command
 
 # Everything else is imported where it is used: this module is loaded by every server that a host starts.
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ _MARKS = {"ok": "✓", "note": "·", "broken": "✗"}
 _PLAIN_MARKS = {"ok": "ok", "note": "--", "broken": "NO"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--yes", "-y", is_flag=True, help="Write it without asking.")
 def setup(yes: bool) -> None:
-    """Find your Claude logins and write them to pool.toml, after a look at what will be written."""
+    """Find your Claude logins, and read what they have spent.
+
+    Shows what will be written to pool.toml, and asks first.
+    """
     from pool_mcp.setup import onboarding
 
     env = dict(os.environ)
@@ -73,7 +77,7 @@ def _complete_id(_context: click.Context, _argument: click.Parameter, begun: str
         return []
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("subscription_id", metavar="ID")
 @click.option("--config-dir", metavar="DIR", help="Where the CLI keeps this login. Default: ~/.claude-ID.")
 @click.option("--api-key-env", metavar="NAME", help="The variable that holds an API key, instead of a login.")
@@ -99,7 +103,7 @@ def add(subscription_id: str, **options: str | None) -> None:
         _say(out, f"\nNext: pool-mcp login {subscription_id}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("subscription_id", metavar="ID", shell_complete=_complete_id)
 def login(subscription_id: str) -> None:
     """Sign in under a subscription, with the CLI's own sign-in."""
@@ -124,10 +128,13 @@ def login(subscription_id: str) -> None:
     _say(_console(), f"{subscription_id}: {now.who}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("subscription_id", metavar="ID", shell_complete=_complete_id)
 def remove(subscription_id: str) -> None:
-    """Take a subscription out of pool.toml; its login and what it has spent stay."""
+    """Take a subscription out of pool.toml.
+
+    Its login stays in the CLI, and what it has spent in the ledger.
+    """
     from pool_mcp.setup import onboarding
 
     env = dict(os.environ)
@@ -158,7 +165,7 @@ _NAME = click.option("--name", default="pool", show_default=True, help="What the
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 
 
-@click.command()
+@click.command(cls=Command)
 @_HOSTS
 @_NAME
 @_DRY_RUN
@@ -178,7 +185,7 @@ def install(names: tuple[str, ...], name: str, dry_run: bool) -> None:
             _say(_console(), f"It needs {', '.join(variables)} in its environment, as pool.toml says.")
 
 
-@click.command()
+@click.command(cls=Command)
 @_HOSTS
 @_NAME
 @_DRY_RUN
@@ -229,10 +236,10 @@ def _change_host(host_name: str, entry: str, wanted: "hosts.Launch | None", dry_
     return True
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool) -> None:
-    """Look the installation over: what is well, and the one command that mends what is not."""
+    """Check everything, and print a fix for each problem."""
     from pool_mcp.setup.doctor import examine
 
     found = examine(dict(os.environ), run.now_ms())
@@ -244,24 +251,7 @@ def doctor(as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print what makes your shell complete pool-mcp's commands.
-
-    bash: eval "$(pool-mcp completion bash)" in ~/.bashrc;
-    zsh: the same with zsh in ~/.zshrc, after compinit;
-    fish: pool-mcp completion fish > ~/.config/fish/completions/pool-mcp.fish
-    """
-    from click.shell_completion import get_completion_class
-
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(context.find_root().command, {}, "pool-mcp", "_POOL_MCP_COMPLETE").source())
-
-
-COMMANDS: tuple[click.Command, ...] = (setup, add, login, remove, install, uninstall, doctor, completion)
+COMMANDS: tuple[click.Command, ...] = (setup, add, login, remove, install, uninstall, doctor)
 
 
 # What they share
@@ -282,9 +272,8 @@ def _write(settings: "Settings", text: str) -> None:
 
 
 def _console() -> "Console":
-    from pool_mcp.views import tables
 
-    return tables.console()
+    return run.terminal.console()
 
 
 def _say(out: "Console", text: str, style: str = "") -> None:

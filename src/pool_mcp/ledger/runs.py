@@ -178,6 +178,21 @@ class Runs:
         )
         return [run_id for (run_id,) in rows]
 
+    def sessions_with_prefix(self, begun: str, limit: int) -> list[str]:
+        """Sessions whose ids begin so; a few at most."""
+        rows = self._conn.execute(
+            "SELECT DISTINCT session_id FROM runs WHERE session_id >= ? AND session_id < ? LIMIT ?",
+            (begun, begun + "\U0010ffff", limit),
+        )
+        return [session_id for (session_id,) in rows]
+
+    def latest_session(self, caller: str) -> str | None:
+        """The session of a caller's last run that was answered."""
+        row = self._conn.execute(
+            "SELECT session_id FROM runs WHERE caller = ? AND state = 'settled' ORDER BY rowid DESC LIMIT 1", (caller,)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
     def adopt(self, run_id: str, from_owner_id: str, to_owner_id: str) -> bool:
         """Adopt a run whose owner is gone; False where another process was faster.
 

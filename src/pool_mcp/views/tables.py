@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,13 +30,18 @@ ID_WIDTH = 24
 """Where a longer id is folded, so that it is still shown whole; the settings allow 64 characters."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console for this terminal; in a pipe, 100 columns and no colour."""
+def console(*, stderr: bool = False, color: str = "auto") -> Console:
+    """A console for this terminal; in a pipe, 100 columns and, unless ``color`` is "always", no color."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # a locale without bars and arrows shows question marks
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    if color == "always":
+        depth: Literal["truecolor", "256"] = "truecolor" if "COLORTERM" in os.environ else "256"
+        return Console(
+            file=stream, width=width, highlight=False, force_terminal=True, color_system=depth, no_color=False
+        )
+    return Console(file=stream, width=width, highlight=False, no_color=True if color == "never" else None)
 
 
 def save_picture(shown: RenderableType, title: str, path: Path) -> None:
@@ -283,6 +289,15 @@ def ask_line(answer: AskResult, *, with_session: bool = True) -> Text:
         f"{session}",
         style="dim",
     )
+
+
+def rows_csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Plain rows under headers as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def rows_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
