@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 from mcp import Client
 from mcp_types import CallToolResult
 
@@ -26,6 +27,7 @@ from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, Tokens
 from pool_mcp.organisation import sync as ours
 from pool_mcp.pool import Pool
 from pool_mcp.results.organisation import AdjustedResult
+from pool_mcp.server import tools
 from pool_mcp.server.server import make_server
 from pool_mcp.settings import Settings, load
 
@@ -330,6 +332,8 @@ async def test_an_agent_reconciles_and_is_told_where_it_is_off(home: Home) -> No
     assert isinstance(found, CallToolResult)
     assert isinstance(nothing, CallToolResult)
     assert isinstance(report, CallToolResult)
+    for tool, result in (("reconcile_usage", found), ("reconcile_usage", nothing), ("usage_report", report)):
+        Draft202012Validator(tools.output_schema(tools.TOOLS[tool])).validate(result.structured_content)
     text = next(block.text for block in found.content if block.type == "text")
     assert f"warning: 2026-11-20 work {OPUS}: the organisation has +$5.00 against the ledger" in text
     assert nothing.structured_content

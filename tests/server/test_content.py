@@ -157,6 +157,34 @@ async def test_failures_fit_the_schema_and_their_text_is_whole(era: Era, standin
                 assert f"\nrun_id: {error['run_id']}" in text
 
 
+@pytest.mark.anyio
+async def test_a_cut_ask_hands_over_what_there_was_and_a_used_up_pool_says_when(
+    standin: Standin, tmp_path: Path
+) -> None:
+    _, env = make_home(tmp_path, standin)
+    standin.accounts["alice"] = Behaviour(mode="slow", chunks=600, chunk_delay_s=0.1)
+    async with connect(env, tmp_path) as client:
+        checked = Checked(client)
+        running, _ = await checked.call("ask_claude", prompt="Say something.", background=True)
+        await checked.call("ask_result", run_id=running["run_id"], wait_s=3)
+        cut, cut_text = await checked.call("ask_result", run_id=running["run_id"], cancel=True)
+        standin.accounts["alice"] = Behaviour(mode="five_hour_limit")
+        await checked.call("ask_claude", prompt="Say something.")
+        status, status_text = await checked.call("usage_status")
+        picked, picked_text = await checked.call("pick_subscription")
+    error = cut["error"]
+    assert (error["kind"], error["run_id"]) == ("cancelled", running["run_id"])
+    assert error["partial_text"]
+    assert cut_text.endswith(f"partial_text, what there was of the answer:\n{error['partial_text']}")
+    advice = status["advice"]
+    assert advice["action"] == "wait"
+    assert f"advice: wait until {advice['retry_at']} (in " in status_text
+    assert advice["retry_in_s"] > 0
+    assert picked["subscription"] is None
+    assert picked_text.startswith("subscription: none can serve now\n")
+    assert f"next available: {picked['next_available_at']}" in picked_text
+
+
 @eras
 @pytest.mark.anyio
 async def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(era: Era, tmp_path: Path) -> None:

@@ -126,10 +126,12 @@ def _subscription(one: SubscriptionResult) -> Iterator[str]:
     yield (
         f"  room for ${one.headroom_usd:.2f}; in flight {one.in_flight}, holding ${one.reserved_usd:.2f}; "
         f"${one.burn_usd_per_hour:.2f} in the last hour"
-        + (f", used up at {rfc3339(one.exhausts_at)} at this rate" if one.exhausts_at else "")
+        + (f", used up at {rfc3339(one.exhausts_at)} at this rate" if one.exhausts_at and one.headroom_usd else "")
     )
     block, week = one.block, one.week
-    yield f"  block to {rfc3339(block.ends_at)}: ${block.cost_usd:.2f} of ${block.budget_usd:.2f} ({block.percent:g}%)"
+    # An official block's percent is Anthropic's, not that of the dollars beside it; it stands below.
+    share = "" if block.source == "official" else f" ({block.percent:g}%)"
+    yield f"  block to {rfc3339(block.ends_at)}: ${block.cost_usd:.2f} of ${block.budget_usd:.2f}{share}"
     yield f"  7 days: ${week.cost_usd:.2f} of ${week.budget_usd:.2f} ({week.percent:g}%)"
     for name, window in one.official.items():
         percent = "unknown" if window.percent is None else f"{window.percent:g}%"
