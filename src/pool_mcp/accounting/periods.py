@@ -7,7 +7,6 @@ zone of half hours). Blocks are those of the UTC grid.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta, tzinfo
 
@@ -157,11 +156,10 @@ def _ms(at: datetime) -> int:
     return since_1970 // timedelta(milliseconds=1)
 
 
-def sum_between(by_hour: Mapping[int, int], since_ms: float, until_ms: float) -> float:
-    """What hours hold between two instants; an hour that is only partly inside counts by its share."""
-    total = 0.0
-    for hour_ms, amount in by_hour.items():
-        inside = min(until_ms, hour_ms + HOUR_MS) - max(since_ms, hour_ms)
-        if inside > 0:
-            total += amount * inside / HOUR_MS
-    return total
+def label(period: Period, by: By, zone: tzinfo) -> str:
+    """A period in a few characters, for an axis: ``14:00``, ``22 Nov``, ``W47``, ``Nov 2026``."""
+    start = datetime.fromtimestamp(period.span.since_ms // 1000, zone)
+    if by == "week":
+        return f"W{start.isocalendar().week}"
+    form = {"hour": "%H:%M", "day": "%-d %b", "month": "%b %Y", "block": "%a %H:%M"}[by]
+    return start.strftime(form)

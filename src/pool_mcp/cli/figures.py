@@ -79,7 +79,7 @@ def report(
     if chart is not None:
         picture = run.with_pool(lambda pool: pool.look(pool.figures.chart, by, since, until, only), as_json=as_json)
         if chart == "-":
-            run.terminal.console().print(tables.chart(picture))
+            run.terminal.console().print(tables.ChartView(picture))
         else:
             _write_picture(Path(chart), picture)
         return

@@ -10,7 +10,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from pool_mcp.accounting.periods import Only, Span, Sums, whole_hours
-from pool_mcp.model import HOUR_MS, WindowReading
+from pool_mcp.model import HOUR_MS
 
 _COLUMNS = (
     "calls",
@@ -42,7 +42,7 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Rows by name, dearest first, and how many more there are."""
+    """Rows by name, the most expensive first, and how many more there are."""
 
     rows: tuple[tuple[str, Sums], ...]
     left_out: int
@@ -144,40 +144,6 @@ class Reports:
         ).fetchall()
         found = rows[0][-1] if rows else 0
         return Named(tuple((row[0], Sums(*row[1:-1])) for row in rows), found - len(rows))
-
-    def hourly_spend(self, span: Span, among: Among) -> dict[int, int]:
-        """Nano-dollars by hour, for the whole hours of a span."""
-        rows = self._conn.execute(
-            """
-            SELECT hour_ms, sum(cost_nanousd) FROM subscription_hours
-            WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ? GROUP BY 1
-            """,
-            (among.subscriptions, span.since_ms, span.until_ms),
-        )
-        return dict(rows.fetchall())
-
-    def spend_in_steps(self, subscription: str, span: Span, step_ms: int) -> dict[int, int]:
-        """Nano-dollars by step of a short span, from the entries; a step's key is its start."""
-        rows = self._conn.execute(
-            """
-            SELECT at_ms - at_ms % ?, sum(cost_nanousd) FROM entries
-            WHERE subscription = ? AND at_ms >= ? AND at_ms < ? GROUP BY 1
-            """,
-            (step_ms, subscription, span.since_ms, span.until_ms),
-        )
-        return dict(rows.fetchall())
-
-    def readings(self, subscription: str, window: str, span: Span) -> list[WindowReading]:
-        """What Anthropic reported of a window in a span, oldest first."""
-        rows = self._conn.execute(
-            """
-            SELECT window, percent, resets_at_ms, status, observed_at_ms FROM official_readings
-            WHERE subscription = ? AND window = ? AND observed_at_ms >= ? AND observed_at_ms < ?
-            ORDER BY observed_at_ms
-            """,
-            (subscription, window, span.since_ms, span.until_ms),
-        )
-        return [WindowReading(*row) for row in rows]
 
     def _of_entries(self, span: Span, among: Among) -> tuple[int, ...]:
         row: tuple[int, ...] = self._conn.execute(

@@ -1,46 +1,46 @@
-"""Charts: bars and lines as plain data, laid out once as rectangles, lines and words, and written as SVG.
+"""Charts of spend: bars as plain data, laid out once as rectangles, lines and words, and written as SVG.
 
-The colours are Okabe and Ito's, which people with any colour vision can tell apart.
+Times stand as columns on an axis on which every hour, day, week or month has its place, whether or not there is any
+spend in it; names stand as rows. The colors are Okabe and Ito's, which people with any color vision can tell apart.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, tzinfo
 from html import escape
-from itertools import pairwise
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900", "#5F5F5F")
-_INK, _FAINT, _LIMIT, _PAPER = "#1F2328", "#D8DEE4", "#CF222E", "#FFFFFF"
-WIDTH, HEIGHT = 960, 420
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900", "#7A7A7A")
+INK, FAINT, PAPER = "#1F2328", "#D8DEE4", "#FFFFFF"
+WIDTH = 960
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 64, 44
+_PLOT_HEIGHT = 312
+_ROW_HEIGHT = 30
+_NAME_WIDTH = 230
 _FONT = 14
+_LABEL_WIDTH = 64
+_TOPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
-Points = Sequence[tuple[int, float]]
-"""``(at_ms, value)`` in order."""
+_DARK = """\
+<style>@media (prefers-color-scheme: dark) {
+[fill="#FFFFFF"] { fill: #0D1117 } [fill="#1F2328"] { fill: #E6EDF3 } [stroke="#D8DEE4"] { stroke: #30363D }
+}</style>"""
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
-    """Dollars by key, stacked by name; ``values[name]`` has one amount per key."""
+class Chart:
+    """Dollars by key, stacked by name; ``values[name]`` has one amount per key.
+
+    ``is_time``: the keys are spans of time, in order and without gaps; else they are names, the most expensive first.
+    """
 
     title: str
     keys: Sequence[str]
     values: Mapping[str, Sequence[float]]
+    is_time: bool
 
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """Courses over time in ``unit`` ("$" or "%"), what is expected of them, and a limit they should stay below."""
-
-    title: str
-    unit: str
-    zone: tzinfo
-    lines: Mapping[str, Points]
-    expected: Mapping[str, Points]
-    limit: float
-
-
-Chart = Bars | Lines
+    @property
+    def totals(self) -> list[float]:
+        """What stands above each key; an adjustment below zero counts as nothing."""
+        return [sum(max(0.0, own[at]) for own in self.values.values()) for at in range(len(self.keys))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,16 @@ class Rectangle:
     y: float
     width: float
     height: float
-    colour: str
+    color: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """A line through points."""
+    """A straight line from one point to another."""
 
-    points: Sequence[tuple[float, float]]
-    colour: str
-    width: float = 2.0
-    dashed: bool = False
+    start: tuple[float, float]
+    end: tuple[float, float]
+    color: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,6 @@ class Words:
     y: float
     text: str
     anchor: str = "start"
-    colour: str = _INK
     size: int = _FONT
 
 
@@ -84,148 +82,113 @@ class Drawing:
     """Shapes in the order in which they are painted."""
 
     title: str
+    height: float
     shapes: list[Shape] = field(default_factory=list)
 
 
-def amount(value: float, unit: str) -> str:
-    """A value for an axis or a legend."""
-    if unit == "%":
-        return f"{value:.0f}%"
-    return f"${value:,.0f}" if value >= 100 or value == int(value) else f"${value:.2f}"
+def amount(usd: float) -> str:
+    """Dollars for an axis or a label."""
+    return f"${usd:,.0f}" if usd >= 100 or usd == int(usd) else f"${usd:.2f}"
 
 
-def colour_of(at: int) -> str:
-    """The colour of the n-th name."""
-    return COLOURS[at % len(COLOURS)]
+def color_of(at: int) -> str:
+    """The color of the n-th name."""
+    return COLORS[at % len(COLORS)]
 
 
-def nice_top(value: float) -> float:
-    """The first of 1, 2, 2.5, 5 × 10ⁿ that is not below a value, at least a cent: where an axis ends."""
+def axis_end(value: float) -> float:
+    """Where an axis ends: the first round number that is not below a value, at least a cent."""
     power = 0.01
     while 10 * power < value:
         power *= 10
-    return next(top for top in (m * power for m in (1, 2, 2.5, 5, 10, 20)) if top >= value)
+    return next(power * step for step in (*_TOPS, 20) if power * step >= value)
+
+
+def shortened(name: str, length: int) -> str:
+    """A name that fits into so many characters."""
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def draw(chart: Chart) -> Drawing:
     """Lay a chart out."""
-    return _bars(chart) if isinstance(chart, Bars) else _lines(chart)
+    return _columns(chart) if chart.is_time else _rows(chart)
 
 
 def svg(chart: Chart) -> str:
-    """A chart as an SVG document."""
+    """A chart as an SVG document, light or dark as its reader has it."""
     drawing = draw(chart)
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" font-family="system-ui, sans-serif"><title>{escape(drawing.title)}</title>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{drawing.height:g}" '
+        f'viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" font-family="system-ui, sans-serif">'
+        f"<title>{escape(drawing.title)}</title>"
     )
-    return "\n".join([head, *(_element(shape) for shape in drawing.shapes), "</svg>", ""])
+    return "\n".join([head, _DARK, *map(_element, drawing.shapes), "</svg>", ""])
 
 
 def _element(shape: Shape) -> str:
     match shape:
-        case Rectangle(x, y, width, height, colour):
-            return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
-        case Stroke(points, colour, width, dashed):
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            dash = ' stroke-dasharray="6 5"' if dashed else ""
-            return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dash}/>'
-        case Words(x, y, text, anchor, colour, size):
-            place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="{size}"'
+        case Rectangle(x, y, width, height, color):
+            return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}"/>'
+        case Stroke((x1, y1), (x2, y2), color):
+            return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}"/>'
+        case Words(x, y, text, anchor, size):
+            place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}" font-size="{size}"'
             return f"<text {place}>{escape(text)}</text>"
 
 
-def _frame(title: str, names: Sequence[tuple[str, str]], top: float, unit: str) -> Drawing:
-    """Paper, title, legend and the horizontal grid."""
-    drawing = Drawing(title, [Rectangle(0, 0, WIDTH, HEIGHT, _PAPER), Words(_LEFT, 26, title, size=18)])
-    x = float(_LEFT)
-    for name, colour in names:
-        shown = name if len(name) <= 28 else name[:27] + "…"
-        if x + 22 + 8 * len(shown) > WIDTH - _RIGHT:
-            drawing.shapes.append(Words(x, 50, "…"))
+def _paper(chart: Chart, height: float) -> Drawing:
+    """Paper, title and legend."""
+    shapes: list[Shape] = [Rectangle(0, 0, WIDTH, height, PAPER), Words(_FONT, 26, chart.title, size=18)]
+    drawing = Drawing(chart.title, height, shapes)
+    if not any(chart.totals):
+        drawing.shapes.append(Words(WIDTH / 2, height / 2, "nothing spent", "middle"))
+    if len(chart.values) < 2:
+        return drawing
+    x = float(_FONT)
+    for n, name in enumerate(chart.values):
+        label = shortened(name, 28)
+        if x + 22 + 8 * len(label) > WIDTH - _RIGHT:
+            drawing.shapes.append(Words(x, 51, "…"))
             break
-        drawing.shapes += [Rectangle(x, 40, 12, 12, colour), Words(x + 18, 51, shown)]
-        x += 36 + 8 * len(shown)
+        drawing.shapes += [Rectangle(x, 40, 12, 12, color_of(n)), Words(x + 18, 51, label)]
+        x += 36 + 8 * len(label)
+    return drawing
+
+
+def _columns(chart: Chart) -> Drawing:
+    """Columns along a time axis."""
+    bottom = _TOP + _PLOT_HEIGHT
+    drawing = _paper(chart, bottom + _BOTTOM)
+    top = axis_end(max(chart.totals, default=0.0))
     for step in range(5):
-        value = top * step / 4
-        y = _y(value, top)
-        drawing.shapes += [
-            Stroke(((_LEFT, y), (WIDTH - _RIGHT, y)), _FAINT, 1.0),
-            Words(_LEFT - 8, y + 5, amount(value, unit), "end"),
-        ]
-    return drawing
-
-
-def _y(value: float, top: float) -> float:
-    return HEIGHT - _BOTTOM - min(1.0, max(0.0, value / top)) * (HEIGHT - _BOTTOM - _TOP)
-
-
-def _bars(chart: Bars) -> Drawing:
-    heights = [sum(max(0.0, own[at]) for own in chart.values.values()) for at in range(len(chart.keys))]
-    top = nice_top(max(heights, default=0.0))
-    drawing = _frame(chart.title, [(name, colour_of(n)) for n, name in enumerate(chart.values)], top, "$")
-    if not chart.keys:
-        drawing.shapes.append(Words(WIDTH / 2, HEIGHT / 2, "nothing spent", "middle"))
-        return drawing
-    slot = (WIDTH - _LEFT - _RIGHT) / len(chart.keys)
-    width = min(48.0, slot * 0.7)
-    every = -(-len(chart.keys) * 90 // (WIDTH - _LEFT - _RIGHT))
+        y = bottom - _PLOT_HEIGHT * step / 4
+        grid = Stroke((_LEFT, y), (WIDTH - _RIGHT, y), FAINT)
+        drawing.shapes += [grid, Words(_LEFT - 8, y + 5, amount(top * step / 4), "end")]
+    slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(chart.keys))
+    width = min(48.0, slot * 0.8)
+    every = max(1, -(-_LABEL_WIDTH * len(chart.keys) // (WIDTH - _LEFT - _RIGHT)))
     for at, key in enumerate(chart.keys):
-        x, below = _LEFT + slot * (at + 0.5), 0.0
+        x, y = _LEFT + slot * (at + 0.5), float(bottom)
         for n, own in enumerate(chart.values.values()):
-            value = max(0.0, own[at])
-            if value:
-                y, base = _y(below + value, top), _y(below, top)
-                drawing.shapes.append(Rectangle(x - width / 2, y, width, base - y, colour_of(n)))
-                below += value
+            if (height := max(0.0, own[at]) / top * _PLOT_HEIGHT) > 0:
+                y -= height
+                drawing.shapes.append(Rectangle(x - width / 2, y, width, height, color_of(n)))
         if at % every == 0:
-            drawing.shapes.append(Words(x, HEIGHT - _BOTTOM + 20, key, "middle"))
+            drawing.shapes.append(Words(x, bottom + 20, key, "middle"))
     return drawing
 
 
-def _lines(chart: Lines) -> Drawing:
-    names = [*chart.lines, *chart.expected]
-    courses = [*chart.lines.values(), *chart.expected.values()]
-    points = [point for course in courses for point in course]
-    top = nice_top(max([chart.limit, *(value for _, value in points)]))
-    drawing = _frame(chart.title, [(name, colour_of(n)) for n, name in enumerate(names)], top, chart.unit)
-    limit = _y(chart.limit, top)
-    drawing.shapes += [
-        Stroke(((_LEFT, limit), (WIDTH - _RIGHT, limit)), _LIMIT, 1.5, dashed=True),
-        Words(WIDTH - _RIGHT, limit - 6, f"limit {amount(chart.limit, chart.unit)}", "end", _LIMIT),
-    ]
-    if not points:
-        drawing.shapes.append(Words(WIDTH / 2, HEIGHT / 2, "nothing used yet", "middle"))
-        return drawing
-    first, last = min(at for at, _ in points), max(at for at, _ in points)
-    length = max(1, last - first)
-
-    def x_of(at_ms: int) -> float:
-        return _LEFT + (at_ms - first) / length * (WIDTH - _LEFT - _RIGHT)
-
-    for n, course in enumerate(courses):
-        path = [(x_of(at), _y(value, top)) for at, value in course]
-        drawing.shapes.append(Stroke(path, colour_of(n), 2.5, dashed=n >= len(chart.lines)))
-    form = "%a %d %b" if length > 2 * 86_400_000 else "%H:%M"
-    for step in range(7):
-        at = first + length * step // 6
-        label = datetime.fromtimestamp(at / 1000, chart.zone).strftime(form)
-        anchor = "start" if step == 0 else "end" if step == 6 else "middle"
-        drawing.shapes.append(Words(x_of(at), HEIGHT - _BOTTOM + 20, label, anchor))
+def _rows(chart: Chart) -> Drawing:
+    """One row for each name, with its amount at the end."""
+    drawing = _paper(chart, _TOP + _ROW_HEIGHT * max(2, len(chart.keys)) + _FONT)
+    longest = max(chart.totals, default=0.0) or 1.0
+    room = WIDTH - _NAME_WIDTH - 110
+    for at, (key, total) in enumerate(zip(chart.keys, chart.totals, strict=True)):
+        x, y = float(_NAME_WIDTH), _TOP + _ROW_HEIGHT * at
+        drawing.shapes.append(Words(x - 10, y + 17, shortened(key, 28), "end"))
+        for n, own in enumerate(chart.values.values()):
+            if (width := max(0.0, own[at]) / longest * room) > 0:
+                drawing.shapes.append(Rectangle(x, y + 3, width, _ROW_HEIGHT - 10, color_of(n)))
+                x += width
+        drawing.shapes.append(Words(x + 8, y + 17, amount(total)))
     return drawing
-
-
-def dashes(points: Sequence[tuple[float, float]], on: float, off: float) -> list[tuple[float, float, float, float]]:
-    """A dashed line as plain segments ``(x1, y1, x2, y2)``, for what cannot dash by itself."""
-    segments, along = [], 0.0
-    for (x1, y1), (x2, y2) in pairwise(points):
-        length = ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5
-        done = 0.0
-        while done < length:
-            phase = along % (on + off)
-            step = min(length - done, (on if phase < on else on + off) - phase)
-            if phase < on:
-                a, b = done / length, (done + step) / length
-                segments.append((x1 + (x2 - x1) * a, y1 + (y2 - y1) * a, x1 + (x2 - x1) * b, y1 + (y2 - y1) * b))
-            done, along = done + max(step, 1e-6), along + max(step, 1e-6)
-    return segments

@@ -9,12 +9,11 @@ from datetime import tzinfo
 from pool_mcp.accounting import periods
 from pool_mcp.accounting.periods import Only, Span, Sums
 from pool_mcp.choices import TIMES, By
-from pool_mcp.choosing import windows
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.reports import Among
 from pool_mcp.ledger.transaction import Transaction
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS
+from pool_mcp.model import HOUR_MS, NANO
 from pool_mcp.results.ledger import ReportResult, report_result
 from pool_mcp.settings import Settings
 from pool_mcp.usage import charts
@@ -22,9 +21,10 @@ from pool_mcp.usage import charts
 MAX_ROWS = 100
 """Rows of one report for an agent: about 6,000 tokens."""
 
-_CHART_DAYS = 30
-_STEP_MS = 10 * MINUTE_MS
-_AHEAD_MS = 2 * DAY_MS
+_CHART_LAST: dict[By, int] = {"hour": 48, "day": 30, "week": 12, "month": 12, "block": 28}
+"""How many columns a chart has where no beginning is given."""
+_CHART_COLUMNS = 366
+_CHART_ROWS = 15
 
 
 class Figures:
@@ -93,78 +93,51 @@ class Figures:
     # Pictures
 
     def chart(self, by: By, since: str | None = None, until: str | None = None, only: Only = Only()) -> charts.Chart:  # noqa: B008
-        """The picture that goes with a report.
+        """The picture that goes with a report, by the same dimension and of the same span.
 
-        By hour or block the course of the five-hour window, by week the seven days against the budget, and else the
-        spend by day, stacked by subscription.
+        Times are a true axis, stacked by subscription: from ``since``, or the last so many, up to now. Names are the
+        most expensive ones, and the rest together.
+
+        Raises:
+            InvalidRequest: as :meth:`report`, or the span has too many columns.
         """
         now_ms = self._clock()
         span = periods.span_of(since, until, now_ms, self._zone)
         with self._ledger.read() as tx:
             self._check(tx, only)
-            if by in ("hour", "block"):
-                return self._course_of_blocks(tx, only, now_ms)
-            if by == "week":
-                return self._course_of_week(tx, only, now_ms)
-            return self._days(tx, span, only)
+            if by in TIMES:
+                return self._columns(tx, by, span, only, now_ms)
+            named = tx.reports.by_name(by, span, tx.reports.among(only), _CHART_ROWS)
+            total = tx.reports.total(span, tx.reports.among(only))
+        costs = {key: sums.cost_nanousd / NANO for key, sums in named.rows}
+        if named.left_out:
+            costs[f"{named.left_out} others"] = total.cost_nanousd / NANO - sum(costs.values())
+        return charts.Chart(f"Spend by {by}{_said(since, until)}", list(costs), {"spent": list(costs.values())}, False)
 
-    def _days(self, tx: Transaction, span: Span, only: Only) -> charts.Bars:
-        rows, left_out = self._by_time(tx, "day", span, tx.reports.among(only), _CHART_DAYS)
+    def _columns(self, tx: Transaction, by: By, span: Span, only: Only, now_ms: int) -> charts.Chart:
+        """Every period of the span up to now, with or without spend; the last of them where no beginning is given."""
+        number = _CHART_LAST[by]
+        found: list[periods.Period] = []
+        before_ms = min(span.until_ms, now_ms + 1)
+        while before_ms > span.since_ms and (span.since_ms > periods.ALWAYS.since_ms or len(found) < number):
+            if len(found) == _CHART_COLUMNS:
+                raise InvalidRequest(
+                    f"That is more than {_CHART_COLUMNS} columns; choose a longer step (by), or a later since."
+                )
+            found.append(periods.period_at(before_ms - 1, by, self._zone))
+            before_ms = found[-1].span.since_ms
+        found.reverse()
         names = tx.reports.subscriptions() if only.subscription is None else [only.subscription]
-        keys = [key for key, _ in rows]
         values = {}
         for name in names:
             among = tx.reports.among(Only(name, only.caller))
-            own, _ = self._by_time(tx, "day", span, among, 2 * _CHART_DAYS)
-            found = dict(own)
-            values[name] = [found[key].cost_nanousd / NANO if key in found else 0.0 for key in keys]
-        return charts.Bars(
-            "Spend by day" + (f" (the last {_CHART_DAYS} with any)" if left_out else ""),
-            keys,
-            {name: own for name, own in values.items() if any(own)},
-        )
+            own = [tx.reports.total(one.span.within(span), among).cost_nanousd / NANO for one in found]
+            if any(own):
+                values[name] = own
+        is_all = span.since_ms > periods.ALWAYS.since_ms
+        title = f"Spend by {by}" + ("" if is_all else f", the last {len(found)}")
+        return charts.Chart(title, [periods.label(one, by, self._zone) for one in found], values, True)
 
-    def _course_of_week(self, tx: Transaction, only: Only, now_ms: int) -> charts.Lines:
-        """The rolling seven-day sum over the last week, and where it goes at the last day's rate."""
-        mine = [s for s in self._settings.subscriptions if only.subscription in (None, s.id)]
-        budget = sum(s.weekly_budget_nanousd for s in mine)
-        span = Span(now_ms - 2 * WEEK_MS - HOUR_MS, now_ms + HOUR_MS)
-        spent = tx.reports.hourly_spend(span, tx.reports.among(only))
-        past = [at for at in range(now_ms - WEEK_MS, now_ms, 6 * HOUR_MS)] + [now_ms]  # noqa: C416
-        ahead = range(now_ms, now_ms + _AHEAD_MS + 1, 6 * HOUR_MS)
-        rate = periods.sum_between(spent, now_ms - DAY_MS, now_ms) / DAY_MS
-        return charts.Lines(
-            "Seven-day spend against the budget",
-            "$",
-            self._zone,
-            {"spent": [(at, periods.sum_between(spent, at - WEEK_MS, at) / NANO) for at in past]},
-            {
-                "at the last day's rate": [
-                    (at, (periods.sum_between(spent, at - WEEK_MS, now_ms) + rate * (at - now_ms)) / NANO)
-                    for at in ahead
-                ]
-            },
-            budget / NANO,
-        )
 
-    def _course_of_blocks(self, tx: Transaction, only: Only, now_ms: int) -> charts.Lines:
-        """Each subscription's share of its block, as Anthropic reported it, or of its own budget where it did not."""
-        lines: dict[str, list[tuple[int, float]]] = {}
-        readings = tx.official.latest()
-        for one in self._settings.subscriptions:
-            if only.subscription not in (None, one.id):
-                continue
-            block = windows.block_at(now_ms, readings.get(one.id, {}).get(windows.FIVE_HOUR))
-            span = Span(block.starts_at_ms, now_ms + 1)
-            seen = tx.reports.readings(one.id, windows.FIVE_HOUR, span)
-            official = [(r.observed_at_ms, r.percent) for r in seen if r.percent is not None]
-            if official and block.source == "official":
-                lines[one.id] = [(block.starts_at_ms, 0.0), *official]
-                continue
-            course, spent = [(block.starts_at_ms, 0.0)], 0
-            for at_ms, cost in sorted(tx.reports.spend_in_steps(one.id, span, _STEP_MS).items()):
-                spent += cost
-                course.append((min(at_ms + _STEP_MS, now_ms), 100 * spent / one.block_budget_nanousd))
-            if spent:
-                lines[f"{one.id} (own budget)"] = [*course, (now_ms, course[-1][1])]
-        return charts.Lines("The five-hour window", "%", self._zone, lines, {}, 100.0)
+def _said(since: str | None, until: str | None) -> str:
+    return (f" since {since}" if since else "") + (f" until {until}" if until else "")

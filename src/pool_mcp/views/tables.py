@@ -7,12 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +21,7 @@ from pool_mcp.results.ledger import ImportResult, ReportResult, ReportTotal
 from pool_mcp.results.organisation import ReconcileResult, SyncResult
 from pool_mcp.results.status import PickResult
 from pool_mcp.usage import charts
-from pool_mcp.usage.charts import Bars, Chart, Lines
+from pool_mcp.usage.charts import Chart
 from pool_mcp.usage.importing import Imported
 
 ID_WIDTH = 24
@@ -125,83 +123,42 @@ def report_csv(report: ReportResult) -> str:
     return out.getvalue()
 
 
-def chart(picture: Chart) -> Group:
-    """A chart in the terminal."""
-    return Group(heading(picture.title), *(_bars(picture) if isinstance(picture, Bars) else _lines(picture)))
+class ChartView:
+    """A chart in the terminal, as wide as that: a row for each key."""
 
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
 
-_CHART_CELLS = 48
-_CHART_LINES = 10
-
-
-def _bars(picture: Bars) -> list[Text]:
-    if not picture.keys:
-        return [Text("nothing spent")]
-    totals = [sum(own[at] for own in picture.values.values()) for at in range(len(picture.keys))]
-    top = charts.nice_top(max(totals))
-    width = max(len(key) for key in picture.keys)
-    lines = []
-    for at, key in enumerate(picture.keys):
-        line = Text(f"{key:<{width}}  ")
-        drawn, until = 0, 0.0
-        for n, own in enumerate(picture.values.values()):
-            until += max(0.0, own[at])
-            cells = round(until / top * _CHART_CELLS) - drawn
-            line.append(_FILLS[n % len(_FILLS)] * cells, style=charts.colour_of(n))
-            drawn += cells
-        line.append(f"{'' if drawn == 0 else ' '}{charts.amount(totals[at], '$')}")
-        lines.append(line)
-    return [*lines, _legend(list(picture.values))]
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        chart = self._chart
+        yield heading(chart.title)
+        if not any(chart.totals):
+            yield Text("nothing spent")
+            return
+        keys = [charts.shortened(key, 28) for key in chart.keys]
+        labels = [charts.amount(total) if total else "" for total in chart.totals]
+        name_width, label_width = max(map(len, keys)), max(map(len, labels))
+        cells = max(8, options.max_width - name_width - label_width - 4)
+        fills = _PLAIN_FILLS if options.ascii_only else _FILLS
+        longest = max(chart.totals)
+        for at, (key, label) in enumerate(zip(keys, labels, strict=True)):
+            line = Text(f"{key:<{name_width}}  ", no_wrap=True)
+            drawn, end = 0, 0.0
+            for n, own in enumerate(chart.values.values()):
+                end += max(0.0, own[at]) / longest * cells
+                line.append(fills[n % len(fills)] * (round(end) - drawn), style=charts.color_of(n))
+                drawn = round(end)
+            yield line.append(f" {label}" if drawn else label)
+        if len(chart.values) > 1:
+            legend = Text()
+            for n, name in enumerate(chart.values):
+                legend.append(fills[n % len(fills)], style=charts.color_of(n)).append(f" {name}   ")
+            yield legend
 
 
 _FILLS = "█▓▒░"
-"""So that a stack can be read without colour, too."""
-_MARKS = "●○◆◇■□▲△"
-
-
-def _lines(picture: Lines) -> list[Text]:
-    courses = [*picture.lines.values(), *picture.expected.values()]
-    points = [point for course in courses for point in course]
-    if not points:
-        return [Text("nothing used yet")]
-    first, last = min(at for at, _ in points), max(at for at, _ in points)
-    top = charts.nice_top(max([picture.limit, *(value for _, value in points)]))
-    limit_row = round(picture.limit / top * _CHART_LINES)
-    grid = [[("╌" if row == limit_row else " ", "red")] * _CHART_CELLS for row in range(_CHART_LINES + 1)]
-    for n, course in enumerate(courses):
-        for at, value in _filled(course, (last - first) / _CHART_CELLS / 2):
-            cell = min(_CHART_CELLS - 1, int((at - first) / max(1, last - first) * _CHART_CELLS))
-            grid[min(_CHART_LINES, max(0, round(value / top * _CHART_LINES)))][cell] = (
-                _MARKS[n % len(_MARKS)],
-                charts.colour_of(n),
-            )
-    lines = []
-    for row in range(_CHART_LINES, -1, -1):
-        value = picture.limit if row == limit_row else top * row / _CHART_LINES
-        said = charts.amount(value, picture.unit) if row % 5 == 0 or row == limit_row else ""
-        lines.append(Text.assemble(f"{said:>8} │", *grid[row]))
-    form = "%a %d %b %H:%M" if last - first > 2 * 86_400_000 else "%H:%M"
-    ends = [datetime.fromtimestamp(at / 1000, picture.zone).strftime(form) for at in (first, last)]
-    lines.append(Text(f"{'':>8} └{'─' * _CHART_CELLS}"))
-    lines.append(Text(f"{'':>10}{ends[0]}{ends[1]:>{_CHART_CELLS - len(ends[0])}}"))
-    return [*lines, _legend([*picture.lines, *picture.expected], _MARKS)]
-
-
-def _filled(course: charts.Points, step: float) -> Iterator[tuple[float, float]]:
-    """A course with points in between, so that its line has no gaps."""
-    yield from course[:1]
-    for (at, value), (next_at, next_value) in pairwise(course):
-        parts = max(1, int((next_at - at) / step) if step else 1)
-        for part in range(1, parts + 1):
-            yield at + (next_at - at) * part / parts, value + (next_value - value) * part / parts
-
-
-def _legend(names: Sequence[str], marks: str = _FILLS) -> Text:
-    legend = Text()
-    for n, name in enumerate(names):
-        legend.append(marks[n % len(marks)], style=charts.colour_of(n))
-        legend.append(f" {name}   ")
-    return legend
+_PLAIN_FILLS = "#=+."
+"""So that a stack can be read without color, too."""
 
 
 def sync_lines(done: SyncResult) -> list[Text]:
