@@ -109,6 +109,7 @@ class Subscription:
     priority: int
     max_in_flight: int
     enabled: bool
+    overage_budget_nanousd: int = 0
     console_key_id: str | None = None
 
     @property
@@ -235,6 +236,21 @@ class WindowReading:
 
 
 @dataclass(frozen=True, slots=True)
+class OverageReading:
+    """What Anthropic reported of use beyond a plan's limits, which costs real money.
+
+    ``window`` is the official window that was the tightest then, and ``resets_at_ms`` when the account's own allowance
+    for such use begins again.
+    """
+
+    in_use: bool
+    window: str
+    window_resets_at_ms: int | None
+    resets_at_ms: int | None
+    observed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cooldown:
     """Why a subscription is out of the choice, and until when (None: until a person acts).
 
@@ -292,7 +308,8 @@ class Settlement:
     ``retry_at_ms`` is when a limit lifts; ``cooldown`` puts the subscription out of the choice with the same commit.
     ``message_keys`` stand for the API calls that the run's stream shows, by which its calls are told in transcripts.
     ``has_acted`` is whether it has used a tool, so that to repeat it could do something twice.
-    ``readings`` are what Anthropic reported last of its windows.
+    ``readings`` are what Anthropic reported last of its windows, ``overage`` of use beyond the plan;
+    ``overage_nanousd`` is how much of the cost was that.
     """
 
     run_id: str
@@ -307,6 +324,8 @@ class Settlement:
     message_keys: tuple[int, ...] = ()
     has_acted: bool = False
     readings: tuple[WindowReading, ...] = ()
+    overage: OverageReading | None = None
+    overage_nanousd: int = 0
 
 
 @dataclass(frozen=True, slots=True)

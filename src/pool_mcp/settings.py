@@ -65,6 +65,7 @@ class SubscriptionSettings(_Section):
     priority: int = 0
     max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 15
     enabled: bool = True
+    overage_budget_usd: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 0
 
     @model_validator(mode="after")
     def _one_credential(self) -> "SubscriptionSettings":
@@ -236,6 +237,7 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
                 priority=one.priority,
                 max_in_flight=one.max_in_flight,
                 enabled=one.enabled,
+                overage_budget_nanousd=round(one.overage_budget_usd * NANO),
             )
         )
     return tuple(result)

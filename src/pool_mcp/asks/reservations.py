@@ -13,12 +13,24 @@ from dataclasses import replace
 from pool_mcp.asks.admission import check_caller, refusal
 from pool_mcp.asks.outcomes import FAILOVER
 from pool_mcp.asks.runner import Runner
-from pool_mcp.choosing import budget, cooldowns, selection
+from pool_mcp.choosing import budget, cooldowns, overage, selection
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, PoolError, UnknownSession
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
-from pool_mcp.model import NANO, SECOND_MS, Ask, Cost, Outcome, Run, RunState, Settlement, Subscription, WindowReading
+from pool_mcp.model import (
+    NANO,
+    SECOND_MS,
+    Ask,
+    Cost,
+    Outcome,
+    OverageReading,
+    Run,
+    RunState,
+    Settlement,
+    Subscription,
+    WindowReading,
+)
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks
@@ -173,14 +185,30 @@ class Reservations:
                 raise CliFailed("Another process took this run over before it began; ask again.")
         return replace(run, state=RunState.RUNNING, baseline_json=baseline_json, started_at_ms=now_ms)
 
-    def record_readings(self, run: Run, readings: Sequence[WindowReading]) -> list[Alert]:
+    def record_readings(
+        self, run: Run, readings: Sequence[WindowReading], paid_use: OverageReading | None
+    ) -> list[Alert]:
         """Keep what Anthropic reported with a run; the alerts that this process is the first to raise for it."""
         self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as tx:
             tx.official.record(run.subscription, readings)
-            return self._state.tell_alerts(tx, self._clock())
+            raised = self._record_overage(tx, run, paid_use)
+            return raised + self._state.tell_alerts(tx, self._clock())
 
-    def extend(self, run: Run, spent_nanousd: int, next_nanousd: int) -> bool:
+    def _record_overage(self, tx: Transaction, run: Run, reading: OverageReading | None) -> list[Alert]:
+        """Keep what Anthropic reported of paid use; where it has no budget, the subscription is out at once."""
+        known = {one.id: one for one in self._settings.subscriptions}
+        subscription = known.get(run.subscription)
+        if reading is None or subscription is None or not tx.overage.record(run.subscription, reading):
+            return []
+        notice = overage.notice(subscription, reading)
+        raised = [notice] if notice is not None and tx.notices.record(notice, self._clock()) else []
+        cooldown = overage.cooldown(subscription, reading)
+        if raised and cooldown is not None:
+            tx.cooldowns.start(run.subscription, cooldown, run.run_id)
+        return raised
+
+    def extend(self, run: Run, spent_nanousd: int, next_nanousd: int, overage_nanousd: int = 0) -> bool:
         """Reserve for what a run has spent and may still spend; False where budgets have no room for its next call.
 
         It is given as much as :data:`~pool_mcp.choosing.budget.EXTENSION` says, or what there is, and no more than its
@@ -188,6 +216,8 @@ class Reservations:
         spend, and however many run at once, each overruns by one API call at most.
         """
         with self._ledger.write() as tx:
+            if overage_nanousd and overage_nanousd + next_nanousd > self._overage_left(tx, run):
+                return False
             reserved = tx.runs.reserved_nanousd(run.run_id)
             cap = max(run.max_budget_nanousd or 0, spent_nanousd)
             wanted = min(round(spent_nanousd * budget.EXTENSION), cap)
@@ -201,6 +231,12 @@ class Reservations:
             tx.runs.change_reservation(run.run_id, max(reserved, granted, spent_nanousd))
         log.info("run %s: reserves $%.4f in all", run.run_id, max(reserved, granted, spent_nanousd) / NANO)
         return granted >= min(spent_nanousd + next_nanousd, cap)
+
+    def _overage_left(self, tx: Transaction, run: Run) -> int:
+        known = {one.id: one for one in self._settings.subscriptions}
+        subscription = known.get(run.subscription)
+        budget_nanousd = 0 if subscription is None else subscription.overage_budget_nanousd
+        return budget_nanousd - tx.overage.spent_nanousd(run.subscription, overage.month_start_ms(self._clock()))
 
     def prove(self, run: Run, models: Collection[str]) -> None:
         """Lift the cooldowns that answers of these models prove to be over while their run still goes on.
@@ -241,6 +277,7 @@ class Reservations:
         """
         with self._ledger.write() as tx:
             run = _run(tx, settlement.run_id)
+            self._record_overage(tx, run, settlement.overage)
             settlement = _with_backoff(tx, settlement, run)
             may_follow = ask is not None and _may_be_repeated(settlement, run, ask)
             if may_follow and settlement.has_acted:
@@ -395,5 +432,7 @@ def _with_backoff(tx: Transaction, settlement: Settlement, run: Run) -> Settleme
         return settlement
     owner = cooldowns.owner_after(settlement.outcome, run.subscription)
     before = tx.cooldowns.latest(owner, settlement.cooldown.cause)
+    if before is not None and before.until_ms is not None and before.until_ms == settlement.cooldown.until_ms:
+        return replace(settlement, cooldown=None)  # it is in force already
     cooldown = cooldowns.with_backoff(settlement.cooldown, before, run.created_at_ms)
     return replace(settlement, cooldown=cooldown, retry_at_ms=cooldown.until_ms)

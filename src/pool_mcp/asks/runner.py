@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from pool_mcp.asks import outcomes
+from pool_mcp.choosing import overage
 from pool_mcp.choosing.cooldowns import cooldown_after
 from pool_mcp.claude import transcripts
 from pool_mcp.claude.command import Command, argv
@@ -20,7 +21,19 @@ from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, boot
 from pool_mcp.claude.stream import LineBuffer, RunStream
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
-from pool_mcp.model import NANO, SECOND_MS, Ask, Cost, Outcome, Run, Settlement, Subscription, Tokens, WindowReading
+from pool_mcp.model import (
+    NANO,
+    SECOND_MS,
+    Ask,
+    Cost,
+    Outcome,
+    OverageReading,
+    Run,
+    Settlement,
+    Subscription,
+    Tokens,
+    WindowReading,
+)
 from pool_mcp.settings import Settings
 from pool_mcp.system import places
 from pool_mcp.system.private import make_directory
@@ -29,6 +42,7 @@ MAX_OUTPUT_BYTES = 512 * 1024**2
 """More than any run prints; a CLI that goes beyond is broken, and killed before it fills the disk."""
 LINGER_S = 5.0
 """How long a CLI may stay after it has reported its result."""
+_PAID = "its plan is used up, and going on would cost real money (overage_budget_usd is 0)"
 _ENDLESS = (
     f"The CLI printed more than {MAX_OUTPUT_BYTES // 1024**2} MB and was killed; run `claude --version` to check it."
 )
@@ -42,17 +56,28 @@ class Control:
     doing: str = "starting the CLI"
 
 
+@dataclass(slots=True)
+class _Spending:
+    """How far a followed run's spend was looked at: the calls, and what was spent before paid use began."""
+
+    calls: int = 0
+    within_plan_nanousd: int | None = None
+
+    def beyond_plan(self, nanousd: int) -> int:
+        return 0 if self.within_plan_nanousd is None else max(0, nanousd - self.within_plan_nanousd)
+
+
 class Watcher(Protocol):
     """Who is told how a followed run goes on, and decides whether it may; none of it waits.
 
     What is decided arrives in the run's :class:`Control`.
     """
 
-    def heard(self, readings: list[WindowReading], models: set[str]) -> None:
-        """Take in what Anthropic reported of its windows, and which models have begun to answer."""
+    def heard(self, readings: list[WindowReading], overage: OverageReading | None, models: set[str]) -> None:
+        """Take in what Anthropic reported of its windows and of paid use, and which models have begun to answer."""
 
-    def spent(self, nanousd: int, next_nanousd: int) -> None:
-        """Between two API calls: take in what the run has spent, and what its next call is likely to cost."""
+    def spent(self, nanousd: int, next_nanousd: int, overage_nanousd: int) -> None:
+        """Take in, between two API calls, what was spent, what the next may cost, and what was beyond the plan."""
 
 
 class Runner:
@@ -136,7 +161,7 @@ class Runner:
         files = self.files(run.run_id)
         stream, lines = RunStream(), LineBuffer()
         stop: Stop | None = None
-        answered = read_bytes = 0
+        read_bytes, spending = 0, _Spending()
         heard_s = anyio.current_time()
         deadline_s = heard_s + (run.deadline_ms - self._clock()) / SECOND_MS
         async for data in follow(process, files):
@@ -144,15 +169,11 @@ class Runner:
             read_bytes += len(data)
             readings = [reading for line in lines.feed(data) for reading in stream.feed(line, self._clock())]
             if data:
-                watcher.heard(readings, {call.model for call in stream.calls.values()})
+                watcher.heard(readings, stream.overage, {call.model for call in stream.calls.values()})
                 heard_s = now_s
                 control.doing = _doing(stream)
                 await anyio.lowlevel.checkpoint()
-            # Between two API calls is where a run can be kept from spending more than there is.
-            if stream.result is None and stream.calls_to_follow > answered:
-                answered = stream.calls_to_follow
-                spent_nanousd = await anyio.to_thread.run_sync(self._spent_nanousd, run, stream)
-                watcher.spent(spent_nanousd, spent_nanousd // len(stream.calls))
+                await self._watch_spending(run, stream, spending, control, watcher)
             # A subagent in the background works on after the first result, and is silent while it does.
             is_done = stream.result is not None and not stream.unfinished_agents
             # Not what ended in time and was found too late.
@@ -171,7 +192,35 @@ class Runner:
         process.kill_leftovers()
         files.cut_output(read_bytes)
         stream.feed(lines.rest(), self._clock())
-        return self._settlement(run, stream, control.stop, process.exit_code)
+        settlement = self._settlement(run, stream, control.stop, process.exit_code)
+        return replace(settlement, overage_nanousd=spending.beyond_plan(settlement.cost.nanousd))
+
+    async def _watch_spending(
+        self, run: Run, stream: RunStream, spending: "_Spending", control: Control, watcher: Watcher
+    ) -> None:
+        """Between two API calls is where a run can be kept from spending more than there is.
+
+        That a call was paid beyond the plan is known right after it has ended.
+        """
+        is_paid = stream.overage is not None and stream.overage.in_use
+        was_paid = spending.within_plan_nanousd is not None
+        if is_paid and not was_paid:
+            planned = replace(stream, calls=dict(list(stream.calls.items())[:-1]))
+            spending.within_plan_nanousd = await anyio.to_thread.run_sync(self._spent_nanousd, run, planned)
+        has_ended = stream.calls_to_follow > spending.calls
+        last = next(reversed(stream.calls.values()), None)
+        told_of_payment = is_paid and not was_paid and last is not None and last.is_followed
+        if stream.result is not None or not (has_ended or told_of_payment):
+            return
+        spending.calls = stream.calls_to_follow
+        subscription = self._subscription(run)
+        if is_paid and not (subscription and subscription.overage_budget_nanousd):
+            control.stop = control.stop or Outcome.LIMIT  # at once, whatever the ledger does
+        nanousd = await anyio.to_thread.run_sync(self._spent_nanousd, run, stream)
+        watcher.spent(nanousd, nanousd // len(stream.calls), spending.beyond_plan(nanousd))
+
+    def _subscription(self, run: Run) -> Subscription | None:
+        return next((one for one in self._settings.subscriptions if one.id == run.subscription), None)
 
     def read(self, run_id: str, last_bytes: int = MAX_OUTPUT_BYTES) -> RunStream:
         """What the last of a run's output says, from its file; empty where the file has been removed."""
@@ -189,18 +238,20 @@ class Runner:
     def _settlement(self, run: Run, stream: RunStream, stop: Outcome | None, exit_code: int | None) -> Settlement:
         files, now_ms = self.files(run.run_id), self._clock()
         verdict = judge(stream)
+        said: str | None
         if verdict is None:
-            is_endless = stop is Outcome.CLI_FAILED
             outcome = stop or Outcome.CLI_FAILED
-            said = _ENDLESS if is_endless else _complaint(files, exit_code, stream)
+            said = _complaint(files, exit_code, stream)
+            said = {Outcome.CLI_FAILED: _ENDLESS, Outcome.LIMIT: _PAID}.get(outcome, said) if stop else said
         elif stop is not None and verdict.outcome not in (Outcome.OK, *outcomes.FAILOVER):
-            outcome, said = stop, None
+            outcome, said = stop, _PAID if stop is Outcome.LIMIT else None
         else:
             outcome, said = verdict.outcome, verdict.message
-        known = {subscription.id: subscription for subscription in self._settings.subscriptions}
-        subscription = known.get(run.subscription)
-        limit = verdict.limit if verdict else None
-        cooldown = cooldown_after(outcome, limit, said, subscription, now_ms) if subscription else None
+        cooldown = None
+        if subscription := self._subscription(run):
+            limit = verdict.limit if verdict else None
+            cooldown = overage.cooldown(subscription, stream.overage) if stream.overage else None
+            cooldown = cooldown or cooldown_after(outcome, limit, said, subscription, now_ms)
         began_ms = run.started_at_ms or run.created_at_ms
         return Settlement(
             run_id=run.run_id,
@@ -214,6 +265,7 @@ class Runner:
             cooldown=cooldown,
             message_keys=tuple(map(transcripts.message_key, stream.calls)),
             has_acted=stream.has_acted,
+            overage=stream.overage,
         )
 
     def _cost(self, run: Run, stream: RunStream, at_ms: int) -> Cost:
@@ -242,8 +294,7 @@ class Runner:
             return 0
 
     def _transcript(self, run: Run) -> Path | None:
-        known = {subscription.id: subscription for subscription in self._settings.subscriptions}
-        subscription = known.get(run.subscription)
+        subscription = self._subscription(run)
         return transcripts.find_transcript(self._config_dir(subscription), run.session_id) if subscription else None
 
     def _cost_state(self, run: Run) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from pool_mcp.background.alerts import Alerting, log_told
 from pool_mcp.choosing import pacing
 from pool_mcp.claude import process as cli
 from pool_mcp.errors import CliFailed, LedgerError, PoolError, RunCancelled
-from pool_mcp.model import Ask, Cost, Outcome, Run, RunState, Settlement, WindowReading
+from pool_mcp.model import Ask, Cost, Outcome, OverageReading, Run, RunState, Settlement, WindowReading
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,19 @@ class _Watch:
         self._news = anyio.Event()
         self.readings: list[WindowReading] = []
         """What is not in the ledger yet."""
+        self.overage: OverageReading | None = None
         self._models: set[str] = set()
-        self._spending: tuple[int, int] | None = None
+        self._spending: tuple[int, int, int] | None = None
 
-    def heard(self, readings: list[WindowReading], models: set[str]) -> None:
+    def heard(self, readings: list[WindowReading], overage: OverageReading | None, models: set[str]) -> None:
         self.readings += readings
+        self.overage = overage
         if readings or models - self._models:
             self._news.set()
         self._models |= models
 
-    def spent(self, nanousd: int, next_nanousd: int) -> None:
-        self._spending = (nanousd, next_nanousd)
+    def spent(self, nanousd: int, next_nanousd: int, overage_nanousd: int) -> None:
+        self._spending = (nanousd, next_nanousd, overage_nanousd)
         self._news.set()
 
     async def keep(self) -> NoReturn:
@@ -91,7 +93,7 @@ class _Watch:
             self._news = anyio.Event()
             try:
                 if self._spending is not None:
-                    await self._extend(*self._spending)
+                    await self._extend(self._spending)
                 if self.readings:
                     await self._record()
                 if models := self._models - proven:
@@ -103,15 +105,16 @@ class _Watch:
                 log.warning("run %s: goes on without the ledger: %s", self._run.run_id, error)
                 await anyio.sleep(CANCEL_POLL_S)
 
-    async def _extend(self, nanousd: int, next_nanousd: int) -> None:
-        if not await in_thread(self._reservations.extend, self._run, nanousd, next_nanousd):
+    async def _extend(self, spending: tuple[int, int, int]) -> None:
+        nanousd, next_nanousd, overage_nanousd = spending
+        if not await in_thread(self._reservations.extend, self._run, nanousd, next_nanousd, overage_nanousd):
             self._control.stop = self._control.stop or Outcome.BUDGET
-        if self._spending == (nanousd, next_nanousd):
+        if self._spending == spending:
             self._spending = None
 
     async def _record(self) -> None:
         many = len(self.readings)
-        log_told(await in_thread(self._reservations.record_readings, self._run, self.readings[:many]))
+        log_told(await in_thread(self._reservations.record_readings, self._run, self.readings[:many], self.overage))
         del self.readings[:many]
         self._alerts.wake()
 

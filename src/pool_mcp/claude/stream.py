@@ -20,7 +20,7 @@ from pool_mcp.claude.fields import (
     from_timestamp,
     plain_model,
 )
-from pool_mcp.model import Tokens, WindowReading
+from pool_mcp.model import OverageReading, Tokens, WindowReading
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is passed over; the longest real ones hold one answer."""
@@ -108,7 +108,9 @@ class RunStream:
     error_name: str | None = None
     error_status: int | None = None
     limit: WindowReading | None = None
-    """The window that refused the run."""
+    """The window that refused the run's last request."""
+    overage: OverageReading | None = None
+    """What was reported last of use beyond the plan."""
     text_chars: int = 0
     last_text: str = ""
     """The text of the assistant's last message, also of one that was cut."""
@@ -276,9 +278,18 @@ class RunStream:
                 status,
                 now_ms,
             )
-            if status == "rejected":
-                self.limit = readings[name]
+            self._overage(info, readings[name])
+            is_paid = self.overage is not None and self.overage.in_use
+            self.limit = readings[name] if status == "rejected" and not is_paid else None
         return list(readings.values())
+
+    def _overage(self, info: dict[str, Any], tightest: WindowReading) -> None:
+        """A refused allowance (``overageStatus: rejected``) is no limit: most accounts have none."""
+        # Of the two, 2.1.330 may say either alone.
+        in_use = info.get("overageInUse") is True or info.get("isUsingOverage") is True
+        resets_at_ms = from_epoch_s(info.get("overageResetsAt"))
+        at_ms = tightest.observed_at_ms
+        self.overage = OverageReading(in_use, tightest.window, tightest.resets_at_ms, resets_at_ms, at_ms)
 
 
 _USAGE_WINDOWS = {"session": "five_hour", "weekly_all": "seven_day"}

@@ -59,7 +59,8 @@ class Behaviour:
     ``mode`` holds for the next ``calls`` calls (None: always); after that the account answers. ``replies``
     are used up in order, one a call. A window's utilization (0-1) is what is given plus, where the window has
     a capacity, the account's spend inside it over that capacity; a window with neither does not exist. At 1
-    the account refuses with that window's limit until the window resets.
+    the account refuses with that window's limit until the window resets, or goes on for real money
+    (``has_overage``).
     """
 
     mode: Mode = "answer"
@@ -75,6 +76,7 @@ class Behaviour:
     seven_day_utilization: float | None = 0.0
     seven_day_capacity_usd: float | None = None
     seven_day_resets_at_ms: int | None = None
+    has_overage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ class Accounts(MutableMapping[str, Behaviour]):
         if account.faults_left is None or account.faults_left > 0:
             mode = behaviour.mode
             account.faults_left = None if account.faults_left is None else account.faults_left - 1
-        if full:
+        if full and not behaviour.has_overage:
             mode = "weekly_limit" if "seven_day" in full else "five_hour_limit"
         reply = Reply()
         if mode not in _REFUSALS:
@@ -213,6 +215,8 @@ class Accounts(MutableMapping[str, Behaviour]):
             headers["retry-after"] = f"{behaviour.retry_after_s:g}"
         else:
             headers |= _limit_headers(mode, windows)
+        if full and behaviour.has_overage:
+            headers |= _OVERAGE_HEADERS
         return Plan(name, account.calls, mode, reply, behaviour, tokens, headers)
 
     def _state(self, name: str) -> _Account:
@@ -279,6 +283,13 @@ def _tokens(seed: str) -> Tokens:
         cache_creation_1h=draw(0, 6000),
         cache_read=draw(0, 40_000),
     )
+
+
+_OVERAGE_HEADERS = {
+    "anthropic-ratelimit-unified-status": "allowed",
+    "anthropic-ratelimit-unified-overage-status": "allowed",
+    "anthropic-ratelimit-unified-overage-in-use": "true",
+}
 
 
 def _limit_headers(mode: Mode, windows: dict[str, _Window]) -> dict[str, str]:

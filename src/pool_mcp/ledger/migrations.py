@@ -338,6 +338,31 @@ def m_unfinished(db: Any) -> None:
         db.execute(statement)
 
 
+_OVERAGE = """
+CREATE TABLE overage_readings (         -- what Anthropic said last of use beyond the plan
+    subscription TEXT PRIMARY KEY,
+    in_use INTEGER NOT NULL,
+    window TEXT NOT NULL,               -- the official window that was the tightest
+    window_resets_at_ms INTEGER,
+    resets_at_ms INTEGER,
+    observed_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE overage (                  -- what of an entry was paid beyond the plan, in real money
+    entry_id INTEGER PRIMARY KEY REFERENCES entries,
+    subscription TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    cost_nanousd INTEGER NOT NULL
+) STRICT;
+CREATE INDEX overage_by_time ON overage (subscription, at_ms);
+"""
+
+
+def m_overage(db: Any) -> None:
+    """Use beyond a plan is booked apart."""
+    for statement in _statements(_OVERAGE):
+        db.execute(statement)
+
+
 STEPS = (
     m001_first,
     m_subscription_hours,
@@ -346,6 +371,7 @@ STEPS = (
     m_organisation,
     m_read_figures_only,
     m_unfinished,
+    m_overage,
 )
 
 _SET = "pool_mcp"

@@ -6,6 +6,7 @@ from pool_mcp.choosing.cooldowns import WHOLE_POOL, owner_after
 from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.ledger.entries import Entry, add_entry
 from pool_mcp.ledger.imports import Imports
+from pool_mcp.ledger.overage import Overage
 from pool_mcp.model import Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 
 _IF_UNFINISHED = "run_id IN (SELECT run_id FROM unfinished_runs WHERE run_id = ?)"
@@ -17,10 +18,11 @@ _UNFINISHED_OF_ASK = """run_id IN (
 class Runs:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection, cooldowns: Cooldowns, imports: Imports) -> None:
+    def __init__(self, conn: sqlite3.Connection, cooldowns: Cooldowns, imports: Imports, overage: Overage) -> None:
         self._conn = conn
         self._cooldowns = cooldowns
         self._imports = imports
+        self._overage = overage
 
     def ask_by_key(self, caller: str, key: str) -> tuple[str, str] | None:
         """``(ask_id, fingerprint)`` of the ask that a caller made under an idempotency key."""
@@ -119,7 +121,10 @@ class Runs:
                 session_id=session_id,
                 run_id=settlement.run_id,
             )
-            self._imports.keep_calls_of_run(add_entry(self._conn, entry), settlement.message_keys)
+            entry_id = add_entry(self._conn, entry)
+            self._imports.keep_calls_of_run(entry_id, settlement.message_keys)
+            if settlement.overage_nanousd:
+                self._overage.book(entry_id, subscription, settlement.ended_at_ms, settlement.overage_nanousd)
         if settlement.outcome is Outcome.OK:
             self._conn.execute(
                 """

@@ -10,6 +10,7 @@ from pool_mcp.ledger.logins import Logins
 from pool_mcp.ledger.notices import Notices
 from pool_mcp.ledger.official import Official
 from pool_mcp.ledger.organisation import Organisation
+from pool_mcp.ledger.overage import Overage
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.ledger.runs import Runs
 
@@ -26,5 +27,6 @@ class Transaction:
         self.notices = Notices(conn)
         self.official = Official(conn, self.cooldowns)
         self.organisation = Organisation(conn)
+        self.overage = Overage(conn)
         self.reports = Reports(conn)
-        self.runs = Runs(conn, self.cooldowns, self.imports)
+        self.runs = Runs(conn, self.cooldowns, self.imports, self.overage)

@@ -1,0 +1,57 @@
+"""Use beyond a plan's limits, which is real money: what Anthropic says of it, and what was paid for it."""
+
+import sqlite3
+
+from pool_mcp.model import OverageReading
+
+
+class Overage:
+    """Reads and writes within the transaction that is open."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def record(self, subscription: str, reading: OverageReading) -> bool:
+        """Keep what Anthropic reported; False where something newer is known."""
+        return (
+            self._conn.execute(
+                """
+                INSERT INTO overage_readings VALUES (?, ?, ?, ?, ?, ?)
+                ON CONFLICT DO UPDATE SET in_use = excluded.in_use, window = excluded.window,
+                    window_resets_at_ms = excluded.window_resets_at_ms, resets_at_ms = excluded.resets_at_ms,
+                    observed_at_ms = excluded.observed_at_ms
+                WHERE excluded.observed_at_ms >= observed_at_ms
+                """,
+                (
+                    subscription,
+                    reading.in_use,
+                    reading.window,
+                    reading.window_resets_at_ms,
+                    reading.resets_at_ms,
+                    reading.observed_at_ms,
+                ),
+            ).rowcount
+            == 1
+        )
+
+    def latest(self) -> dict[str, OverageReading]:
+        """The newest reading of each subscription."""
+        rows = self._conn.execute(
+            """
+            SELECT subscription, in_use, window, window_resets_at_ms, resets_at_ms, observed_at_ms
+            FROM overage_readings
+            """
+        )
+        return {row[0]: OverageReading(bool(row[1]), *row[2:]) for row in rows}
+
+    def book(self, entry_id: int, subscription: str, at_ms: int, nanousd: int) -> None:
+        """Book what of an entry was paid beyond the plan."""
+        self._conn.execute("INSERT INTO overage VALUES (?, ?, ?, ?)", (entry_id, subscription, at_ms, nanousd))
+
+    def spent_nanousd(self, subscription: str, since_ms: int) -> int:
+        """What a subscription has paid beyond its plan since an instant."""
+        (total,) = self._conn.execute(
+            "SELECT coalesce(sum(cost_nanousd), 0) FROM overage WHERE subscription = ? AND at_ms >= ?",
+            (subscription, since_ms),
+        ).fetchone()
+        return int(total)
