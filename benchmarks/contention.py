@@ -210,7 +210,7 @@ def _work(
             tx.runs.mark_running(run.run_id, run.owner_id, None, _now_ms())
         started_s = time.perf_counter()
         with ledger.write() as tx:
-            tx.official.record(run.subscription, _readings())
+            tx.official.record(run.subscription, _readings(), _now_ms())
         with ledger.write() as tx:
             assert tx.runs.settle(_settlement(run, _now_ms()), run.owner_id)
             state.tell_alerts(tx, _now_ms())

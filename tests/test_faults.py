@@ -61,7 +61,7 @@ async def test_a_used_up_limit_cools_until_its_reset_and_a_reading_lifts_it_earl
 
 def hears(settings: Settings, name: str, *readings: WindowReading) -> None:
     with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
-        tx.official.record(name, readings)
+        tx.official.record(name, readings, now_ms())
 
 
 async def test_after_a_cooldown_one_run_at_a_time_tries_whether_it_is_over(standin: Standin, tmp_path: Path) -> None:

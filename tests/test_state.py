@@ -18,7 +18,7 @@ def test_rates_are_learned_before_a_write_so_that_nobody_waits_for_it(tmp_path: 
         with ledger.write() as tx:
             for at in range(10):
                 reading = WindowReading("five_hour", at * 2.0, NOW + 60 * MINUTE_MS, "allowed", NOW - (10 - at))
-                tx.official.record("alice", [reading])
+                tx.official.record("alice", [reading], reading.observed_at_ms)
         state.learn(ledger, NOW)
         with ledger.write() as tx:
             assert not goes_through_readings(state, tx, NOW + RATES_MS - 1)

@@ -21,6 +21,12 @@ DAY_MS = 24 * HOUR_MS
 BLOCK_MS = 5 * HOUR_MS
 WEEK_MS = 7 * DAY_MS
 
+CLOCK_SLACK_MS = 5 * MINUTE_MS
+"""What is dated later than this from now can't be true: the clock was ahead when that was written, or is behind now.
+
+Such a date decides nothing: a lease is free, a reading is replaced, a cooldown is not in force, a report is due.
+"""
+
 
 def nanousd(usd: float) -> int:
     """Dollars as the CLI prints them (a float) to integer nano-dollars, rounded to the nearest."""

@@ -183,7 +183,8 @@ async def test_use_elsewhere_that_passes_a_threshold_is_told_at_the_next_look_by
         await home.time.passes(UPKEEP_S * SECOND_MS)
         with closing(Ledger(home.ledger_path)) as ledger, ledger.write() as tx:  # as the status line does
             now_ms = home.time.now_ms
-            tx.official.record("work", [WindowReading("five_hour", 85.0, now_ms + HOUR_MS, "allowed", now_ms)])
+            reading = WindowReading("five_hour", 85.0, now_ms + HOUR_MS, "allowed", now_ms)
+            tx.official.record("work", [reading], now_ms)
         for _ in range(3):
             await home.time.passes(LOOK_AFTER_S * SECOND_MS)
     told = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]

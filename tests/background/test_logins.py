@@ -146,7 +146,7 @@ def test_a_cli_that_tells_nothing_is_left_alone_and_the_last_reading_stays(tmp_p
     with closing(open_ledger(settings)) as ledger:
         before = WindowReading("five_hour", 50.0, NOW + HOUR_MS, "allowed", NOW - STALE_MS - 1)
         with ledger.write() as tx:
-            tx.official.record("carol", [before])
+            tx.official.record("carol", [before], before.observed_at_ms)
         one = upkeep(settings, ledger, clock)
         one.asked()
         for _ in range(3):

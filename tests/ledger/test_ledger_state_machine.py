@@ -33,6 +33,7 @@ from pool_mcp.ledger.balances import Reserved
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import (
     BLOCK_MS,
+    CLOCK_SLACK_MS,
     DAY_MS,
     HOUR_MS,
     MINUTE_MS,
@@ -164,7 +165,7 @@ class Plain:
             self._lift(
                 lambda whose, cooldown: (
                     whose in proven
-                    and cooldown.since_ms <= run.created_at_ms
+                    and not run.created_at_ms < cooldown.since_ms <= said.ended_at_ms + CLOCK_SLACK_MS
                     and (
                         not cooldown.cause.endswith("_opus")
                         or any("opus" in (model or "") for model in models)
@@ -177,17 +178,20 @@ class Plain:
             self.cooldowns.append((whose, replace(said.cooldown, refused_default_model=run.model is None)))
         return True
 
-    def record(self, subscription: str, reading: WindowReading) -> None:
+    def record(self, subscription: str, reading: WindowReading, now_ms: int) -> None:
+        if reading.observed_at_ms > now_ms + CLOCK_SLACK_MS:
+            return
         own = self.readings.setdefault(subscription, {})
         known = own.get(reading.window)
-        if known is not None and reading.observed_at_ms < known.observed_at_ms:
+        if known is not None and reading.observed_at_ms < known.observed_at_ms <= now_ms + CLOCK_SLACK_MS:
             return
         own[reading.window] = reading
         if reading.status != "rejected" and reading.percent is not None and reading.percent < ROOM_PERCENT:
             before_ms = reading.observed_at_ms
             self._lift(
                 lambda whose, cooldown: (
-                    (whose, cooldown.cause) == (subscription, reading.window) and cooldown.since_ms < before_ms
+                    (whose, cooldown.cause) == (subscription, reading.window)
+                    and not before_ms <= cooldown.since_ms <= now_ms + CLOCK_SLACK_MS
                 )
             )
 
@@ -369,9 +373,9 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
             observed_at_ms = self.now_ms + reading.observed_at_ms
             resets_at_ms = None if left is None else observed_at_ms + round(left * WINDOWS[reading.window])
             said.append(replace(reading, observed_at_ms=observed_at_ms, resets_at_ms=resets_at_ms))
-            self.plain.record(subscription, said[-1])
+            self.plain.record(subscription, said[-1], self.now_ms)
         with self.ledgers[at].write() as tx:
-            tx.official.record(subscription, said)
+            tx.official.record(subscription, said, self.now_ms)
 
     @rule(
         at=connections,
@@ -389,7 +393,8 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         percent, ahead_ms = wrong
         resets_at_ms = None if ahead_ms is None else self.now_ms + ahead_ms
         with self.ledgers[at].write() as tx:
-            tx.official.record(subscription, [WindowReading(window, percent, resets_at_ms, "allowed", self.now_ms)])
+            reading = WindowReading(window, percent, resets_at_ms, "allowed", self.now_ms)
+            tx.official.record(subscription, [reading], self.now_ms)
 
     @rule(at=connections, subscription=subscriptions, until=st.one_of(st.none(), st.integers(-HOUR_MS, DAY_MS)))
     def cool_down(self, at: int, subscription: str, until: int | None) -> None:

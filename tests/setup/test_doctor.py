@@ -254,7 +254,7 @@ def test_a_clock_that_is_wrong_is_known_by_anthropics_resets_and_the_ledgers_tim
     observed_ms = now - observed_ago_ms
     reading = WindowReading("five_hour", 10.0, observed_ms + resets_in_ms, "allowed", observed_ms)
     with ledger.write() as tx:
-        tx.official.record("ann", [reading])
+        tx.official.record("ann", [reading], reading.observed_at_ms)
     ledger.close()
     machine.set(POOL_MCP_CLAUDE_PATH="/nowhere/claude")
     (clock,) = look(machine)["clock"]

@@ -191,7 +191,7 @@ class Reservations:
         """Keep what Anthropic reported with a run; the alerts that this process is the first to raise for it."""
         self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as tx:
-            tx.official.record(run.subscription, readings)
+            tx.official.record(run.subscription, readings, self._clock())
             raised = self._record_overage(tx, run, paid_use)
             return raised + self._state.tell_alerts(tx, self._clock())
 
@@ -282,7 +282,7 @@ class Reservations:
             may_follow = ask is not None and _may_be_repeated(settlement, run, ask)
             if may_follow and settlement.has_acted:
                 may_follow, settlement = False, replace(settlement, message=_not_repeated(settlement.message))
-            tx.official.record(run.subscription, settlement.readings)
+            tx.official.record(run.subscription, settlement.readings, self._clock())
             booked = tx.runs.settle(settlement, self.owner_id)
             following = None
             if booked and ask is not None and may_follow:

@@ -169,7 +169,7 @@ class Upkeep:
         base_url = self._settings.claude.base_url
         readings = login.usage_of(cli, subscription, self._env, base_url, where, self._clock, timeout_s)
         with self._ledger.write() as tx:
-            tx.official.record(subscription.id, readings)
+            tx.official.record(subscription.id, readings, self._clock())
 
 
 def _has_changed(known: tuple[bool, int] | None, written_ms: int | None) -> bool:

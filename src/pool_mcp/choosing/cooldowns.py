@@ -9,7 +9,7 @@ from dataclasses import replace
 from zlib import crc32
 
 from pool_mcp.choosing.windows import applies_to, is_plausible, rfc3339
-from pool_mcp.model import MINUTE_MS, SECOND_MS, Cooldown, Outcome, Subscription, WindowReading
+from pool_mcp.model import CLOCK_SLACK_MS, MINUTE_MS, SECOND_MS, Cooldown, Outcome, Subscription, WindowReading
 
 WHOLE_POOL = "*"
 """Whose cooldown it is when Anthropic is overloaded; no subscription can have that id."""
@@ -102,8 +102,13 @@ def needs_a_person(cooldown: Cooldown) -> bool:
 
 
 def is_in_force(cooldown: Cooldown, now_ms: int) -> bool:
-    """Whether it keeps runs out: until its time, or until a person acts. After that it waits for proof."""
-    return needs_a_person(cooldown) or cooldown.until_ms is None or cooldown.until_ms > now_ms
+    """Whether it keeps runs out: until its time, or until a person acts. After that it waits for proof.
+
+    What begins well ahead of now was dated by a wrong clock, and so was its end.
+    """
+    if needs_a_person(cooldown) or cooldown.until_ms is None:
+        return True
+    return cooldown.since_ms <= now_ms + CLOCK_SLACK_MS and cooldown.until_ms > now_ms
 
 
 def kind_of(cooldown: Cooldown) -> str:

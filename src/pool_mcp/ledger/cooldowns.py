@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pool_mcp.choosing.cooldowns import WHOLE_POOL, is_lifted_by_answer, with_probe
-from pool_mcp.model import Cooldown, WindowReading
+from pool_mcp.model import CLOCK_SLACK_MS, Cooldown, WindowReading
 
 _COLUMNS = """
 cause, since_ms, until_ms, detail, EXISTS (SELECT 1 FROM runs WHERE run_id = cooldowns.run_id AND model IS NULL)
@@ -52,7 +52,7 @@ class Cooldowns:
         row = self._conn.execute(
             f"""
             SELECT {_COLUMNS} FROM cooldowns
-            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL ORDER BY since_ms DESC LIMIT 1
+            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL ORDER BY cooldown_id DESC LIMIT 1
             """,  # noqa: S608
             (subscription, cause),
         ).fetchone()
@@ -78,21 +78,24 @@ class Cooldowns:
         rows = self._conn.execute(
             f"""
             SELECT cooldown_id, {_COLUMNS} FROM cooldowns
-            WHERE subscription = ? AND lifted_at_ms IS NULL AND since_ms <= ?
+            WHERE subscription = ? AND lifted_at_ms IS NULL AND (since_ms <= ? OR since_ms > ?)
             """,  # noqa: S608
-            (subscription, began_at_ms),
+            (subscription, began_at_ms, now_ms + CLOCK_SLACK_MS),
         ).fetchall()
         lifted = [(now_ms, run_id, key) for key, *rest in rows if is_lifted_by_answer(_cooldown(rest), models)]
         self._conn.executemany("UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = ? WHERE cooldown_id = ?", lifted)
 
-    def lift_after_reading(self, subscription: str, reading: WindowReading) -> None:
+    def lift_after_reading(self, subscription: str, reading: WindowReading, now_ms: int) -> None:
         """A reading that shows room proves that a window's limit is over, however early."""
         self._conn.execute(
             """
             UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = 'a reading'
-            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL AND since_ms < ?
+            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL AND (since_ms < ? OR since_ms > ?)
             """,
-            (reading.observed_at_ms, subscription, reading.window, reading.observed_at_ms),
+            (
+                *(reading.observed_at_ms, subscription, reading.window),
+                *(reading.observed_at_ms, now_ms + CLOCK_SLACK_MS),
+            ),
         )
 
 

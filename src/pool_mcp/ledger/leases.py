@@ -2,6 +2,8 @@
 
 import sqlite3
 
+from pool_mcp.model import CLOCK_SLACK_MS
+
 
 class Leases:
     """Reads and writes within the transaction that is open."""
@@ -9,15 +11,20 @@ class Leases:
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
 
-    def take(self, name: str, now_ms: int, until_ms: int) -> bool:
-        """Become the only process to do something until then; False where another one has done it."""
+    def take(self, name: str, now_ms: int, for_ms: int) -> bool:
+        """Become the only process to do something for a while; False where another one has done it.
+
+        A lease that ends later than the one that is asked for was dated by a wrong clock, or was taken for longer: it
+        is no longer in the way.
+        """
         return (
             self._conn.execute(
                 """
-                INSERT INTO leases VALUES (?, ?)
-                ON CONFLICT DO UPDATE SET until_ms = excluded.until_ms WHERE leases.until_ms <= ?
+                INSERT INTO leases VALUES (:name, :until_ms)
+                ON CONFLICT (name) DO UPDATE SET until_ms = excluded.until_ms
+                WHERE leases.until_ms <= :now_ms OR leases.until_ms > excluded.until_ms + :slack_ms
                 """,
-                (name, until_ms, now_ms),
+                {"name": name, "until_ms": now_ms + for_ms, "now_ms": now_ms, "slack_ms": CLOCK_SLACK_MS},
             ).rowcount
             == 1
         )

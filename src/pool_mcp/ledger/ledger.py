@@ -108,7 +108,7 @@ class Ledger:
         """
         with self.write() as tx:
             now_ms = clock()  # under the lock, for which it may have waited
-            return tx.leases.take(name, now_ms, now_ms + for_ms)
+            return tx.leases.take(name, now_ms, for_ms)
 
     @contextmanager
     def _sole_writer(self) -> Iterator[None]:

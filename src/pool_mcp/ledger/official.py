@@ -7,7 +7,7 @@ from pool_mcp.choosing.cooldowns import shows_room
 from pool_mcp.choosing.rates import Step
 from pool_mcp.choosing.windows import is_plausible
 from pool_mcp.ledger.cooldowns import Cooldowns
-from pool_mcp.model import WindowReading
+from pool_mcp.model import CLOCK_SLACK_MS, WindowReading
 
 MOST_STEPS = 300
 """How many changes of a window's readings are looked at to learn its rate."""
@@ -20,11 +20,12 @@ class Official:
         self._conn = conn
         self._cooldowns = cooldowns
 
-    def record(self, subscription: str, readings: Iterable[WindowReading]) -> None:
+    def record(self, subscription: str, readings: Iterable[WindowReading], now_ms: int) -> None:
         """Keep what Anthropic reported; an older or impossible reading never replaces a newer one."""
         for reading in readings:
-            if not is_plausible(reading):
+            if not is_plausible(reading) or reading.observed_at_ms > now_ms + CLOCK_SLACK_MS:
                 continue
+            self._forget_impossible(subscription, reading.window, now_ms)
             values = (
                 subscription,
                 reading.window,
@@ -52,7 +53,15 @@ class Official:
                     values,
                 )
             if changed and shows_room(reading):
-                self._cooldowns.lift_after_reading(subscription, reading)
+                self._cooldowns.lift_after_reading(subscription, reading, now_ms)
+
+    def _forget_impossible(self, subscription: str, window: str, now_ms: int) -> None:
+        """Readings that a wrong clock dated ahead would otherwise be the newest for as long as that lasts."""
+        for table in ("official_windows", "official_readings"):
+            self._conn.execute(
+                f"DELETE FROM {table} WHERE subscription = ? AND window = ? AND observed_at_ms > ?",  # noqa: S608
+                (subscription, window, now_ms + CLOCK_SLACK_MS),
+            )
 
     def steps(self, subscription: str, window: str, family: str | None, since_ms: int) -> list[Step]:
         """A window's changes since an instant, oldest first, each with what was spent since the one before it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pool_mcp.accounting.reconcile import Amount, Booked, Figure
 from pool_mcp.ledger.entries import Entry, add_entry
-from pool_mcp.model import Cost, Tokens
+from pool_mcp.model import CLOCK_SLACK_MS, Cost, Tokens
 
 _COLUMNS = (
     "report, starts_at_ms, ends_at_ms, key_id, model, detail, input_tokens, output_tokens, "
@@ -65,15 +65,17 @@ class Organisation:
         row = self._conn.execute(
             """
             SELECT since_ms, until_ms, synced_at_ms, refreshed_at_ms FROM organisation_syncs
-            WHERE report = ? AND since_ms <= ? AND until_ms > ? ORDER BY synced_at_ms DESC LIMIT 1
+            WHERE report = ? AND since_ms <= ? AND until_ms > ? ORDER BY rowid DESC LIMIT 1
             """,
             (report, since_ms, since_ms),
         ).fetchone()
         return None if row is None else Sync(*row)
 
-    def last_synced_ms(self) -> int | None:
-        """When any report was last read."""
-        (at_ms,) = self._conn.execute("SELECT max(synced_at_ms) FROM organisation_syncs").fetchone()
+    def last_synced_ms(self, now_ms: int) -> int | None:
+        """When any report was last read, by a clock that can have been right."""
+        (at_ms,) = self._conn.execute(
+            "SELECT max(synced_at_ms) FROM organisation_syncs WHERE synced_at_ms <= ?", (now_ms + CLOCK_SLACK_MS,)
+        ).fetchone()
         return None if at_ms is None else int(at_ms)
 
     def figures(self, report: str, since_ms: int, until_ms: int) -> list[Figure]:

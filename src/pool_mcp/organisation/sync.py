@@ -21,7 +21,7 @@ from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.errors import InvalidRequest, NeedsLogin, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.organisation import Sync
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS
+from pool_mcp.model import CLOCK_SLACK_MS, DAY_MS, HOUR_MS, MINUTE_MS
 from pool_mcp.results.organisation import (
     ReconcileResult,
     SyncedReport,
@@ -91,16 +91,18 @@ class Organisation:
 
     def _is_due(self) -> bool:
         with self._ledger.read() as tx:
-            last_ms = tx.organisation.last_synced_ms()
-        return last_ms is None or last_ms <= self._clock() - SYNC_MS
+            now_ms = self._clock()
+            last_ms = tx.organisation.last_synced_ms(now_ms)
+        return last_ms is None or last_ms <= now_ms - SYNC_MS
 
     def _reach_ms(self) -> int:
         now_ms = self._clock()
         with self._ledger.read() as tx:
-            if tx.organisation.last_synced_ms() is None:
+            if tx.organisation.last_synced_ms(now_ms) is None:
                 return FIRST_DAYS * DAY_MS
             old = tx.organisation.latest_sync(BILLED, now_ms - (REVISED_DAYS - 2) * DAY_MS)
-        return (REVISED_DAYS if old is None or old.synced_at_ms < now_ms - DAY_MS else AGAIN_DAYS) * DAY_MS
+        is_fresh = old is not None and now_ms - DAY_MS <= old.synced_at_ms <= now_ms + CLOCK_SLACK_MS
+        return (AGAIN_DAYS if is_fresh else REVISED_DAYS) * DAY_MS
 
     async def sync(self, since: str | None = None, until: str | None = None) -> SyncResult:
         """Read the reports for a span of UTC days (default: the last 30).

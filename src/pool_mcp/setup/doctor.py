@@ -17,7 +17,7 @@ from pool_mcp.claude.login import Login, cli_version, login_of
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.write_ahead import sqlite_build
-from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO, SECOND_MS, WEEK_MS, Subscription, WindowReading
+from pool_mcp.model import BLOCK_MS, CLOCK_SLACK_MS, NANO, SECOND_MS, WEEK_MS, Subscription, WindowReading
 from pool_mcp.results.setup import DoctorResult, FindingResult, broken, doctor_result, note, ok
 from pool_mcp.settings import Settings, load
 from pool_mcp.setup import hosts
@@ -27,8 +27,6 @@ from pool_mcp.views.times import span
 
 FIRST_WITH_WINDOWS = (2, 1, 248)
 """From this CLI on every answer carries every official window."""
-
-CLOCK_SLACK_MS = 5 * MINUTE_MS
 
 
 def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
