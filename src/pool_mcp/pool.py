@@ -202,7 +202,7 @@ class Pool:
         run = attempts[-1]
         if run.finished and run.outcome is not Outcome.OK:
             raise await in_thread(self._failure, run)
-        snapshot = await in_thread(self._state.look, self._ledger, self._clock, run.caller)
+        snapshot = await in_thread(partial(self._state.look, self._ledger, self._clock, run.caller, model=run.model))
         answer = ask_result(attempts, snapshot.advice, snapshot.now_ms)
         if not run.finished:
             self.supervision.detach(run)

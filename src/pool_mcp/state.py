@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.choosing import cooldowns, rates, windows
-from pool_mcp.choosing.budget import Balance, CallerBalance
+from pool_mcp.choosing.budget import Balance, CallerBalance, estimate_nanousd, likely_nanousd
 from pool_mcp.choosing.pacing import Alert, alerts
+from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.ledger.balances import Reserved
 from pool_mcp.ledger.ledger import Ledger
@@ -18,9 +19,6 @@ RATES_MS = 5 * MINUTE_MS
 
 HISTORY_MS = 2 * WEEK_MS
 """From how far back rates are learned: plans change."""
-
-FULL_WEEK_SHARE = 0.95
-"""A week's budget counts as free again once it is used less than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +43,15 @@ class State:
         """Why no subscription can serve on this machine, while it has no CLI."""
 
     def look(
-        self, ledger: Ledger, clock: Callable[[], int], caller: str | None = None, *, only: str | None = None
+        self,
+        ledger: Ledger,
+        clock: Callable[[], int],
+        caller: str | None = None,
+        *,
+        only: str | None = None,
+        model: str | None = None,
     ) -> Snapshot:
-        """The state of all subscriptions, or of one, and of a caller; one read of the ledger."""
+        """The state of all subscriptions, or of one, and of a caller that asks for a model; one read of the ledger."""
         with ledger.read() as tx:
             now_ms = clock()
             balances = [one for one in self.balances(tx, now_ms) if only in (None, one.subscription.id)]
@@ -55,8 +59,8 @@ class State:
             return Snapshot(
                 now_ms,
                 balances,
-                None if caller is None else self.caller(tx, caller, now_ms),
-                self.pool_cooldown(tx, now_ms),
+                self.request(tx, caller, model, now_ms),
+                self._settings.strategy,
                 sum(tx.balances.spent_nanousd(one.subscription.id, day_ms) for one in balances),
                 [
                     one
@@ -93,9 +97,6 @@ class State:
         readings = _newest([known.readings.get(one, {}) for one in quota])
         block = windows.block_at(now_ms, readings.get(windows.FIVE_HOUR))
         reserved = known.reserved.get(name, Reserved())
-        week_start_ms = windows.week_start_ms(now_ms)
-        week_spent = tx.balances.spent_nanousd(name, week_start_ms)
-        over = week_spent + reserved.nanousd - round(subscription.weekly_budget_nanousd * FULL_WEEK_SHARE)
         since = {window: windows.counts_from_ms(one, now_ms) for window, one in readings.items()}
         spent_since = {window: _spent(tx, quota, at_ms, window) for window, at_ms in since.items()}
         return Balance(
@@ -103,9 +104,10 @@ class State:
             at_ms=now_ms,
             block=block,
             block_spent=tx.balances.spent_nanousd(name, block.starts_at_ms),
-            week_spent=week_spent,
+            week_spent=tx.balances.spent_nanousd(name, windows.week_start_ms(now_ms)),
             hour_spent=tx.balances.spent_nanousd(name, now_ms - HOUR_MS),
             days=tx.balances.days_of_subscription(name, now_ms),
+            hours=tx.balances.hours_of_subscription(name, now_ms),
             reserved=reserved.nanousd,
             in_flight=reserved.in_flight,
             readings=readings,
@@ -115,7 +117,6 @@ class State:
                 now_ms,
             ),
             last_used_ms=known.last_used.get(name),
-            week_frees_at_ms=tx.balances.week_frees_at_ms(name, week_start_ms, over) if over > 0 else None,
             spent_since=spent_since,
             spent_before={
                 window: _spent(tx, quota, one.resets_at_ms - windows.length_ms(window), window) - spent_since[window]
@@ -135,6 +136,19 @@ class State:
         others = (one for one in self._settings.subscriptions if one.id != subscription.id and not one.is_api_key)
         return [subscription.id, *(one.id for one in others if organizations.get(one.id) == organization)]
 
+    def request(
+        self, tx: Transaction, caller: str | None, model: str | None, now_ms: int, *, cap_nanousd: int | None = None
+    ) -> Request:
+        """An ask of a caller's, with what it may cost under each subscription and what it most likely will."""
+        recent = {one.id: tx.balances.recent_costs_nanousd(one.id, model) for one in self._settings.subscriptions}
+        return Request(
+            {name: estimate_nanousd(cap_nanousd, costs) for name, costs in recent.items()},
+            model,
+            {name: likely_nanousd(cap_nanousd, costs) for name, costs in recent.items()},
+            None if caller is None else self.caller(tx, caller, now_ms),
+            pool_cooldown=self.pool_cooldown(tx, now_ms),
+        )
+
     def caller(self, tx: Transaction, caller: str, now_ms: int) -> CallerBalance:
         """A caller's own budget and what it has used of it."""
         budget = self._settings.callers.get(caller, CallerBudget())
@@ -147,6 +161,7 @@ class State:
             hour_spent=tx.balances.caller_spent_nanousd(caller, now_ms - HOUR_MS),
             reserved=tx.balances.caller_reserved_nanousd(caller),
             days=tx.balances.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
+            hours=tx.balances.hours_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
         )
 
     def pool_cooldown(self, tx: Transaction, now_ms: int) -> Cooldown | None:

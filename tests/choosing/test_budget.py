@@ -17,7 +17,7 @@ from pool_mcp.choosing.budget import (
     estimate_nanousd,
     health,
 )
-from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, CallerBudget
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, CallerBudget
 
 # The health score
 
@@ -97,8 +97,8 @@ OFF = replace(balance(week=400, cooldowns=[cooldown("auth")]), subscription=repl
         (balance(spent=19), Availability(Status.LIMITED, "the block budget is 95% used", GRID.ends_at_ms)),
         (balance(spent=40), Availability(Status.LIMITED, "the block budget is 200% used", GRID.ends_at_ms)),
         (
-            balance(week=390, week_frees_at_ms=NOW + 5),
-            Availability(Status.LIMITED, "the weekly budget is 98% used", NOW + 5),
+            balance(week=390, hours=[(NOW - DAY_MS, 390 * NANO)]),
+            Availability(Status.LIMITED, "the weekly budget is 98% used", NOW + 6 * DAY_MS + HOUR_MS),
         ),
         (
             balance(official(97, "seven_day"), spent=10),

@@ -2,6 +2,7 @@
 
 import itertools
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -14,12 +15,22 @@ from hypothesis import strategies as st
 from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.budget import Balance, CallerBalance
 from pool_mcp.choosing.pacing import Action, Advice, advise, alerts, exhausts_at_ms, failover, headroom_nanousd
+from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.windows import Block
 from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, CallerBudget, Cooldown, WindowReading
 
 USED_UP = balance(name="used-up", spent=20)
 OFF = replace(balance(week=400, cooldowns=[cooldown("auth")]), subscription=replace(ONE, enabled=False))
 MIDNIGHT = NOW + 12 * HOUR_MS
+
+
+def advised(
+    balances: Sequence[Balance], caller: CallerBalance | None = None, *, estimate: int = NANO // 4, **asked: Any
+) -> Advice:
+    """For an ask of a quarter dollar."""
+    names = [one.subscription.id for one in balances]
+    request = Request(dict.fromkeys(names, estimate), caller=caller, **asked)
+    return advise(request, balances)
 
 
 def at(said: str) -> int:
@@ -39,8 +50,8 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
         pytest.param(
             [balance(), balance(name="two", week=395)],
             None,
-            Advice(Action.PROCEED, "There is room for $20.00.", 20 * NANO),
-            id="what is limited is no room",
+            Advice(Action.PROCEED, "There is room for $25.00.", 25 * NANO),
+            id="what is nearly used up is room for as long as it is given",
         ),
         pytest.param(
             [balance(official(40, "five_hour"))],
@@ -119,7 +130,8 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             None,
             Advice(
                 Action.WAIT,
-                "Every subscription is used up or cooling; the next is free at 2026-01-28T12:01:00Z.",
+                "The next ask would be refused until 2026-01-28T12:01:00Z: one: because of burst; used-up: its block "
+                "budget leaves $0.00, the ask needs $0.25.",
                 0,
                 NOW + MINUTE_MS,
             ),
@@ -130,7 +142,8 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             None,
             Advice(
                 Action.WAIT,
-                "All room is reserved for runs in flight; ask again when one of them has ended.",
+                "The next ask would be refused until 2026-01-28T12:01:00Z: one: its block budget leaves $0.00, the ask "
+                "needs $0.25.",
                 0,
                 NOW + MINUTE_MS,
             ),
@@ -162,16 +175,23 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
         ),
         pytest.param(
             [balance()],
-            me(weekly=5, week_spent=5),
-            Advice(Action.STOP, "The weekly budget of me is used up.", 0),
+            replace(me(weekly=5, week_spent=5), hours=[(NOW - 2 * DAY_MS, 3 * NANO), (NOW - DAY_MS, 2 * NANO)]),
+            Advice(
+                Action.WAIT,
+                "The next ask would be refused until 2026-02-02T13:00:00Z: the budget of caller 'me' leaves $0.00, the "
+                "ask may need $0.25.",
+                0,
+                NOW + 5 * DAY_MS + HOUR_MS,
+            ),
             id="a caller's week is used up",
         ),
         pytest.param(
             [balance()],
             me(daily=5, day_spent=5),
             Advice(
-                Action.STOP,
-                "The daily budget of me is used up; the next day's begins at 2026-01-29T00:00:00Z.",
+                Action.WAIT,
+                "The next ask would be refused until 2026-01-29T00:00:00Z: the budget of caller 'me' leaves $0.00, the "
+                "ask may need $0.25.",
                 0,
                 MIDNIGHT,
             ),
@@ -182,7 +202,8 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             me(daily=5, day_spent=1, reserved=4),
             Advice(
                 Action.WAIT,
-                "The budget of me is reserved for its runs in flight; ask again when one of them has ended.",
+                "The next ask would be refused until 2026-01-28T12:01:00Z: the budget of caller 'me' leaves $0.00, the "
+                "ask may need $0.25.",
                 0,
                 NOW + MINUTE_MS,
             ),
@@ -199,7 +220,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
 def test_advice_is_what_the_room_and_the_pace_allow(
     balances: list[Balance], caller: CallerBalance | None, expected: Advice
 ) -> None:
-    assert advise(balances, caller) == expected
+    assert advised(balances, caller) == expected
 
 
 @dataclass
@@ -220,9 +241,11 @@ class Agent:
         while now_ms < NOW + days * DAY_MS:
             advice, left = self.look(now_ms)
             assert advice.action is Action.WAIT or advice.action is Action.STOP or advice.headroom_nanousd == left
+            assert (left >= ASK) == (advice.action in (Action.PROCEED, Action.SLOW_DOWN)), "advice and ask disagree"
             if self.obeys and advice.action in (Action.WAIT, Action.STOP):
                 assert advice.retry_at_ms is not None, "told to stop, though room comes back"
                 next_ms = advice.retry_at_ms
+                assert self.look(next_ms)[1] >= ASK, "told to come back too early"
             elif left < ASK:
                 next_ms = now_ms + 5 * MINUTE_MS
             else:
@@ -240,6 +263,11 @@ class Agent:
         """The advice, and what the budgets really leave."""
         week = self.spent(now_ms - WEEK_MS, now_ms)
         days = [self.spent(now_ms - (age + 1) * DAY_MS, now_ms - age * DAY_MS) for age in range(7)]
+        hours = [
+            (hour_ms, cost)
+            for hour_ms in range((now_ms - WEEK_MS) // HOUR_MS * HOUR_MS, now_ms, HOUR_MS)
+            if (cost := self.spent(hour_ms, hour_ms + HOUR_MS))
+        ]
         block = Block(now_ms - now_ms % BLOCK_MS, now_ms - now_ms % BLOCK_MS + BLOCK_MS, "utc-grid")
         mine = Balance(
             replace(ONE, weekly_budget_nanousd=round(self.weekly * NANO), block_budget_nanousd=25 * NANO),
@@ -249,18 +277,17 @@ class Agent:
             week_spent=week,
             hour_spent=self.spent(now_ms - HOUR_MS, now_ms),
             days=days,
+            hours=hours,
         )
-        if week >= 0.95 * self.weekly * NANO:
-            over = (week - round(0.95 * self.weekly * NANO)) // ASK
-            first = bisect_left(self.spends, now_ms - WEEK_MS)
-            mine = replace(mine, week_frees_at_ms=self.spends[first + over] + WEEK_MS + 1)
         if self.daily is None:
-            return advise([mine], None), mine.left
+            return advised([mine], estimate=ASK), mine.left
         today = self.spent(now_ms - now_ms % DAY_MS, now_ms)
         caller = me(daily=self.daily)
-        caller = replace(caller, at_ms=now_ms, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days)
+        caller = replace(
+            caller, hours=hours, at_ms=now_ms, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days
+        )
         assert caller.left is not None
-        return advise([mine], caller), min(mine.left, caller.left)
+        return advised([mine], caller, estimate=ASK), min(mine.left, caller.left)
 
 
 ASK = 3 * NANO // 10
@@ -281,7 +308,7 @@ def test_who_follows_the_advice_spends_what_there_is_and_never_stands_still_for_
 
 def test_while_anthropic_is_overloaded_the_whole_pool_waits() -> None:
     overloaded = Cooldown("overloaded", NOW, NOW + 1000, "overloaded")
-    assert advise([balance()], None, overloaded) == Advice(Action.WAIT, "overloaded", 0, NOW + 1000)
+    assert advised([balance()], pool_cooldown=overloaded) == Advice(Action.WAIT, "overloaded", 0, NOW + 1000)
     for now_ms, expected in ((NOW + 999, overloaded), (NOW + 1000, None)):
         assert cooldowns.of_pool({cooldowns.WHOLE_POOL: [overloaded]}, now_ms) == expected
 
@@ -294,13 +321,14 @@ pools = st.lists(
         st.sampled_from(["a", "b", "c"]),
         *[st.floats(0, 50)] * 4,
         st.lists(st.builds(official, st.none() | st.floats(0, 110)), max_size=1),
-    )
+    ),
+    unique_by=lambda one: one.subscription.id,
 )
 
 
 @given(pools)
 def test_advice_never_promises_more_than_the_budgets_leave(balances: list[Balance]) -> None:
-    advice = advise(balances, None)
+    advice = advised(balances)
     assert 0 <= advice.headroom_nanousd <= sum(one.left for one in balances)
     assert (advice.max_nanousd_per_hour is not None) == (advice.action is Action.SLOW_DOWN)
     assert (advice.retry_at_ms is not None) == (advice.action is Action.WAIT)

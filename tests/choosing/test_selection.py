@@ -11,7 +11,18 @@ from pool_mcp.choosing.budget import Balance, health
 from pool_mcp.choosing.rates import Rate
 from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
 from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
-from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, NANO, SECOND_MS, WEEK_MS, Cooldown, Subscription, WindowReading
+from pool_mcp.model import (
+    BLOCK_MS,
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    NANO,
+    SECOND_MS,
+    WEEK_MS,
+    Cooldown,
+    Subscription,
+    WindowReading,
+)
 
 NOW = 1_769_605_200_000
 GRID = Block(NOW - 2 * HOUR_MS, NOW - 2 * HOUR_MS + BLOCK_MS, "utc-grid")
@@ -70,9 +81,7 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
     ("state", "asked", "kind", "why", "until_ms"),
     [
         pytest.param(balance(enabled=False), {}, "invalid_request", "switched off in pool.toml", None, id="disabled"),
-        pytest.param(
-            balance(cooldowns=[cooldown("auth")]), {}, "auth", "because of auth", NOW + HOUR_MS, id="not signed in"
-        ),
+        pytest.param(balance(cooldowns=[cooldown("auth")]), {}, "auth", "because of auth", None, id="not signed in"),
         pytest.param(
             balance(cooldowns=[cooldown("billing", None)]), {}, "billing", "because of billing", None, id="not billable"
         ),
@@ -96,7 +105,12 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
             id="Anthropic is overloaded and somebody is trying it out",
         ),
         pytest.param(
-            balance(in_flight=3), {}, "limit", "has its 3 runs in flight (max_in_flight)", None, id="enough in flight"
+            balance(in_flight=3),
+            {},
+            "limit",
+            "has its 3 runs in flight (max_in_flight)",
+            NOW + MINUTE_MS,
+            id="enough in flight",
         ),
         pytest.param(
             balance(readings=official(99.5)),
@@ -127,7 +141,7 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
             {"estimate": 2 * NANO + 1},
             "limit",
             "its five_hour window has 2.5% left until 2026-01-28T14:00:00Z, the ask may need 2.0%",
-            NOW + HOUR_MS,
+            NOW + MINUTE_MS,
             id="an official window has no room beside what is spent and held",
         ),
         pytest.param(
@@ -135,16 +149,24 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
             {},
             "budget",
             "its block budget leaves $0.50, the ask needs $1.00",
-            GRID.ends_at_ms,
-            id="the block is spent and reserved",
+            NOW + MINUTE_MS,
+            id="the block is spent and reserved, which comes back",
         ),
         pytest.param(
-            balance(week_spent=399 * NANO, reserved=NANO // 2, week_frees_at_ms=NOW + DAY_MS),
+            balance(block_spent=19 * NANO + 1),
             {},
             "budget",
-            "its weekly budget leaves $0.50, the ask needs $1.00",
-            NOW + DAY_MS,
-            id="the week is spent and reserved",
+            "its block budget leaves $1.00, the ask needs $1.00",
+            GRID.ends_at_ms,
+            id="the block is spent",
+        ),
+        pytest.param(
+            balance(week_spent=399 * NANO + 1, hours=[(NOW - 3 * DAY_MS, 0), (NOW - DAY_MS, 399 * NANO + 1)]),
+            {},
+            "budget",
+            "its weekly budget leaves $1.00, the ask needs $1.00",
+            NOW + 6 * DAY_MS + HOUR_MS,
+            id="the week is spent",
         ),
         pytest.param(
             balance(week_spent=401 * NANO),
@@ -296,10 +318,11 @@ def test_under_health_the_highest_score_is_chosen() -> None:
         "b",
         "health 100",
         (
-            Candidate("a", True, 97, ("health 97",)),
-            Candidate("b", True, 100, ("health 100",)),
-            Candidate("c", True, 96, ("health 96",)),
+            Candidate("a", True, 97, ("health 97",), reserve=NANO),
+            Candidate("b", True, 100, ("health 100",), reserve=NANO),
+            Candidate("c", True, 96, ("health 96",), reserve=NANO),
         ),
+        NANO,
     )
 
 
@@ -362,7 +385,7 @@ candidates = st.builds(
             "in_flight": st.integers(0, 4),
             "cooldowns": st.lists(cooldowns, max_size=2),
             "last_used_ms": st.none() | st.integers(NOW - 3, NOW),
-            "week_frees_at_ms": st.none() | st.just(NOW + DAY_MS),
+            "hours": st.lists(st.tuples(st.integers(0, 168).map(lambda ago: NOW - ago * HOUR_MS), amounts)).map(sorted),
             "spent_since": st.dictionaries(st.sampled_from(["five_hour", "seven_day"]), amounts),
             "reserved_beside": amounts,
         },
@@ -478,3 +501,27 @@ def test_more_headroom_never_makes_a_candidate_worse(pool: list[Balance], ask: R
     for worse, better in zip(before, after, strict=True):
         assert better.score >= worse.score - 1e-9
         assert better.eligible or not worse.eligible
+
+
+@given(pools, asks)
+def test_who_is_refused_is_served_at_the_time_to_come_back_and_not_before_a_reset(
+    pool: list[Balance], ask: Request
+) -> None:
+    """Where nothing else is asked meanwhile; what is only reserved is given back after a minute, or was spent."""
+    found = choose(ask, pool)
+    if found.subscription is not None or found.next_available_at_ms is None:
+        return
+    at_ms = found.next_available_at_ms
+    assert at_ms > NOW
+    spent = choose(ask.at(at_ms), [one.at(at_ms) for one in pool])
+    given_back = choose(ask.at(at_ms), [one.without_reservations().at(at_ms) for one in pool])
+    assert spent.subscription or given_back.subscription
+
+
+@given(pools, asks)
+def test_a_refusal_without_a_time_to_come_back_is_for_a_person(pool: list[Balance], ask: Request) -> None:
+    for one in choose(replace(ask, estimates=request().estimates), pool).candidates:
+        if not one.eligible and one.available_at_ms is None and one.blocked_by == "limit":
+            assert one.id in ask.tried or any(
+                cooldown.until_ms is None for cooldown in next(b for b in pool if b.subscription.id == one.id).cooldowns
+            )

@@ -131,7 +131,7 @@ async def test_what_the_other_tools_say_is_in_both_halves(era: Era, standin: Sta
 @eras
 @pytest.mark.anyio
 async def test_failures_fit_the_schema_and_their_text_is_whole(era: Era, standin: Standin, tmp_path: Path) -> None:
-    _, env = make_home(tmp_path, standin, callers={"night-agent": {"daily_budget_usd": 0.1}})
+    _, env = make_home(tmp_path, standin, callers={"night-agent": {"daily_budget_usd": 0.001}})
     standin.accounts["alice"] = Behaviour(mode="five_hour_limit")
     calls: list[tuple[str, dict[str, object], str]] = [
         ("ask_claude", {"prompt": "Say something."}, "limit"),

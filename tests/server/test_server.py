@@ -88,7 +88,7 @@ async def test_a_used_up_limit_sends_the_ask_to_the_next_subscription(standin: S
 
 
 async def test_failures_are_errors_with_a_kind_and_one_line(standin: Standin, tmp_path: Path) -> None:
-    _, env = make_home(tmp_path, standin, callers={"night-agent": {"daily_budget_usd": 0.1}})
+    _, env = make_home(tmp_path, standin, callers={"night-agent": {"daily_budget_usd": 0.001}})
     standin.accounts["alice"] = Behaviour(mode="weekly_limit")
     nobody = "3f2b7c1e-0d4a-4a51-9a53-0b3d7f6a0001"
     calls: list[tuple[str, dict[str, Any], str]] = [

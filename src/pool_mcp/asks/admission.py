@@ -7,10 +7,9 @@ from pathlib import Path
 
 from pool_mcp.choices import EFFORTS, TOOL_PROFILES
 from pool_mcp.choosing import windows
-from pool_mcp.choosing.budget import CallerBalance
 from pool_mcp.choosing.selection import Choice
-from pool_mcp.errors import BY_KIND, BudgetExceeded, InvalidRequest, LimitReached, PoolError, UnknownSession
-from pool_mcp.model import DAY_MS, NANO, Ask
+from pool_mcp.errors import BY_KIND, InvalidRequest, LimitReached, PoolError, UnknownSession
+from pool_mcp.model import NANO, Ask
 from pool_mcp.settings import Settings
 
 MAX_PROMPT_BYTES = 4_000_000
@@ -60,25 +59,6 @@ def check_ask(ask: Ask, settings: Settings) -> None:
         )
     if ask.subscription is not None:
         settings.subscription(ask.subscription)
-
-
-def check_caller(caller: CallerBalance, estimate: int, now_ms: int) -> None:
-    """Pass, or say that a caller's own budget has no room for an ask.
-
-    Raises:
-        BudgetExceeded: it leaves less than the ask may need.
-    """
-    left = caller.left
-    if left is not None and estimate > left:
-        day_full = (
-            caller.budget.daily_nanousd is not None
-            and estimate > caller.budget.daily_nanousd - caller.day_spent - caller.reserved
-        )
-        raise BudgetExceeded(
-            f"The budget of caller {caller.caller!r} leaves ${left / NANO:.2f} and this ask may need "
-            f"${estimate / NANO:.2f}; " + ("ask again tomorrow (UTC)." if day_full else "ask again later this week."),
-            retry_at_ms=windows.day_start_ms(now_ms) + DAY_MS if day_full else None,
-        )
 
 
 def refusal(choice: Choice) -> PoolError:

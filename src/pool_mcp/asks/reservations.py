@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 
-from pool_mcp.asks.admission import check_caller, refusal
+from pool_mcp.asks.admission import refusal
 from pool_mcp.asks.outcomes import FAILOVER
 from pool_mcp.asks.runner import Runner
 from pool_mcp.choosing import budget, cooldowns, overage, selection
@@ -90,26 +90,19 @@ class Reservations:
         with self._ledger.read() as tx:
             now_ms = self._clock()
             pinned = self._pin(tx, Ask("", "", session_id=session_id), outside)
-            estimates = self._estimates(tx, estimate_nanousd, model)
-            pool_cooldown = self._state.pool_cooldown(tx, now_ms)
-            request = selection.Request(estimates, model, pinned, pool_cooldown=pool_cooldown)
+            request = replace(self._state.request(tx, None, model, now_ms, cap_nanousd=estimate_nanousd), only=pinned)
             return selection.choose(request, self._state.balances(tx, now_ms), self._settings.strategy)
 
     def _place(self, tx: Transaction, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
         """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
         now_ms = self._clock()
-        caller = self._state.caller(tx, ask.caller, now_ms)
         cap = _cap_left(tx, ask, ask_id)
-        estimates = self._estimates(tx, cap, ask.model)
-        check_caller(caller, min(estimates.values()), now_ms)
         balances = self._state.balances(tx, now_ms)
-        request = selection.Request(
-            estimates,
-            ask.model,
-            pinned,
+        request = replace(
+            self._state.request(tx, ask.caller, ask.model, now_ms, cap_nanousd=cap),
+            only=pinned,
             by_name=ask.subscription is not None,
             tried=tried,
-            pool_cooldown=self._state.pool_cooldown(tx, now_ms),
             may_probe=not tried,
         )
         choice = selection.choose(request, balances, self._settings.strategy)
@@ -117,7 +110,7 @@ class Reservations:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
-        limits = (chosen.left, cap, caller.left)
+        limits = (chosen.left, cap, request.caller.left if request.caller else None)
         timeout_s = ask.timeout_s or self._settings.claude.timeout_s
         run = Run(
             run_id=self._new_id(),
@@ -133,18 +126,11 @@ class Reservations:
             structured=ask.json_schema is not None,
             created_at_ms=now_ms,
             deadline_ms=now_ms + round(timeout_s * SECOND_MS),
-            reserved_nanousd=estimates[choice.subscription],
+            reserved_nanousd=choice.reserve,
             max_budget_nanousd=min(limit for limit in limits if limit is not None),
         )
         tx.runs.insert(run)
         return run
-
-    def _estimates(self, tx: Transaction, cap_nanousd: int | None, model: str | None) -> dict[str, int]:
-        """What an ask may cost under each subscription."""
-        return {
-            s.id: budget.estimate_nanousd(cap_nanousd, tx.balances.recent_costs_nanousd(s.id, model))
-            for s in self._settings.subscriptions
-        }
 
     def _pin(self, tx: Transaction, ask: Ask, outside: Subscription | None) -> str | None:
         """The only subscription that can serve, where there is but one."""

@@ -1,17 +1,30 @@
 """What is left: balances, the size of a reservation, the health score, a subscription's availability; pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
 from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.rates import Gauge, Rate, gauge, prior
-from pool_mcp.choosing.windows import FIVE_HOUR, Block, family_of, percent_now
-from pool_mcp.model import NANO, CallerBudget, Cooldown, Subscription, WindowReading
+from pool_mcp.choosing.windows import FIVE_HOUR, Block, block_at, counts_from_ms, day_start_ms, family_of, percent_now
+from pool_mcp.model import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    NANO,
+    WEEK_MS,
+    CallerBudget,
+    Cooldown,
+    Subscription,
+    WindowReading,
+)
 
 DEFAULT_ESTIMATE_NANOUSD = NANO // 4
 """What an ask may cost while nothing is known of its like."""
+
+DEFAULT_LIKELY_NANOUSD = NANO // 50
+"""What an ask most likely costs while nothing is known of its like: a short answer to the CLI's own instructions."""
 
 ESTIMATE_MARGIN = 1.25
 ENOUGH_SAMPLES = 5
@@ -34,15 +47,22 @@ class Status(StrEnum):
     DISABLED = "disabled"
 
 
+Hours = Sequence[tuple[int, int]]
+"""The beginning of an hour and what was spent in it, oldest first."""
+
+IN_FLIGHT_MS = MINUTE_MS
+"""When to look again while what is left is reserved for runs in flight."""
+
+
 @dataclass(frozen=True)
 class Balance:
     """All that is known of one subscription at one instant, ``at_ms``; money in nano-dollars.
 
-    ``days`` is what was spent in each of the last seven times 24 hours, to the hour, the newest first.
-    ``week_frees_at_ms`` is when enough of the rolling week's spend will have passed out of it, where it is full. By
-    official window there are the newest reading, what the ledger has spent since (``spent_since``) and before it
-    (``spent_before``), and the rate between dollars and percent. Subscriptions of one ``organization`` are one quota,
-    so these count all of them, and ``reserved_beside`` is what is reserved of it for the others.
+    ``days`` is what was spent in each of the last seven times 24 hours, to the hour, the newest first; ``hours`` the
+    same hour by hour, oldest first, each with its beginning. By official window there are the newest reading, what the
+    ledger has spent since (``spent_since``) and before it (``spent_before``), and the rate between dollars and percent.
+    Subscriptions of one ``organization`` are one quota, so these count all of them, and ``reserved_beside`` is what is
+    reserved of it for the others.
     """
 
     subscription: Subscription
@@ -56,8 +76,8 @@ class Balance:
     readings: Mapping[str, WindowReading] = field(default_factory=dict)
     cooldowns: Sequence[Cooldown] = ()
     last_used_ms: int | None = None
-    week_frees_at_ms: int | None = None
     days: Sequence[int] = ()
+    hours: Hours = ()
     spent_since: Mapping[str, int] = field(default_factory=dict)
     spent_before: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[str, Rate] = field(default_factory=dict)
@@ -83,6 +103,40 @@ class Balance:
     def week_percent(self) -> float:
         """Spent of the week's budget; over 100 when overdrawn."""
         return 100 * self.week_spent / self.subscription.weekly_budget_nanousd
+
+    def at(self, later_ms: int) -> "Balance":
+        """The balance at a later instant if nothing more is asked: what is reserved was spent, no run is in flight."""
+        block = block_at(later_ms, self.readings.get(FIVE_HOUR))
+        spent_since = {
+            name: 0
+            if counts_from_ms(reading, later_ms) > self.at_ms
+            else self.spent_since.get(name, 0) + self.reserved + self.reserved_beside
+            for name, reading in self.readings.items()
+        }
+        block_spent = self.block_spent
+        if block.starts_at_ms != self.block.starts_at_ms:
+            block_spent = _spent_since(self.hours, block.starts_at_ms)
+        if block.starts_at_ms <= self.at_ms:
+            block_spent += self.reserved  # a run that is in flight now will have been paid by then
+        return replace(
+            self.without_reservations(),
+            at_ms=later_ms,
+            block=block,
+            block_spent=block_spent,
+            week_spent=_week_left_over(self.hours, self.week_spent, later_ms) + self.reserved,
+            hour_spent=0 if later_ms - self.at_ms >= HOUR_MS else self.hour_spent,
+            spent_since=spent_since,
+        )
+
+    def without_reservations(self) -> "Balance":
+        """The balance if every run in flight ended now and had cost nothing."""
+        idle = [replace(one, is_probed=False) for one in self.cooldowns]
+        return replace(self, reserved=0, reserved_beside=0, in_flight=0, cooldowns=idle)
+
+    def week_frees_at_ms(self, needed: int) -> int | None:
+        """When so much will fit into the week's budget, by the hours in which it was spent; None: never or unknown."""
+        allowed = self.subscription.weekly_budget_nanousd - self.reserved - needed
+        return _week_frees_at_ms(self.hours, self.week_spent, allowed)
 
     @cached_property
     def gauges(self) -> Mapping[str, Gauge]:
@@ -128,6 +182,28 @@ class CallerBalance:
     reserved: int = 0
     hour_spent: int = 0
     days: Sequence[int] = ()
+    hours: Hours = ()
+
+    def at(self, later_ms: int) -> "CallerBalance":
+        """The balance at a later instant if nothing more is asked, and what is reserved was spent."""
+        same_day = day_start_ms(later_ms) == day_start_ms(self.at_ms)
+        return replace(
+            self,
+            at_ms=later_ms,
+            day_spent=self.day_spent + self.reserved if same_day else 0,
+            week_spent=_week_left_over(self.hours, self.week_spent, later_ms) + self.reserved,
+            reserved=0,
+        )
+
+    def frees_at_ms(self, needed: int) -> int | None:
+        """When so much will fit into the budget that has no room for it, the day's first; None: never or unknown."""
+        if (
+            self.budget.daily_nanousd is not None
+            and self.day_spent + self.reserved + needed > self.budget.daily_nanousd
+        ):
+            return day_start_ms(self.at_ms) + DAY_MS
+        allowed = (self.budget.weekly_nanousd or 0) - self.reserved - needed
+        return _week_frees_at_ms(self.hours, self.week_spent, allowed)
 
     @property
     def left(self) -> int | None:
@@ -143,6 +219,31 @@ class CallerBalance:
         return max(0, min(left)) if left else None
 
 
+def _spent_since(hours: Hours, since_ms: int) -> int:
+    return sum(cost for hour_ms, cost in hours if hour_ms + HOUR_MS > since_ms)
+
+
+def _week_left_over(hours: Hours, week_spent: int, later_ms: int) -> int:
+    """What of a rolling week's spend still counts at a later instant; an hour counts until all of it is a week old."""
+    return min(week_spent, _spent_since(hours, later_ms - WEEK_MS)) if hours else week_spent
+
+
+def _week_frees_at_ms(hours: Hours, week_spent: int, allowed: int) -> int | None:
+    if allowed < 0:
+        return None
+    left = sum(cost for _, cost in hours)
+    for hour_ms, cost in hours:
+        left -= cost
+        if min(left, week_spent) <= allowed:
+            return hour_ms + HOUR_MS + WEEK_MS
+    return None
+
+
+def _last_part(subscription: Subscription) -> int:
+    """With less than this of its week left a subscription counts as limited."""
+    return round(subscription.weekly_budget_nanousd * (1 - LIMITED_PERCENT / 100)) + 1
+
+
 def estimate_nanousd(max_cost_nanousd: int | None, recent: Sequence[int]) -> int:
     """What to reserve for an ask: its own cap, else the 95th percentile of its like with a margin, else a default."""
     if max_cost_nanousd is not None:
@@ -151,6 +252,12 @@ def estimate_nanousd(max_cost_nanousd: int | None, recent: Sequence[int]) -> int
         return max(DEFAULT_ESTIMATE_NANOUSD, *recent, 0)
     ordered = sorted(recent)
     return max(1, round(ordered[(len(ordered) * 95 - 1) // 100] * ESTIMATE_MARGIN))
+
+
+def likely_nanousd(max_cost_nanousd: int | None, recent: Sequence[int]) -> int:
+    """What an ask most likely costs: the median of its like; while nothing is known, what a short answer costs."""
+    likely = sorted(recent)[len(recent) // 2] if recent else DEFAULT_LIKELY_NANOUSD
+    return max(1, likely if max_cost_nanousd is None else min(likely, max_cost_nanousd))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +322,7 @@ def _fullest(balance: Balance) -> tuple[float, str, int | None]:
             "the block budget",
             balance.block.ends_at_ms,
         ),
-        (balance.week_percent, "the weekly budget", balance.week_frees_at_ms),
+        (balance.week_percent, "the weekly budget", balance.week_frees_at_ms(_last_part(subscription))),
     ]
     found += [
         (one.percent, f"the {name} window", one.resets_at_ms)

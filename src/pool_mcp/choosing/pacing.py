@@ -7,20 +7,21 @@ is being used. What can be spent an hour until then without running dry is its p
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.budget import (
     APPROACHING_PERCENT,
     LIMITED_PERCENT,
-    Availability,
     Balance,
     CallerBalance,
     Status,
     availability,
 )
 from pool_mcp.choosing.rates import RESET_JITTER_MS
-from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, day_start_ms, length_ms, rfc3339
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown
+from pool_mcp.choosing.selection import Request, choose
+from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, applies_to, day_start_ms, rfc3339
+from pool_mcp.model import DAY_MS, HOUR_MS, NANO, WEEK_MS
 
 FAST = 1.1
 """A burn this many times what the room bears is too fast; less is within what one hour's burn tells."""
@@ -31,9 +32,6 @@ LEAST_HOURS = 1.0
 WEEK_DAYS = WEEK_MS // DAY_MS
 BUFFER_SHARE = 1 - LIMITED_PERCENT / 100
 """The part of a budget or window with no more than which a subscription counts as limited."""
-
-IN_FLIGHT_MS = MINUTE_MS
-"""When to look again while what is left is reserved for runs in flight."""
 
 THRESHOLDS = (90.0, 80.0)
 """Alerts are given at these percents, and where nothing is left."""
@@ -84,7 +82,9 @@ class _Constraint:
     @property
     def pace(self) -> float:
         """What can be spent an hour without running dry before the refill."""
-        return max(0.0, self.left + self.returns - self.buffer) / self._hours
+        room = self.left + self.returns
+        # The closer to the end, the smaller the buffer: where an ask would be served there is always a pace.
+        return (room - min(self.buffer, room / 2)) / self._hours
 
     @property
     def exhausts_at_ms(self) -> int | None:
@@ -113,9 +113,9 @@ def _rolling_week(at_ms: int, left: int, days: Sequence[int], buffer: float = 0.
     return min(ends, key=lambda one: one.pace)
 
 
-def _constraints(balance: Balance) -> list[_Constraint]:
-    """What a subscription can run out of. A week is measured by the day's burn, five hours by the hour's."""
-    hour, day = float(balance.hour_spent), balance.days[0] / 24 if balance.days else 0.0
+def _constraints(balance: Balance, model: str | None = None) -> list[_Constraint]:
+    """What a subscription can run out of that counts a model."""
+    hour, day = (_burn(balance, is_weekly=is_weekly) for is_weekly in (False, True))
     subscription, now_ms = balance.subscription, balance.at_ms
     block_left, week_left = max(0, balance.block_left), max(0, balance.week_left)
     buffer = BUFFER_SHARE * subscription.block_budget_nanousd
@@ -123,12 +123,13 @@ def _constraints(balance: Balance) -> list[_Constraint]:
     buffer = BUFFER_SHARE * subscription.weekly_budget_nanousd
     found.append(_rolling_week(now_ms, week_left, balance.days, buffer))
     for name, gauge in balance.gauges.items():
-        refills_at_ms = gauge.resets_at_ms or now_ms + length_ms(name)
+        if not applies_to(name, model):
+            continue
         is_weekly = name != FIVE_HOUR
         quota = balance.organization or subscription.id
         buffer = BUFFER_SHARE * 100 * gauge.rate.nanousd_per_percent
         burn = day if is_weekly else hour
-        found.append(_Constraint(now_ms, gauge.left_nanousd, refills_at_ms, burn, is_weekly, quota, buffer=buffer))
+        found.append(_Constraint(now_ms, gauge.left_nanousd, gauge.frees_at_ms, burn, is_weekly, quota, buffer=buffer))
     return found
 
 
@@ -164,38 +165,62 @@ class _Horizon:
         return at_ms if at_ms is not None and at_ms < self.refills_at_ms else None
 
 
-def _horizon(balances: Sequence[Balance], *, is_weekly: bool | None) -> _Horizon:
+def _horizon(
+    able: Sequence[Balance], balances: Sequence[Balance], model: str | None, *, is_weekly: bool | None
+) -> _Horizon:
     """What there is until the next refill; what subscriptions of one organization share is counted once."""
     quotas: dict[str, list[list[_Constraint]]] = {}
-    for balance in balances:
-        constraints = [one for one in _constraints(balance) if is_weekly in (None, one.is_weekly)]
+    for balance in able:
+        constraints = [one for one in _constraints(balance, model) if is_weekly in (None, one.is_weekly)]
         quotas.setdefault(balance.organization or balance.subscription.id, []).append(constraints)
-    left, pace, burn = 0, 0.0, 0.0
+    left, pace = 0, 0.0
     for members in quotas.values():
-        budgets = [[one for one in of_one if one.quota is None] for of_one in members]
-        shared = [one for one in members[0] if one.quota is not None]
-        left += min([sum(min(c.left for c in of_one) for of_one in budgets), *(c.left for c in shared)])
-        pace += min([sum(min(c.pace for c in of_one) for of_one in budgets), *(c.pace for c in shared)])
-        burn += sum(of_one[0].burn for of_one in members)
+        own = [[one for one in of_one if one.quota is None] for of_one in members]
+        shared = [one for of_one in members for one in of_one if one.quota is not None]
+        left += min([sum(min(c.left for c in of_one) for of_one in own), *(c.left for c in shared)])
+        pace += min([sum(min(c.pace for c in of_one) for of_one in own), *(c.pace for c in shared)])
+    burn = sum(_burn(one, is_weekly=bool(is_weekly)) for one in balances)
     refills = [one.refills_at_ms for members in quotas.values() for of_one in members for one in of_one]
-    return _Horizon(balances[0].at_ms, left, pace, burn, min(refills))
+    return _Horizon(able[0].at_ms, left, pace, burn, min(refills))
 
 
-def advise(balances: Sequence[Balance], caller: CallerBalance | None, pool_cooldown: Cooldown | None = None) -> Advice:
-    """Advice for whoever may use these subscriptions, within the caller's own budget where it has one.
+def _burn(balance: Balance, *, is_weekly: bool) -> float:
+    """What a subscription spends an hour: a week is measured by the day's mean, five hours by the last hour."""
+    day = balance.days[0] / 24 if balance.days else 0.0
+    return day if is_weekly else float(balance.hour_spent)
 
-    ``pool_cooldown`` is the pool's own, while Anthropic is overloaded.
+
+def advise(
+    request: Request, balances: Sequence[Balance], strategy: Literal["headroom", "health"] = "headroom"
+) -> Advice:
+    """Advice for whoever makes a request of the usual size: what :func:`~pool_mcp.choosing.selection.choose` would do.
+
+    Where it would be refused, the advice is to wait until the first instant at which it would be served; where only a
+    person can change that, to stop. Else the pace decides.
     """
-    if caller is not None and caller.left == 0:
-        return _caller_used_up(caller)
-    if pool_cooldown is not None:
-        return Advice(Action.WAIT, pool_cooldown.detail, 0, pool_cooldown.until_ms)
-    found = [(balance, availability(balance)) for balance in balances]
-    usable = [b for b, a in found if a.status in (Status.AVAILABLE, Status.APPROACHING) and headroom_nanousd(b) > 0]
-    if not usable:
-        return _none_usable(found)
-    block, week = (_horizon(usable, is_weekly=is_weekly) for is_weekly in (False, True))
-    headroom = _horizon(usable, is_weekly=None).left
+    choice = choose(request, balances, strategy)
+    if request.pool_cooldown is not None:
+        return Advice(Action.WAIT, request.pool_cooldown.detail, 0, request.pool_cooldown.until_ms)
+    if choice.subscription is None:
+        retry_at_ms = choice.next_available_at_ms
+        if retry_at_ms is None:
+            reasons = {one.reason for one in map(availability, balances) if one.status is not Status.DISABLED}
+            why = reasons.pop() if len(reasons) == 1 else "see each one's status_reason"
+            return Advice(Action.STOP, f"No subscription can be used until a person acts: {why.rstrip('.')}.", 0)
+        reason = f"The next ask would be refused until {rfc3339(retry_at_ms)}: {choice.reason}."
+        return Advice(Action.WAIT, reason, 0, retry_at_ms)
+    able = {one.id for one in choice.candidates if one.eligible}
+    return _paced(request, balances, [one for one in balances if one.subscription.id in able])
+
+
+def _paced(request: Request, balances: Sequence[Balance], able: Sequence[Balance]) -> Advice:
+    """Advice where the next ask would be served: go on, or no faster than the room bears.
+
+    All subscriptions' burn counts, also of those that cannot serve: what is asked goes on to those that can.
+    """
+    caller = request.caller
+    block, week = (_horizon(able, balances, request.model, is_weekly=is_weekly) for is_weekly in (False, True))
+    headroom = _horizon(able, balances, request.model, is_weekly=None).left
     own = None if caller is None else _caller_constraint(caller)
     if caller is not None and caller.left is not None:
         headroom = min(headroom, caller.left)
@@ -216,24 +241,10 @@ def advise(balances: Sequence[Balance], caller: CallerBalance | None, pool_coold
             "would not last until it is filled up again."
         )
         return Advice(Action.SLOW_DOWN, reason, headroom, None, round(week.pace), week.exhausts_at_ms)
-    if all(a.status is Status.APPROACHING for b, a in found if b in usable):
+    if all(availability(one).status is not Status.AVAILABLE for one in able):
         reason = f"Every subscription that is left is over {APPROACHING_PERCENT:.0f}% used."
         return Advice(Action.SLOW_DOWN, reason, headroom, None, round(min(block.pace, week.pace)))
     return Advice(Action.PROCEED, f"There is room for ${headroom / NANO:.2f}.", headroom)
-
-
-def _none_usable(found: Sequence[tuple[Balance, Availability]]) -> Advice:
-    times = [a.available_at_ms for _, a in found if a.available_at_ms is not None]
-    if times:
-        reason = f"Every subscription is used up or cooling; the next is free at {rfc3339(min(times))}."
-        return Advice(Action.WAIT, reason, 0, min(times))
-    in_flight_ms = [balance.at_ms for balance, _ in found if balance.in_flight]
-    if in_flight_ms:
-        reason = "All room is reserved for runs in flight; ask again when one of them has ended."
-        return Advice(Action.WAIT, reason, 0, in_flight_ms[0] + IN_FLIGHT_MS)
-    reasons = {one.reason for _, one in found if one.status is not Status.DISABLED}
-    why = reasons.pop() if len(reasons) == 1 else "see each one's status_reason"
-    return Advice(Action.STOP, f"No subscription can be used until a person acts: {why.rstrip('.')}.", 0)
 
 
 def _caller_constraint(caller: CallerBalance) -> _Constraint | None:
@@ -247,19 +258,6 @@ def _caller_constraint(caller: CallerBalance) -> _Constraint | None:
         left = max(0, caller.budget.weekly_nanousd - caller.week_spent - caller.reserved)
         found.append(_rolling_week(caller.at_ms, left, caller.days))
     return min(found, key=lambda one: one.pace, default=None)
-
-
-def _caller_used_up(caller: CallerBalance) -> Advice:
-    """A day's budget begins again at midnight, a rolling week has no such moment, what is only reserved comes back."""
-    day, week = caller.budget.daily_nanousd, caller.budget.weekly_nanousd
-    if week is not None and caller.week_spent >= week:
-        return Advice(Action.STOP, f"The weekly budget of {caller.caller} is used up.", 0)
-    if day is not None and caller.day_spent >= day:
-        begins_ms = day_start_ms(caller.at_ms) + DAY_MS
-        reason = f"The daily budget of {caller.caller} is used up; the next day's begins at {rfc3339(begins_ms)}."
-        return Advice(Action.STOP, reason, 0, begins_ms)
-    reason = f"The budget of {caller.caller} is reserved for its runs in flight; ask again when one of them has ended."
-    return Advice(Action.WAIT, reason, 0, caller.at_ms + IN_FLIGHT_MS)
 
 
 # Alerts

@@ -81,6 +81,11 @@ class Gauge:
         return round(self.room_percent * self.rate.nanousd_per_percent)
 
     @property
+    def frees_at_ms(self) -> int:
+        """When it will have been emptied: at its reset, or, where that is not known, when its length has passed."""
+        return self.at_ms + length_ms(self.window) if self.resets_at_ms is None else self.resets_at_ms
+
+    @property
     def share_of_time_left(self) -> float:
         """The part of the window, 0-1, that is still to come; 1 where its reset is not known."""
         if self.resets_at_ms is None:

@@ -9,11 +9,11 @@ ask leaves a small plan alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pool_mcp.choices import Strategy
 from pool_mcp.choosing import cooldowns
-from pool_mcp.choosing.budget import Balance, health
+from pool_mcp.choosing.budget import IN_FLIGHT_MS, Balance, CallerBalance, health
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, applies_to, rfc3339
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Cooldown
@@ -50,7 +50,8 @@ IN_FLIGHT_PENALTY = 1.0
 class Request:
     """What is to be placed.
 
-    ``estimates`` is what it may cost under each subscription, in nano-dollars. ``only`` pins it to one; ``by_name``
+    ``estimates`` is what it may cost under each subscription, in nano-dollars, ``likely`` what it most likely will.
+    ``caller`` is who asks, where that one has a budget. ``only`` pins it to one; ``by_name``
     says that the caller named that one, so that it is tried even while it is thought to need a login. ``tried`` have
     already refused it. ``pool_cooldown`` is the pool's own, while Anthropic is overloaded. ``may_probe`` lets the
     ask itself find out whether somebody has signed in, where every subscription waits for that.
@@ -58,16 +59,37 @@ class Request:
 
     estimates: Mapping[str, int]
     model: str | None = None
+    likely: Mapping[str, int] = field(default_factory=dict)
+    caller: CallerBalance | None = None
     only: str | None = None
     by_name: bool = False
     tried: frozenset[str] = frozenset()
     pool_cooldown: Cooldown | None = None
     may_probe: bool = False
 
+    def at(self, later_ms: int) -> "Request":
+        """The same request at a later instant, when no other run tests whether an overload is over."""
+        caller = None if self.caller is None else self.caller.at(later_ms)
+        return replace(self, caller=caller, pool_cooldown=None)
+
+    def fitting(self, subscription: str, left: int | None, reserved: int) -> int | None:
+        """What to reserve within a budget that leaves so much (None: any amount); None where the ask has no room.
+
+        Where it fits only if it costs what is likely, it may have all that is left, alone: the CLI is started with that
+        as its cap. So a small budget can be used to its end, and overrun by one API call at most.
+        """
+        estimate = self.estimates[subscription]
+        if left is None or estimate <= left:
+            return estimate
+        return left if not reserved and 0 < self.likely.get(subscription, estimate) <= left else None
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The verdict on one subscription. ``blocked_by`` is the error kind that keeps it out."""
+    """The verdict on one subscription. ``blocked_by`` is the error kind that keeps it out, ``reserve`` what to reserve.
+
+    ``available_at_ms`` is when it could serve this ask if nothing else is asked until then.
+    """
 
     id: str
     eligible: bool
@@ -75,15 +97,17 @@ class Candidate:
     reasons: tuple[str, ...]
     blocked_by: str | None = None
     available_at_ms: int | None = None
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The subscription chosen, or None, and the verdict on each."""
+    """The subscription chosen, or None, and the verdict on each; ``reserve`` is what to reserve there."""
 
     subscription: str | None
     reason: str
     candidates: tuple[Candidate, ...] = field(default_factory=tuple)
+    reserve: int = 0
 
     @property
     def next_available_at_ms(self) -> int | None:
@@ -99,6 +123,8 @@ class _Obstacle:
     kind: str
     why: str
     until_ms: int | None = None
+    passes: bool = False
+    """Whether it may go by itself, though it is not known when: with the end of runs in flight."""
 
 
 def choose(
@@ -120,24 +146,81 @@ def choose(
         key=lambda b: (-verdicts[b.subscription.id].score, b.last_used_ms or 0, b.subscription.id),
     )
     chosen = verdicts[best.subscription.id]
-    return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates)
+    return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates, chosen.reserve)
 
 
 def _judge(request: Request, balance: Balance, strategy: str, *, last_resort: bool) -> Candidate:
     name = balance.subscription.id
-    gauges = [one for one in balance.gauges.values() if applies_to(one.window, request.model)]
+    gauges = _gauges(request, balance)
     score, reason = _score(request.estimates[name], balance, gauges, strategy)
-    obstacle = (
-        _not_meant(request, name)
-        or _not_able(request, balance, last_resort=last_resort)
-        or _no_room(request.estimates[name], balance, gauges)
-    )
+    obstacle = _obstacle(request, balance, last_resort=last_resort)
     if obstacle is None:
-        return Candidate(name, True, score, (reason,))
-    return Candidate(name, False, score, (obstacle.why, reason), obstacle.kind, obstacle.until_ms)
+        return Candidate(name, True, score, (reason,), reserve=_reserve(request, balance))
+    at_ms = _available_at_ms(request, balance, obstacle, last_resort=last_resort)
+    return Candidate(name, False, score, (obstacle.why, reason), obstacle.kind, at_ms)
+
+
+def _gauges(request: Request, balance: Balance) -> list[Gauge]:
+    """Of the windows that count the model that is asked for."""
+    return [one for one in balance.gauges.values() if applies_to(one.window, request.model)]
+
+
+def _reserve(request: Request, balance: Balance) -> int:
+    """What to reserve for an ask that fits: what it may cost, or what the tightest small budget leaves."""
+    name, caller = balance.subscription.id, request.caller
+    budgets: list[tuple[int | None, int]] = [(balance.left, balance.in_flight)]
+    if caller is not None:
+        budgets.append((caller.left, caller.reserved))
+    fitting = [request.fitting(name, left, reserved) for left, reserved in budgets]
+    return min(amount for amount in fitting if amount is not None)
+
+
+def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *, last_resort: bool) -> int | None:
+    """The first instant at which the same request would be served, if nothing else is asked until then.
+
+    What is only reserved comes back with the end of a run: soon, nobody knows when. Each further obstacle can go at one
+    instant only (a reset, a block's end, an hour that leaves the week), so going from one to the next finds the first.
+    """
+    if obstacle.until_ms is None and not obstacle.passes:
+        return None  # a person has to act, or another subscription is meant
+    idle_request = request if request.caller is None else replace(request, caller=replace(request.caller, reserved=0))
+    found = _obstacle(idle_request, balance.without_reservations(), last_resort=last_resort)
+    soon_ms = balance.at_ms + IN_FLIGHT_MS
+    if found is None:
+        return soon_ms if obstacle.until_ms is None else min(obstacle.until_ms, soon_ms)
+    later_ms = balance.at_ms
+    while found is not None:
+        if found.until_ms is None or found.until_ms <= later_ms:
+            return None
+        later_ms = found.until_ms
+        found = _obstacle(request.at(later_ms), balance.at(later_ms), last_resort=last_resort)
+    return later_ms
 
 
 # What keeps a subscription out
+
+
+def _obstacle(request: Request, balance: Balance, *, last_resort: bool) -> _Obstacle | None:
+    """The first thing that keeps a subscription from serving a request, at the balance's instant."""
+    return (
+        _not_meant(request, balance.subscription.id)
+        or _over_callers_budget(request, balance.subscription.id)
+        or _not_able(request, balance, last_resort=last_resort)
+        or _no_room(request, balance)
+    )
+
+
+def _over_callers_budget(request: Request, name: str) -> _Obstacle | None:
+    caller = request.caller
+    if caller is None or caller.left is None or request.fitting(name, caller.left, caller.reserved) is not None:
+        return None
+    estimate = request.estimates[name]
+    why = (
+        f"the budget of caller {caller.caller!r} leaves ${caller.left / NANO:.2f}, "
+        f"the ask may need ${estimate / NANO:.2f}"
+    )
+    needed = min(estimate, request.likely.get(name, estimate))
+    return _Obstacle("budget", why, caller.frees_at_ms(needed), passes=True)
 
 
 def _not_meant(request: Request, name: str) -> _Obstacle | None:
@@ -168,26 +251,30 @@ def _not_able(request: Request, balance: Balance, *, last_resort: bool) -> _Obst
             why = f"one run is testing whether this is over: {cooldown.detail}"
             return _Obstacle(kind, why, balance.at_ms + cooldowns.PROBE_MS)
     if balance.in_flight >= subscription.max_in_flight:
-        return _Obstacle("limit", f"has its {subscription.max_in_flight} runs in flight (max_in_flight)")
+        return _Obstacle("limit", f"has its {subscription.max_in_flight} runs in flight (max_in_flight)", passes=True)
     return None
 
 
-def _no_room(estimate: int, balance: Balance, gauges: Sequence[Gauge]) -> _Obstacle | None:
-    for gauge in gauges:
+def _no_room(request: Request, balance: Balance) -> _Obstacle | None:
+    name = balance.subscription.id
+    estimate = request.estimates[name]
+    for gauge in _gauges(request, balance):
         until = f" until {rfc3339(gauge.resets_at_ms)}" if gauge.resets_at_ms else ""
         if gauge.percent >= FULL_PERCENT:
-            return _Obstacle("limit", f"its {gauge.window} window is used up{until}", gauge.resets_at_ms)
+            return _Obstacle("limit", f"its {gauge.window} window is used up{until}", gauge.frees_at_ms)
         needed = _needed_percent(estimate, gauge)
         if needed + MARGIN_PERCENT > gauge.room_percent:
             why = f"its {gauge.window} window has {gauge.room_percent:.1f}% left{until}, the ask may need {needed:.1f}%"
-            return _Obstacle("limit", why, gauge.resets_at_ms)
+            return _Obstacle("limit", why, gauge.frees_at_ms, passes=True)
     needs = f"needs ${estimate / NANO:.2f}"
-    if estimate > balance.week_left:
+    needed = min(estimate, request.likely.get(name, estimate))
+    if request.fitting(name, balance.week_left, balance.in_flight) is None:
         left = f"its weekly budget leaves ${max(0, balance.week_left) / NANO:.2f}, the ask {needs}"
-        return _Obstacle("budget", left, balance.week_frees_at_ms)
-    if estimate > balance.block_left:
+        return _Obstacle("budget", left, balance.week_frees_at_ms(needed), passes=True)
+    if request.fitting(name, balance.block_left, balance.in_flight) is None:
         left = f"its block budget leaves ${max(0, balance.block_left) / NANO:.2f}, the ask {needs}"
-        return _Obstacle("budget", left, balance.block.ends_at_ms)
+        until_ms = balance.block.ends_at_ms if needed <= balance.subscription.block_budget_nanousd else None
+        return _Obstacle("budget", left, until_ms, passes=True)
     return None
 
 
@@ -254,4 +341,8 @@ def _why(balance: Balance, gauges: Sequence[Gauge], week_part: float, *, is_warm
 
 
 def _why_none(request: Request, candidates: Sequence[Candidate]) -> str:
-    return "; ".join(f"{c.id}: {c.reasons[0]}" for c in candidates if c.blocked_by != "pinned" or request.only is None)
+    meant = [c for c in candidates if c.blocked_by != "pinned" or request.only is None]
+    reasons = {c.reasons[0] for c in meant}
+    if request.caller is not None and len(reasons) == 1 and meant[0].reasons[0].startswith("the budget of caller"):
+        return reasons.pop()
+    return "; ".join(f"{c.id}: {c.reasons[0]}" for c in meant)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pool_mcp.choosing import budget, pacing
-from pool_mcp.model import Cooldown
+from pool_mcp.choosing.selection import Request
 
 _USABLE = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
 
@@ -13,21 +14,26 @@ _USABLE = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
 class Snapshot:
     """The pool at ``now_ms``; money in nano-dollars.
 
-    ``pool_cooldown`` is in force while Anthropic is overloaded. ``alerts`` are those that still hold, newest first,
+    ``request`` is an ask of the usual size. ``alerts`` are those that still hold, newest first,
     each with when it was raised.
     """
 
     now_ms: int
     balances: Sequence[budget.Balance]
-    caller: budget.CallerBalance | None
-    pool_cooldown: Cooldown | None
+    request: Request
+    strategy: Literal["headroom", "health"]
     spent_today: int
     alerts: Sequence[tuple[int, pacing.Alert]]
 
     @property
     def advice(self) -> pacing.Advice:
         """What the next ask of the usual size would meet."""
-        return pacing.advise(self.balances, self.caller, self.pool_cooldown)
+        return pacing.advise(self.request, self.balances, self.strategy)
+
+    @property
+    def caller(self) -> budget.CallerBalance | None:
+        """The caller that was asked about."""
+        return self.request.caller
 
     @property
     def usable(self) -> list[str]:

@@ -73,17 +73,19 @@ class Balances:
         row = self._conn.execute(f"SELECT {', '.join([one] * len(spans))}", [value for span in spans for value in span])
         return list(row.fetchone())
 
-    def week_frees_at_ms(self, subscription: str, since_ms: int, amount_nanousd: int) -> int | None:
-        """When the rolling week will have let go of an amount, by the hours in which it was spent."""
-        freed = 0
-        for hour_ms, cost in self._conn.execute(
+    def hours_of_subscription(self, subscription: str, now_ms: int) -> list[tuple[int, int]]:
+        """What a subscription has spent in each hour that is less than a week old, oldest first, with its beginning."""
+        return self._conn.execute(
             "SELECT hour_ms, cost_nanousd FROM subscription_hours WHERE subscription = ? AND hour_ms > ? ORDER BY 1",
-            (subscription, since_ms - HOUR_MS),
-        ):
-            freed += cost
-            if freed >= amount_nanousd:
-                return int(hour_ms) + HOUR_MS + WEEK_MS
-        return None
+            (subscription, now_ms - WEEK_MS - HOUR_MS),
+        ).fetchall()
+
+    def hours_of_caller(self, caller: str, now_ms: int) -> list[tuple[int, int]]:
+        """What a caller has spent in each hour that is less than a week old, oldest first, with its beginning."""
+        return self._conn.execute(
+            "SELECT hour_ms, sum(cost_nanousd) FROM hours WHERE caller = ? AND hour_ms > ? GROUP BY 1 ORDER BY 1",
+            (caller, now_ms - WEEK_MS - HOUR_MS),
+        ).fetchall()
 
     def reserved(self) -> dict[str, Reserved]:
         """Unfinished runs and what they may still cost, by subscription."""
