@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_mcp.choosing.budget import Balance, health
+from pool_mcp.choosing.budget import Balance, CallerBalance, health
 from pool_mcp.choosing.rates import Rate
 from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
 from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
@@ -19,6 +19,7 @@ from pool_mcp.model import (
     NANO,
     SECOND_MS,
     WEEK_MS,
+    CallerBudget,
     Cooldown,
     Subscription,
     WindowReading,
@@ -525,3 +526,29 @@ def test_a_refusal_without_a_time_to_come_back_is_for_a_person(pool: list[Balanc
             assert one.id in ask.tried or any(
                 cooldown.until_ms is None for cooldown in next(b for b in pool if b.subscription.id == one.id).cooldowns
             )
+
+
+@pytest.mark.parametrize(
+    ("daily", "weekly", "estimate", "until_ms"),
+    [(0.5, None, 0.4, None), (None, 0.5, 0.6, "never"), (0.5, None, 0.6, "never"), (0.5, 1.0, 0.5, None)],
+)
+def test_a_callers_budget_that_no_ask_fits_into_gives_no_time_to_come_back(
+    daily: float | None, weekly: float | None, estimate: float, until_ms: str | None
+) -> None:
+    budget = CallerBudget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
+    caller = CallerBalance("me", NOW, budget, day_spent=NANO // 2, week_spent=NANO // 2, hours=[(NOW, NANO // 2)])
+    found = choice(balance(cooldowns=[cooldown("five_hour")]), estimate=round(estimate * NANO), caller=caller)
+    assert found.subscription is None
+    assert (found.next_available_at_ms is None) == (until_ms == "never")
+    assert "the budget of caller 'me' leaves $0.00" in found.reason or daily is None
+
+
+def test_a_small_budget_is_used_to_its_end_by_one_ask_at_a_time() -> None:
+    caller = CallerBalance("me", NOW, CallerBudget(NANO // 10))
+    likely = {"a": NANO // 50}
+    found = choice(balance(), estimate=NANO // 4, likely=likely, caller=caller)
+    assert (found.subscription, found.reserve) == ("a", NANO // 10)
+    beside = replace(caller, reserved=NANO // 20)
+    assert choice(balance(), estimate=NANO // 4, likely=likely, caller=beside).subscription is None
+    nearly = replace(caller, day_spent=NANO // 10 - NANO // 50 + 1)
+    assert choice(balance(), estimate=NANO // 4, likely=likely, caller=nearly).subscription is None

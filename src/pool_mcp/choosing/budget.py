@@ -197,11 +197,9 @@ class CallerBalance:
 
     def frees_at_ms(self, needed: int) -> int | None:
         """When so much will fit into the budget that has no room for it, the day's first; None: never or unknown."""
-        if (
-            self.budget.daily_nanousd is not None
-            and self.day_spent + self.reserved + needed > self.budget.daily_nanousd
-        ):
-            return day_start_ms(self.at_ms) + DAY_MS
+        daily = self.budget.daily_nanousd
+        if daily is not None and self.day_spent + self.reserved + needed > daily:
+            return day_start_ms(self.at_ms) + DAY_MS if needed <= daily else None
         allowed = (self.budget.weekly_nanousd or 0) - self.reserved - needed
         return _week_frees_at_ms(self.hours, self.week_spent, allowed)
 

@@ -46,6 +46,10 @@ IN_FLIGHT_PENALTY = 1.0
 """Points off for each run in flight: many requests at once are what Anthropic answers with a burst 429."""
 
 
+MOST_OBSTACLES = 50
+"""More than can follow one another before everything that was spent has left every window and budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is to be placed.
@@ -189,12 +193,14 @@ def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *,
     if found is None:
         return soon_ms if obstacle.until_ms is None else min(obstacle.until_ms, soon_ms)
     later_ms = balance.at_ms
-    while found is not None:
+    for _ in range(MOST_OBSTACLES):
+        if found is None:
+            return later_ms
         if found.until_ms is None or found.until_ms <= later_ms:
             return None
         later_ms = found.until_ms
         found = _obstacle(request.at(later_ms), balance.at(later_ms), last_resort=last_resort)
-    return later_ms
+    return None
 
 
 # What keeps a subscription out
