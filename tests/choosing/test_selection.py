@@ -519,15 +519,6 @@ def test_who_is_refused_is_served_at_the_time_to_come_back_and_not_before_a_rese
     assert spent.subscription or given_back.subscription
 
 
-@given(pools, asks)
-def test_a_refusal_without_a_time_to_come_back_is_for_a_person(pool: list[Balance], ask: Request) -> None:
-    for one in choose(replace(ask, estimates=request().estimates), pool).candidates:
-        if not one.eligible and one.available_at_ms is None and one.blocked_by == "limit":
-            assert one.id in ask.tried or any(
-                cooldown.until_ms is None for cooldown in next(b for b in pool if b.subscription.id == one.id).cooldowns
-            )
-
-
 @pytest.mark.parametrize(
     ("daily", "weekly", "estimate", "until_ms"),
     [(0.5, None, 0.4, None), (None, 0.5, 0.6, "never"), (0.5, None, 0.6, "never"), (0.5, 1.0, 0.5, None)],
