@@ -118,7 +118,7 @@ def booked(ledger_path: Path) -> dict[str, Tokens]:
 def nothing_new_ms(home: Path, config_dir: Path) -> float:
     """An import's own time, in a process that runs already, when nothing has changed; the best of five."""
     ledger = Ledger(home / "ledger.db")
-    importer = Importer(ledger, [Source("one", config_dir)], lambda _: ())
+    importer = Importer(ledger, [Source("one", config_dir)], lambda _: (), lambda: time.time_ns() // 1_000_000)
     times = []
     for _ in range(5):
         began = time.perf_counter()

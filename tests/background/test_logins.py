@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from anthropic_proxy import anthropic_proxy
-from generations import GENERATIONS, THIS_RUN, Generation
+from cli_versions import CLI_VERSIONS, THIS_RUN, CliVersion
 from support import make_home, open_ledger
 
 from pool_mcp.background.logins import REFRESH_MS, STALE_MS, Upkeep
@@ -54,8 +54,8 @@ def test_the_clis_own_usage_is_read_in_its_own_units() -> None:
     assert usage_readings(said({"limits": LIMITS}), NOW) == READ
 
 
-@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda one: one.name)
-def test_the_real_cli_asks_anthropic_for_a_stored_logins_limits(generation: Generation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", CLI_VERSIONS, ids=lambda one: one.name)
+def test_the_real_cli_asks_anthropic_for_a_stored_logins_limits(version: CliVersion, tmp_path: Path) -> None:
     config_dir = tmp_path / "carol"
     config_dir.mkdir()
     carol = Subscription("carol", config_dir, None, None, "max", NANO, NANO, 0, 15, enabled=True)
@@ -64,10 +64,10 @@ def test_the_real_cli_asks_anthropic_for_a_stored_logins_limits(generation: Gene
     (config_dir / ".credentials.json").write_text(json.dumps({"claudeAiOauth": login | scopes}))
     with anthropic_proxy(tmp_path, LIMITS) as proxy:
         env = {"HOME": str(tmp_path), **proxy.env}
-        found = usage_of(generation.cli, carol, env, "", tmp_path, lambda: NOW)
+        found = usage_of(version.cli, carol, env, "", tmp_path, lambda: NOW)
     assert "GET /api/oauth/usage" in proxy.asked
     assert not [one for one in proxy.asked if "event_logging" in one]
-    assert found == ([] if generation is THIS_RUN else READ)  # that generation tells it in prose only
+    assert found == ([] if version is THIS_RUN else READ)  # that version tells it in prose only
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ USED = Tokens(input=1000, output=100)
 ANSWERED = Cost(3_000_000, {"claude-sonnet-5-5": ModelCost(USED, 3_000_000)})
 CUT = Cost(2_010_000, {"claude-sonnet-5-5": ModelCost(Tokens(input=1000, output=1), 2_010_000)}, is_estimate=True)
 FREE = Cost()
+UNHEARD = Cost(is_estimate=True)
+"""A CLI of which there is no event may have spent something."""
 """No request was announced, so none was sent."""
 
 
@@ -103,20 +105,20 @@ def no_answer(how: str, state: RunState = RunState.FAILED, cost: Cost = FREE) ->
     return failed(f"The CLI ended without an answer ({how}; {advice}", state, cost)
 
 
-def garbage(lines: int) -> Ended:
-    return no_answer(f"exit code 0) and printed {lines} lines that are not events")
+def garbage(lines: int, cost: Cost = UNHEARD) -> Ended:
+    return no_answer(f"exit code 0) and printed {lines} lines that are not events", cost=cost)
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        pytest.param("", no_answer("exit code 0)"), id="nothing"),
+        pytest.param("", no_answer("exit code 0)", cost=UNHEARD), id="nothing"),
         pytest.param(
             "sys.stdout.buffer.write(b'\\x00\\xff\\xfe garbage\\n{]\\n\\n\"text\"\\n17\\nnull\\n')",
             garbage(5),
             id="garbage",
         ),
-        pytest.param('begin()\nsys.stdout.write(\'{"type": "result", "is_err\')', garbage(1), id="half a line"),
+        pytest.param('begin()\nsys.stdout.write(\'{"type": "result", "is_err\')', garbage(1, FREE), id="half a line"),
         pytest.param("sys.stdout.write('x' * 30_000_000 + '\\n')", garbage(1), id="30 MB in one line"),
         pytest.param("sys.stdout.write('x' * 30_000_000)", garbage(1), id="30 MB in half a line"),
         pytest.param(

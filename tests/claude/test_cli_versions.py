@@ -1,4 +1,4 @@
-"""Every CLI generation, through a real pool, on sessions of every history: each run is booked once, at what it cost.
+"""Every CLI version, through a real pool, on sessions of every history: each run is booked once, at what it cost.
 
 The stand-in's books say what each API call would have cost. A run's entry has to be the sum of exactly those calls that
 were made while it ran, to the nano-dollar; where a call was cut, at most that.
@@ -6,6 +6,7 @@ were made while it ran, to the nano-dollar; where a call was cut, at most that.
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple
 import anyio
 import anyio.to_thread
 import pytest
-from generations import GENERATIONS, NEWEST, THIS_RUN, Generation
+from cli_versions import CLI_VERSIONS, NEWEST, THIS_RUN, CliVersion
 from support import make_home, open_ledger, open_pool, until
 
 from pool_mcp.demo.standin import Standin
@@ -27,22 +28,22 @@ from pool_mcp.model import Ask, Cost, Outcome, Run, RunState, Tokens
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(900),  # the first run on a machine downloads the older generations
+    pytest.mark.timeout(900),  # the first run on a machine downloads the older versions
 ]
 
 MODEL = "claude-sonnet-4-6"
-"""Has the same price in all generations; newer models are priced wrongly by the older ones."""
+"""Has the same price in all versions; newer models are priced wrongly by the older ones."""
 
 ASK_S = 60
 """A CLI that takes longer hangs."""
 
-every_generation = pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
+every_version = pytest.mark.parametrize("version", CLI_VERSIONS, ids=lambda version: version.name)
 
 How = Literal["interrupted", "killed"]
 
 
 class Row(NamedTuple):
-    """One model's part of a run. The older generations do not tell the two lifetimes of a cache write apart."""
+    """One model's part of a run. The older versions do not tell the two lifetimes of a cache write apart."""
 
     input: int
     output: int
@@ -89,7 +90,7 @@ def _row(tokens: Tokens, nanousd: int | None) -> Row:
 
 
 class Desk:
-    """One subscription that is used in the pool and by hand, under whichever generation of the CLI."""
+    """One subscription that is used in the pool and by hand, under whichever version of the CLI."""
 
     def __init__(self, home: Path, standin: Standin) -> None:
         self.home = home
@@ -98,9 +99,9 @@ class Desk:
         self.work = home / "work"
         self.work.mkdir()
 
-    def settle_in(self, generation: Generation) -> None:
-        """Make a generation the pool's CLI, as an update of the CLI does."""
-        self.cli = generation.cli
+    def settle_in(self, version: CliVersion) -> None:
+        """Make a version the pool's CLI, as an update of the CLI does."""
+        self.cli = version.cli
         self.settings, self.env = make_home(
             self.home, self.standin, cli=self.cli, claude={"tool_profile": "full"}, weekly_budget_usd=10_000.0
         )
@@ -110,7 +111,7 @@ class Desk:
         (config_dir / "agents").mkdir(parents=True, exist_ok=True)
         (config_dir / "agents" / "helper.md").write_text(HELPER)
         # This one finds a session only from the directory in which it was begun.
-        self.working_dir = str(self.work) if generation is THIS_RUN else None
+        self.working_dir = str(self.work) if version is THIS_RUN else None
 
     async def ask(self, session_id: str | None = None, **more: object) -> Ran:
         """Ask through a pool of its own, as another host's server would."""
@@ -172,7 +173,7 @@ class Desk:
             done = await anyio.run_process(command, env=self.env)
         return await self._note(json.loads(done.stdout)["run_id"], began)
 
-    async def use_by_hand(self, *arguments: str) -> str:
+    async def use_by_hand(self, *arguments: str, prompt: bytes = b"ping") -> str:
         """Run the CLI as a person would, in a directory of the person's; the session's id."""
         env = {
             "PATH": os.defpath,
@@ -185,9 +186,14 @@ class Desk:
         }
         command = [str(self.cli), "-p", "--output-format=json", f"--model={MODEL}", *arguments]
         with anyio.fail_after(ASK_S):
-            done = await anyio.run_process(command, input=b"ping", env=env, cwd=self.work)
+            done = await anyio.run_process(command, input=prompt, env=env, cwd=self.work)
         session_id: str = json.loads(done.stdout)["session_id"]
         return session_id
+
+    async def use_by_hand_after(self, delay_s: float, *arguments: str) -> None:
+        """Run the CLI as a person would, a moment later."""
+        await anyio.sleep(delay_s)
+        await self.use_by_hand(*arguments, prompt=b"by hand")
 
     async def _note(self, run_id: str, began: int) -> Ran:
         assert await anyio.to_thread.run_sync(self.standin.wait_idle)
@@ -229,47 +235,47 @@ def assert_exact(desk: Desk) -> None:
     assert desk.spent_nanousd() == sum(ran.billed.nanousd for ran in desk.ran)
 
 
-@every_generation
-async def test_each_ask_on_a_session_is_booked_at_what_it_alone_cost(desk: Desk, generation: Generation) -> None:
-    desk.settle_in(generation)
+@every_version
+async def test_each_ask_on_a_session_is_booked_at_what_it_alone_cost(desk: Desk, version: CliVersion) -> None:
+    desk.settle_in(version)
     session_id = (await desk.ask()).run.session_id
     await desk.ask(session_id)
     await desk.ask(session_id)
     await desk.ask_in_a_shell(session_id)
     assert_exact(desk)
-    if generation is NEWEST:  # the only one that tells the two lifetimes of a cache write apart
+    if version is NEWEST:  # the only one that tells the two lifetimes of a cache write apart
         assert [ran.run.cost and ran.run.cost.tokens for ran in desk.ran] == [
             sum((call.tokens for call in ran.calls), Tokens()) for ran in desk.ran
         ]
 
 
-@every_generation
+@every_version
 async def test_a_session_begun_by_hand_goes_on_in_the_pool_at_the_cost_of_the_pool_s_part(
-    desk: Desk, generation: Generation
+    desk: Desk, version: CliVersion
 ) -> None:
-    desk.settle_in(generation)
+    desk.settle_in(version)
     session_id = await desk.use_by_hand()
     await desk.ask(session_id)
     await desk.ask(session_id)
     assert_exact(desk)
 
 
-@every_generation
+@every_version
 async def test_what_is_done_by_hand_between_two_asks_on_a_session_is_not_booked_as_the_pool_s(
-    desk: Desk, generation: Generation
+    desk: Desk, version: CliVersion
 ) -> None:
-    desk.settle_in(generation)
+    desk.settle_in(version)
     session_id = (await desk.ask()).run.session_id
     await desk.use_by_hand(f"--resume={session_id}")
     await desk.ask(session_id)
     assert_exact(desk)
 
 
-@every_generation
+@every_version
 async def test_a_fork_made_by_hand_and_its_original_go_on_in_the_pool_each_at_its_own_cost(
-    desk: Desk, generation: Generation
+    desk: Desk, version: CliVersion
 ) -> None:
-    desk.settle_in(generation)
+    desk.settle_in(version)
     original = (await desk.ask()).run.session_id
     fork = await desk.use_by_hand(f"--resume={original}", "--fork-session")
     assert fork != original
@@ -278,12 +284,12 @@ async def test_a_fork_made_by_hand_and_its_original_go_on_in_the_pool_each_at_it
     assert_exact(desk)
 
 
-@every_generation
+@every_version
 @pytest.mark.parametrize("hows", [("interrupted", "killed"), ("killed", "interrupted")], ids="-".join)
 async def test_a_run_that_was_cut_is_booked_as_far_as_it_was_seen_and_the_next_one_exactly(
-    desk: Desk, generation: Generation, hows: tuple[How, How]
+    desk: Desk, version: CliVersion, hows: tuple[How, How]
 ) -> None:
-    desk.settle_in(generation)
+    desk.settle_in(version)
     session_id = None
     for how in hows:
         cut = await desk.ask_and_cut(how, session_id)
@@ -299,9 +305,9 @@ async def test_a_run_that_was_cut_is_booked_as_far_as_it_was_seen_and_the_next_o
     assert desk.spent_nanousd() == sum(ran.booked.nanousd for ran in desk.ran)
 
 
-@every_generation
-async def test_a_subagent_on_another_model_is_booked_with_its_run(desk: Desk, generation: Generation) -> None:
-    desk.settle_in(generation)
+@every_version
+async def test_a_subagent_on_another_model_is_booked_with_its_run(desk: Desk, version: CliVersion) -> None:
+    desk.settle_in(version)
     session_id = None
     for in_background in (False, True):
         desk.standin.accounts["alice"] = Behaviour(replies=(call_helper(in_background), Reply("hi", for_model="haiku")))
@@ -311,11 +317,11 @@ async def test_a_subagent_on_another_model_is_booked_with_its_run(desk: Desk, ge
     assert_exact(desk)
 
 
-@every_generation
+@every_version
 async def test_a_run_interrupted_in_its_subagent_is_booked_at_least_at_its_own_calls(
-    desk: Desk, generation: Generation
+    desk: Desk, version: CliVersion
 ) -> None:
-    desk.settle_in(generation)
+    desk.settle_in(version)
     replies = (call_helper(in_background=False), Reply(mode="hang", for_model="haiku"))
     desk.standin.accounts["alice"] = Behaviour(replies=replies)
     cut = await desk.cut_when(
@@ -328,9 +334,9 @@ async def test_a_run_interrupted_in_its_subagent_is_booked_at_least_at_its_own_c
     assert (answered.run.outcome, answered.booked) == (Outcome.OK, answered.billed)
 
 
-@every_generation
-async def test_a_run_cut_by_its_budget_is_booked_at_all_that_it_cost(desk: Desk, generation: Generation) -> None:
-    desk.settle_in(generation)
+@every_version
+async def test_a_run_cut_by_its_budget_is_booked_at_all_that_it_cost(desk: Desk, version: CliVersion) -> None:
+    desk.settle_in(version)
     session_id = None
     for _ in range(2):
         desk.standin.accounts["alice"] = Behaviour(replies=(Reply(tools=(ToolUse("Task"),)),))
@@ -343,11 +349,56 @@ async def test_a_run_cut_by_its_budget_is_booked_at_all_that_it_cost(desk: Desk,
     assert (answered.run.outcome, answered.booked) == (Outcome.OK, answered.billed)
 
 
-async def test_a_session_stays_right_from_one_generation_to_the_next_and_back(desk: Desk) -> None:
-    old, middle, new = GENERATIONS
+async def test_a_session_stays_right_from_one_version_to_the_next_and_back(desk: Desk) -> None:
+    old, middle, new = CLI_VERSIONS
     session_id = None
     # Every change from one to another, and where it was new, a further run after it.
-    for generation in (old, middle, middle, new, new, middle, old, old, new, old):
-        desk.settle_in(generation)
+    for version in (old, middle, middle, new, new, middle, old, old, new, old):
+        desk.settle_in(version)
         session_id = (await desk.ask(session_id)).run.session_id
     assert_exact(desk)
+
+
+@every_version
+async def test_a_session_used_by_hand_and_by_the_pool_within_a_second_is_counted_once(
+    desk: Desk, version: CliVersion
+) -> None:
+    desk.settle_in(version)
+    session_id = (await desk.ask()).run.session_id
+    for delay_s in (0.0, 0.1, 0.2, 0.3):
+        began = len(desk.standin.books)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(desk.use_by_hand_after, delay_s, f"--resume={session_id}")
+            ran = await desk.ask(session_id)
+        assert await anyio.to_thread.run_sync(desk.standin.wait_idle)
+        costs = {call.cost_nanousd for call in desk.standin.books[began:]}
+        assert (len(costs), ran.booked.is_estimate) == (2, False)
+        assert ran.booked.nanousd in costs
+
+
+@every_version
+async def test_a_copied_project_folder_changes_nothing_of_what_a_run_costs(desk: Desk, version: CliVersion) -> None:
+    desk.settle_in(version)
+    session_id = (await desk.ask()).run.session_id
+    (project,) = (desk.config_dir / "projects").iterdir()
+    for name in ("0-copy", "zz-copy"):  # the one the CLI goes on with is neither first nor last
+        shutil.copytree(project, project.with_name(name))
+    for _ in range(3):
+        await desk.ask(session_id)
+    assert_exact(desk)
+
+
+@pytest.mark.parametrize("version", CLI_VERSIONS[1:], ids=lambda version: version.name)  # the older one waits for it
+async def test_a_budget_reached_while_a_subagent_is_at_work_is_booked_as_a_floor(
+    desk: Desk, version: CliVersion
+) -> None:
+    desk.settle_in(version)
+    more = Reply(tools=(ToolUse("Bash", {"command": "true"}),), for_model="sonnet")
+    slow = Reply(text="word", text_size=4000, mode="slow", for_model="haiku")
+    replies = (call_helper(in_background=True), slow, more, more)
+    desk.standin.accounts["alice"] = Behaviour(replies=replies, chunks=30)
+    cut = await desk.ask(tool_profile="full", max_cost_nanousd=50_000_000)
+    assert cut.run.outcome is Outcome.BUDGET
+    assert cut.booked.is_estimate
+    finished = sum(call.cost_nanousd or 0 for call in cut.calls if call.state == "complete")
+    assert finished < cut.booked.nanousd <= cut.billed.nanousd

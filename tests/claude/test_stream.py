@@ -98,7 +98,7 @@ def assert_can_be_booked(lines: list[bytes]) -> None:
     """Whatever the lines say, it has a judgement and an amount that the ledger and an answer can hold."""
     stream, readings = read(lines)
     verdict = judge(stream)
-    amounts = [run_cost(stream, before=before, prompt_bytes=4, price=price) for before in (None, Cost(5, {}))]
+    amounts = [run_cost(stream, before=before, price=price) for before in (None, Cost(5, {}))]
     numbers = [amount.nanousd for amount in amounts]
     for model, part in ((model, part) for amount in amounts for model, part in amount.models.items()):
         tokens = part.tokens
@@ -183,3 +183,17 @@ def test_a_share_that_is_no_number_is_unknown_and_not_nothing(wrong: object) -> 
 def test_a_reset_at_no_possible_time_is_unknown(wrong: object) -> None:
     (_, readings) = read([limit_event(unifiedWindows={"seven_day": {"utilization": 0.5, "resetsAt": wrong}})])
     assert readings == [WindowReading("seven_day", 50.0, None, "allowed", NOW)]
+
+
+def test_a_window_that_refused_and_then_allowed_is_no_limit() -> None:
+    def reported(status: str) -> bytes:
+        return limit_event(rateLimitType="five_hour", status=status, utilization=1.0, resetsAt=NOW // 1000 + 60)
+
+    error = line(type="result", is_error=True, result="why", api_error_status=500)
+    for lines, outcome in (
+        ([reported("rejected")], Outcome.LIMIT),
+        ([reported("rejected"), reported("allowed")], None),
+    ):
+        verdict = judge(read([*lines, error])[0])
+        assert verdict is not None
+        assert (verdict.outcome is Outcome.LIMIT) == (outcome is Outcome.LIMIT)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from written import AT_MS, TOKENS, answer, dump, usage_of
 
 from pool_mcp.claude import stream
-from pool_mcp.claude.transcripts import ReadPosition, TranscriptCall, TranscriptFile, call_key, read_calls, walk
+from pool_mcp.claude.transcripts import ReadPosition, TranscriptCall, TranscriptFile, Walk, call_key, read_calls, walk
 from pool_mcp.model import Tokens
 
 
@@ -212,29 +213,29 @@ def test_every_transcript_of_a_config_dir_is_found_with_its_session(tmp_path: Pa
     (tmp_path / "projects" / "a" / "memory").mkdir()
     (tmp_path / "projects" / "a" / "s1" / "subagents" / "agent-1.meta.json").write_bytes(b"{}")
     (tmp_path / "projects" / "stray.jsonl").write_bytes(b"")
-    places, count = walk(tmp_path)
-    found = sorted((place.path.removeprefix(str(tmp_path)), place.session_id, place.is_subagent) for place in places)
-    assert count == 4
+    walked = walk(tmp_path)
+    found = sorted((one.path.removeprefix(str(tmp_path)), one.session_id, one.is_subagent) for one in walked.found)
+    assert (walked.count, walked.unreadable) == (4, [])
     assert found == [
         ("/projects/a/s1.jsonl", "s1", False),
         ("/projects/a/s1/subagents/agent-1.jsonl", "s1", True),
         ("/projects/a/s1/subagents/more/agent-2.jsonl", "s1", True),
         ("/projects/b/s2.jsonl", "s2", False),
     ]
-    assert walk(tmp_path / "nowhere") == ([], 0)
+    assert walk(tmp_path / "nowhere") == Walk()
 
 
 def test_a_transcript_that_was_seen_is_passed_over_until_it_is_written_or_replaced(tmp_path: Path) -> None:
     def new(*seen: TranscriptFile) -> list[str]:
-        places, count = walk(tmp_path, {place[3:] for place in seen})
-        assert count == 2
-        return [place.session_id for place in places]
+        walked = walk(tmp_path, {one[3:] for one in seen})
+        assert walked.count == 2
+        return [one.session_id for one in walked.found]
 
     one, two = (tmp_path / "projects" / "a" / f"{name}.jsonl" for name in ("one", "two"))
     one.parent.mkdir(parents=True)
     one.write_bytes(dump(answer()))
     two.write_bytes(dump(answer()))
-    before, _ = walk(tmp_path)
+    before = walk(tmp_path).found
     assert new(*before) == []
     said = one.stat()
     with one.open("ab") as file:  # grown within one tick of the clock
@@ -249,3 +250,28 @@ def test_a_transcript_that_was_seen_is_passed_over_until_it_is_written_or_replac
     os.utime(copy, ns=(said.st_atime_ns, said.st_mtime_ns))
     copy.replace(one)
     assert new(*before) == ["one"]
+
+
+def test_a_later_line_with_fewer_tokens_does_not_win(path: Path) -> None:
+    ((call,), _) = read(path, dump(answer(), answer(tokens=replace(TOKENS, output=1))))
+    assert call.tokens == TOKENS.counts
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_found(tmp_path: Path) -> None:
+    projects = tmp_path / "projects"
+    (projects / "a").mkdir(parents=True)
+    (projects / "a" / "s.jsonl").write_bytes(dump(answer()))
+    (projects / "loop").symlink_to(projects / "loop")
+    (projects / "a" / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(projects / "a" / "pipe.jsonl")
+    walked = walk(tmp_path)
+    assert [one.session_id for one in walked.found] == ["s"]
+    assert sorted(Path(path).name for path in walked.unreadable) == ["gone.jsonl", "loop", "pipe.jsonl"]
+
+
+def test_a_subagent_beside_its_session_is_that_session_s(tmp_path: Path) -> None:
+    path = tmp_path / "projects" / "a" / "agent-1.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(dump(answer(sessionId="parent", isSidechain=True)))
+    (found,) = walk(tmp_path).found
+    assert (found.session_id, found.is_subagent) == ("parent", True)

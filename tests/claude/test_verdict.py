@@ -43,3 +43,10 @@ def test_what_a_cli_says_of_an_error_reaches_a_person_as_one_short_line() -> Non
     verdict = judge(read([line(type="result", is_error=True, result=said)])[0])
     assert verdict is not None
     assert verdict.message == f"first [31mline second line {'x' * 473}"
+
+
+@pytest.mark.parametrize("said", [{"text": "hi"}, ["hi"], 17, None])
+def test_a_result_that_is_no_text_is_no_answer(said: object) -> None:
+    verdict = judge(read([line(type="result", subtype="success", is_error=False, result=said)])[0])
+    assert verdict is not None
+    assert verdict.outcome is Outcome.CLI_FAILED

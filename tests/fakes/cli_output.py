@@ -22,7 +22,7 @@ def read(lines: list[bytes]) -> tuple[RunStream, list[WindowReading]]:
 
 
 def cost(lines: list[bytes], before: Cost | None = None) -> Cost:
-    return run_cost(read(lines)[0], before=before, prompt_bytes=4, price=price)
+    return run_cost(read(lines)[0], before=before, price=price)
 
 
 def line(**event: object) -> bytes:

@@ -13,7 +13,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from generations import cache_dir
+from cli_versions import cache_dir
 
 PINNED = Path(__file__).parents[1] / "hosts"
 OLDEST_NODE = 20

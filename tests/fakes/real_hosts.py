@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import generations
+import cli_versions
 from npm_packages import node_modules
 from scripted_model import ScriptedModel
 
@@ -100,11 +100,11 @@ class ClaudeCode(RealHost):
     installs_as = "claude-code"
     lists_with = ("mcp", "list")
 
-    def __init__(self, generation: generations.Generation) -> None:
-        self._generation = generation
+    def __init__(self, version: cli_versions.CliVersion) -> None:
+        self._version = version
 
     def executable(self) -> Path:
-        return self._generation.cli
+        return self._version.cli
 
     def configure(self, seat: Seat) -> None:
         seat.env |= {
@@ -217,8 +217,8 @@ class Continue(RealHost):
 
 
 HOSTS: Mapping[str, RealHost] = {
-    "claude-code-newest": ClaudeCode(generations.NEWEST),
-    "claude-code-oldest": ClaudeCode(generations.THIS_RUN),
+    "claude-code-newest": ClaudeCode(cli_versions.NEWEST),
+    "claude-code-oldest": ClaudeCode(cli_versions.THIS_RUN),
     "codex": Codex(),
     "gemini": GeminiCli(),
     "opencode": OpenCode(),

@@ -141,7 +141,7 @@ def test_a_missing_cli_is_named_with_the_way_to_get_it(machine: Machine) -> None
     assert broken(machine) == [NO_CLI]
 
 
-def test_a_cli_of_an_early_generation_is_worth_an_update(machine: Machine) -> None:
+def test_a_cli_of_an_early_version_is_worth_an_update(machine: Machine) -> None:
     (machine.bin / "old").write_text("#!/bin/sh\necho '2.1.200 (Claude Code)'\n")
     (machine.bin / "old").chmod(0o755)
     machine.set(POOL_MCP_CLAUDE_PATH=str(machine.bin / "old"))

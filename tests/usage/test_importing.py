@@ -18,8 +18,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from generations import GENERATIONS, NEWEST, Generation
-from support import make_home, new_id, open_ledger, open_pool, until
+from cli_versions import CLI_VERSIONS, NEWEST, CliVersion
+from support import make_home, new_id, now_ms, open_ledger, open_pool, until
 from written import answer, dump
 
 from pool_mcp.claude.transcripts import message_key
@@ -80,7 +80,7 @@ def config_dir(tmp_path: Path) -> Path:
 def run_import(
     ledger: Ledger, config_dir: Path, pace: Pace = BRISK, go_on: Callable[[Imported], bool] = lambda _: True
 ) -> Imported:
-    done = Importer(ledger, [Source("alice", config_dir)], lambda _: ()).run(pace, go_on)
+    done = Importer(ledger, [Source("alice", config_dir)], lambda _: (), now_ms).run(pace, go_on)
     assert done is not None
     return done
 
@@ -128,6 +128,7 @@ def test_an_import_that_is_killed_over_and_over_loses_and_doubles_nothing(ledger
     manifest = generate(config_dir, 4000, seed=5)
     code = """
 import sys
+import time
 from pathlib import Path
 from pool_mcp.usage.importing import QUIET, Importer, Source
 from pool_mcp.ledger.ledger import Ledger
@@ -136,7 +137,8 @@ def go_on(done):
     print(done.new_calls, flush=True)
     return True
 
-Importer(Ledger(Path(sys.argv[1])), [Source("alice", Path(sys.argv[2]))], lambda _: ()).run(QUIET, go_on)
+ledger, sources = Ledger(Path(sys.argv[1])), [Source("alice", Path(sys.argv[2]))]
+Importer(ledger, sources, lambda _: (), lambda: time.time_ns() // 1_000_000).run(QUIET, go_on)
 """
     for _ in range(4):
         command = [sys.executable, "-c", code, str(ledger.path), str(config_dir)]
@@ -182,7 +184,7 @@ def test_of_several_imports_at_once_one_works_and_the_others_say_so(ledger: Ledg
 
     def go_on(_: Imported) -> bool:
         with closing(Ledger(ledger.path)) as other:
-            others.append(Importer(other, [Source("alice", config_dir)], lambda _: ()).run())
+            others.append(Importer(other, [Source("alice", config_dir)], lambda _: (), now_ms).run())
         return True
 
     run_import(ledger, config_dir, BRISK, go_on)
@@ -209,7 +211,7 @@ def test_two_names_of_one_config_dir_are_imported_once(ledger: Ledger, config_di
     manifest = generate(config_dir, 300)
     (tmp_path / "link").symlink_to(config_dir)
     sources = [Source("alice", config_dir), Source("bob", tmp_path / "link")]
-    done = Importer(ledger, sources, lambda _: ()).run()
+    done = Importer(ledger, sources, lambda _: (), now_ms).run()
     assert done is not None
     assert (done.files, done.new_calls) == (manifest.files, manifest.calls)
     assert query(ledger, "SELECT DISTINCT subscription FROM entries") == [("alice",)]
@@ -407,7 +409,9 @@ def test_what_a_run_in_flight_writes_waits_until_it_is_booked(
     notebook.add("a-fork", lines[0], answer("msg_by_hand"))
 
     def take() -> Imported:
-        done = Importer(ledger, [Source("alice", config_dir)], lambda run: {run_id: ["msg_0"]}[run.run_id]).run(pace)
+        done = Importer(ledger, [Source("alice", config_dir)], lambda run: {run_id: ["msg_0"]}[run.run_id], now_ms).run(
+            pace
+        )
         assert done is not None
         return done
 
@@ -455,14 +459,58 @@ def test_a_cut_run_of_which_its_transcript_shows_more_is_corrected_upwards_once(
     ) == [("agent", "transcript", "s", 1, 1500 * 3000 + 51 * 15_000 - (1000 * 3000 + 10 * 15_000))]
 
 
+def test_a_cut_run_s_call_that_comes_in_two_imports_is_priced_in_both(notebook: Notebook, ledger: Ledger) -> None:
+    settle(ledger, "s", "msg_1", tokens=Tokens(input=10), cost_nanousd=30_000, is_estimate=True)
+    for output in (1, 69):
+        notebook.add("s", answer("msg_1", tokens=Tokens(10, output)))
+        notebook.read()
+    assert query(ledger, "SELECT sum(cost_nanousd) FROM entries") == [(10 * 3000 + 69 * 15_000,)]
+
+
+def test_the_result_of_an_import_has_the_cost_of_corrections(notebook: Notebook, ledger: Ledger) -> None:
+    notebook.add("s", answer(tokens=Tokens(10, 1)))
+    notebook.read()
+    notebook.add("s", answer(tokens=Tokens(10, 69)))
+    assert notebook.read().cost_nanousd == 68 * 15_000
+
+
+def test_a_call_that_is_dated_years_ahead_is_dated_now(notebook: Notebook, ledger: Ledger) -> None:
+    notebook.add("s", answer(timestamp="2031-01-01T00:00:00Z"))
+    notebook.read()
+    ((at_ms,),) = query(ledger, "SELECT at_ms FROM entries")
+    assert abs(at_ms - now_ms()) < 60_000
+
+
+def test_a_run_whose_clock_was_set_back_since_is_counted_once(notebook: Notebook, ledger: Ledger) -> None:
+    settle(ledger, "s", "msg_1")
+    notebook.add("s", answer("msg_1", timestamp="2026-11-20T01:00:00Z"))
+    assert notebook.read().new_calls == 0
+
+
+def cost_state(**tokens: int) -> dict[str, Any]:
+    return {"type": "cost-state", "sessionId": "s", "totalCostUSD": 1.0, "modelUsage": {MODEL: tokens}}
+
+
+def test_what_only_the_cli_s_own_account_of_a_session_shows_is_booked_once(notebook: Notebook, ledger: Ledger) -> None:
+    notebook.add("s", answer(tokens=Tokens(10, 20)), cost_state(inputTokens=110, outputTokens=25))
+    done = notebook.read()
+    assert (done.accounts, done.cost_nanousd) == (1, 110 * 3000 + 25 * 15_000)
+    notebook.add("s", {"type": "mode"})
+    assert notebook.read().accounts == 0
+    fork = cost_state(inputTokens=117, outputTokens=25)
+    notebook.add("fork", answer(tokens=Tokens(10, 20)), answer("msg_2", tokens=Tokens(7, 0)), fork)
+    assert notebook.read().accounts == 0
+    assert booked(ledger) == {MODEL: Tokens(117, 25)}
+
+
 # Through the real CLI
 
 
 class Desk:
     """One subscription that is used in the pool and by hand."""
 
-    def __init__(self, home: Path, standin: Standin, generation: Generation = NEWEST) -> None:
-        self.home, self.standin, self.cli = home, standin, generation.cli
+    def __init__(self, home: Path, standin: Standin, version: CliVersion = NEWEST) -> None:
+        self.home, self.standin, self.cli = home, standin, version.cli
         self.work = home / "work"
         self.work.mkdir()
         self.settings, self.env = make_home(
@@ -531,11 +579,11 @@ def desk(tmp_path: Path, standin: Standin) -> Desk:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
+@pytest.mark.parametrize("version", CLI_VERSIONS, ids=lambda version: version.name)
 async def test_what_is_done_in_the_pool_by_hand_and_in_forks_adds_up_to_what_was_served(
-    tmp_path: Path, standin: Standin, generation: Generation
+    tmp_path: Path, standin: Standin, version: CliVersion
 ) -> None:
-    desk = Desk(tmp_path, standin, generation)
+    desk = Desk(tmp_path, standin, version)
     by_hand = await desk.by_hand()
     assert (await desk.take()).new_calls == 1
     await desk.assert_exact()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
@@ -13,12 +13,14 @@ import anyio.to_thread
 from pool_mcp.asks import outcomes
 from pool_mcp.choosing import overage
 from pool_mcp.choosing.cooldowns import cooldown_after
-from pool_mcp.claude import transcripts
-from pool_mcp.claude.command import Command, argv
-from pool_mcp.claude.cost import Price, cost_so_far, run_cost, session_cost
+from pool_mcp.claude import sessions
+from pool_mcp.claude.command import SYSTEM_PROMPT_TOKENS, Command, argv, request_tokens
+from pool_mcp.claude.cost import Price, baseline, cost_so_far, run_cost, session_cost
+from pool_mcp.claude.fields import MAX_MS, as_text
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, booted_at_ms, environment, follow, start
 from pool_mcp.claude.stream import LineBuffer, RunStream
+from pool_mcp.claude.transcripts import message_key
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import (
@@ -95,7 +97,7 @@ class Runner:
     def find_session(self, session_id: str) -> Subscription | None:
         """The subscription in whose config dir the CLI keeps a session."""
         for subscription in self._settings.subscriptions:
-            if transcripts.find_transcript(self._config_dir(subscription), session_id):
+            if sessions.find_transcripts(self._config_dir(subscription), session_id):
                 return subscription
         return None
 
@@ -118,8 +120,9 @@ class Runner:
         """Put the run's files on the disk; return what the CLI has booked on its session so far, as JSON."""
         # A prompt that begins with a slash would be a command of the CLI's own; after a newline it is just words.
         prompt = "\n" + ask.prompt if ask.prompt.startswith("/") else ask.prompt
-        self.files(run.run_id).prepare(prompt)
-        state = self._cost_state(run) if run.resumed else None
+        self.files(run.run_id).prepare(prompt, request_tokens(self._command(run, ask), prompt))
+        states = map(sessions.last_cost_state, self._transcripts(run) if run.resumed else ())
+        state = next(states, None)
         return None if state is None else json.dumps(state)
 
     def start(self, run: Run, ask: Ask) -> CliProcess:
@@ -132,8 +135,19 @@ class Runner:
         found = self.check(subscription)
         if subscription.config_dir is not None:
             make_directory(subscription.config_dir)
-        profile = ask.tool_profile or self._settings.claude.tool_profile
-        command = Command(
+        command = self._command(run, ask)
+        env = environment(
+            self._env,
+            config_dir=subscription.config_dir,
+            api_key_env=subscription.api_key_env,
+            oauth_token_env=subscription.oauth_token_env,
+            base_url=self._settings.claude.base_url,
+            attachments=command.tool_profile == "full",
+        )
+        return start(found, argv(command), self.files(run.run_id), env, self._working_dir(ask))
+
+    def _command(self, run: Run, ask: Ask) -> Command:
+        return Command(
             session_id=run.session_id,
             resume=run.resumed,
             model=ask.model,
@@ -141,25 +155,18 @@ class Runner:
             system_prompt=ask.system_prompt,
             json_schema=ask.json_schema,
             max_budget_usd=None if run.max_budget_nanousd is None else run.max_budget_nanousd / NANO,
-            tool_profile=profile,
+            tool_profile=ask.tool_profile or self._settings.claude.tool_profile,
         )
-        env = environment(
-            self._env,
-            config_dir=subscription.config_dir,
-            api_key_env=subscription.api_key_env,
-            oauth_token_env=subscription.oauth_token_env,
-            base_url=self._settings.claude.base_url,
-            attachments=profile == "full",
-        )
-        return start(found, argv(command), self.files(run.run_id), env, self._working_dir(ask))
 
     async def follow(self, run: Run, process: CliProcess, control: Control, watcher: Watcher) -> Settlement:
         """Read the run's output to its end; stop the CLI when told to, out of time or budget, or when it lingers.
 
         Waits for nothing but the CLI, and for that within bounds.
+        What an adopted run wrote before it was adopted is dated by its own events.
         """
         files = self.files(run.run_id)
-        stream, lines = RunStream(), LineBuffer()
+        stream, lines = RunStream(at_ms=_started_at_ms(run)), LineBuffer()
+        written_before = 0 if process.is_own else files.output_bytes
         stop: Stop | None = None
         read_bytes, spending = 0, _Spending()
         heard_s = anyio.current_time()
@@ -167,7 +174,8 @@ class Runner:
         async for data in follow(process, files):
             now_s = anyio.current_time()
             read_bytes += len(data)
-            readings = [reading for line in lines.feed(data) for reading in stream.feed(line, self._clock())]
+            written_ms = self._clock() if read_bytes > written_before else None
+            readings = [reading for line in lines.feed(data) for reading in stream.feed(line, written_ms)]
             if data:
                 watcher.heard(readings, stream.overage, {call.model for call in stream.calls.values()})
                 heard_s = now_s
@@ -191,8 +199,8 @@ class Runner:
                     break  # what it wrote is more than can be read; no result is worth waiting for
         process.kill_leftovers()
         files.cut_output(read_bytes)
-        stream.feed(lines.rest(), self._clock())
-        settlement = self._settlement(run, stream, control.stop, process.exit_code)
+        stream.feed(lines.rest(), None)
+        settlement = await anyio.to_thread.run_sync(self._settlement, run, stream, control.stop, process.exit_code)
         return replace(settlement, overage_nanousd=spending.beyond_plan(settlement.cost.nanousd))
 
     async def _watch_spending(
@@ -231,12 +239,13 @@ class Runner:
                 file.seek(max(0, files.output_bytes - last_bytes))
                 while data := file.read(READ_BYTES):
                     for line in lines.feed(data):
-                        stream.feed(line, 0)
-            stream.feed(lines.rest(), 0)
+                        stream.feed(line, None)
+            stream.feed(lines.rest(), None)
         return stream
 
     def _settlement(self, run: Run, stream: RunStream, stop: Outcome | None, exit_code: int | None) -> Settlement:
-        files, now_ms = self.files(run.run_id), self._clock()
+        files, began_ms = self.files(run.run_id), _started_at_ms(run)
+        ended_ms = max(began_ms, min(self._clock(), _last_written_ms(files, self._clock())))
         verdict = judge(stream)
         said: str | None
         if verdict is None:
@@ -251,64 +260,115 @@ class Runner:
         if subscription := self._subscription(run):
             limit = verdict.limit if verdict else None
             cooldown = overage.cooldown(subscription, stream.overage) if stream.overage else None
-            cooldown = cooldown or cooldown_after(outcome, limit, said, subscription, now_ms)
-        began_ms = run.started_at_ms or run.created_at_ms
+            cooldown = cooldown or cooldown_after(outcome, limit, said, subscription, ended_ms)
+        cost = self._cost(run, stream, exit_code)
         return Settlement(
             run_id=run.run_id,
             state=outcomes.state_of(outcome, has_result=verdict is not None, has_spent=bool(stream.calls)),
             outcome=outcome,
             message=outcomes.explain(outcome, said, run),
-            cost=self._cost(run, stream, began_ms),
-            ended_at_ms=max(began_ms, min(now_ms, _last_written_ms(files, now_ms))),
+            cost=cost,
+            ended_at_ms=ended_ms,
             cli_version=stream.cli_version,
             retry_at_ms=cooldown.until_ms if cooldown else None,
             cooldown=cooldown,
-            message_keys=tuple(map(transcripts.message_key, stream.calls)),
+            message_keys=tuple(map(message_key, [*stream.calls, *self._subagent_calls(run, stream)])),
             has_acted=stream.has_acted,
             overage=stream.overage,
         )
 
-    def _cost(self, run: Run, stream: RunStream, at_ms: int) -> Cost:
-        if not self.files(run.run_id).was_started:
-            if at_ms > booted_at_ms():
-                return Cost()
-            stream.requests += 1  # a power cut can have taken the files of a run that had begun
-        before = session_cost(json.loads(run.baseline_json)) if run.baseline_json else None
-        after = None
-        transcript = None if stream.is_whole else self._transcript(run)
-        if transcript is not None:
-            state = transcripts.last_cost_state(transcript)
-            after = session_cost(state) if state else None
-            for message in transcripts.subagent_calls(transcript, at_ms):
+    def _cost(self, run: Run, stream: RunStream, exit_code: int | None) -> Cost:
+        """What a run cost, by its stream and its session's transcripts; ``stream`` takes in the calls they add."""
+        files, at_ms = self.files(run.run_id), _started_at_ms(run)
+        is_power_cut = at_ms <= booted_at_ms()
+        if stream.is_empty and files.was_never_started and not is_power_cut:
+            return Cost()
+        transcripts = self._transcripts(run)
+        trace = None
+        if run.resumed or stream.result is None:
+            prompt = _text_of(files.prompt)
+            trace = sessions.trace_run(transcripts, stream.calls, prompt, at_ms)
+        is_lost = stream.is_empty and not self._has_refused(files, exit_code, trace)
+        if is_lost and (trace is not None or is_power_cut or not files.stdout.exists()):
+            stream.requests += 1
+        if stream.result is None and trace is not None:
+            for message in trace.calls:
                 stream.add_finished_call(message)
-        price = _price_at(at_ms)
-        return run_cost(stream, before=before, after=after, prompt_bytes=self._prompt_bytes(run), price=price)
+        open_calls = []
+        for transcript in () if stream.is_whole else transcripts[:1]:
+            for message in sessions.subagent_calls(transcript, (), at_ms):
+                stream.add_finished_call(message)
+            open_calls = sessions.open_calls(transcript, stream.unfinished_agents)
+        stream.model = stream.model or run.model
+        least = files.request_tokens
+        cost = run_cost(
+            stream,
+            before=self._baseline(run, stream, trace),
+            after=session_cost(trace.after) if trace and trace.after else None,
+            request_tokens=SYSTEM_PROMPT_TOKENS if least is None else least,
+            open_calls=open_calls,
+            price=_price_at(at_ms),
+        )
+        return replace(cost, is_estimate=True) if is_lost else cost
+
+    def _has_refused(self, files: RunFiles, exit_code: int | None, trace: sessions.RunTrace | None) -> bool:
+        """Whether a CLI that printed no event ended by itself with a complaint, before it took the prompt in."""
+        return trace is None and exit_code is not None and exit_code >= 0 and _size_of(files.stderr) > 0
+
+    def _baseline(self, run: Run, stream: RunStream, trace: sessions.RunTrace | None) -> Cost | None:
+        """What the CLI had booked on the session when the run began.
+
+        By the run's own lines, since others may write to the session until the CLI has read it; as it was just before
+        the start where those lines are not found.
+        """
+        if trace is not None:
+            return baseline(stream, [session_cost(state) for state in trace.before])
+        return session_cost(json.loads(run.baseline_json)) if run.baseline_json else None
+
+    def _subagent_calls(self, run: Run, stream: RunStream) -> list[str]:
+        """The ids of the calls of all subagents that the run started."""
+        if not stream.agents:
+            return []
+        messages = [
+            message
+            for transcript in self._transcripts(run)[:1]
+            for message in sessions.subagent_calls(transcript, stream.agents, MAX_MS)
+        ]
+        return [message_id for message in messages if (message_id := as_text(message.get("id")))]
 
     def _spent_nanousd(self, run: Run, stream: RunStream) -> int:
-        return cost_so_far(stream, _price_at(run.started_at_ms or run.created_at_ms)).nanousd
+        return cost_so_far(stream, _price_at(_started_at_ms(run))).nanousd
 
-    def _prompt_bytes(self, run: Run) -> int:
-        try:
-            return self.files(run.run_id).prompt.stat().st_size
-        except OSError:
-            return 0
-
-    def _transcript(self, run: Run) -> Path | None:
+    def _transcripts(self, run: Run) -> list[Path]:
         subscription = self._subscription(run)
-        return transcripts.find_transcript(self._config_dir(subscription), run.session_id) if subscription else None
-
-    def _cost_state(self, run: Run) -> dict[str, Any] | None:
-        transcript = self._transcript(run)
-        return transcripts.last_cost_state(transcript) if transcript else None
+        return [] if subscription is None else sessions.find_transcripts(self._config_dir(subscription), run.session_id)
 
     def _config_dir(self, subscription: Subscription) -> Path:
-        return transcripts.config_dir_or_default(subscription.config_dir, self._env)
+        return sessions.config_dir_or_default(subscription.config_dir, self._env)
 
     def _working_dir(self, ask: Ask) -> Path:
         """The caller's directory, else an empty one of our own in which there is nothing to be read."""
         if ask.working_dir is not None:
             return Path(ask.working_dir).expanduser()
         return make_directory(self._settings.state_dir / "work")
+
+
+def _started_at_ms(run: Run) -> int:
+    return run.started_at_ms or run.created_at_ms
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _price_at(at_ms: int) -> Price:

@@ -15,7 +15,7 @@ from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.budget import Balance
 from pool_mcp.claude import login
 from pool_mcp.claude.find import find_cli
-from pool_mcp.claude.transcripts import config_dir_or_default
+from pool_mcp.claude.sessions import config_dir_or_default
 from pool_mcp.errors import CliMissing, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, SECOND_MS, Outcome, Subscription

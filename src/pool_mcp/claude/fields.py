@@ -3,6 +3,7 @@
 The CLI changes daily, so a field may be missing, of another type, or out of all bounds. Nothing here raises.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,16 @@ MAX_TOKENS = 10**12
 MAX_USD = 1_000_000
 LAST_SECOND = 253_402_300_800
 """More than these (a session's tokens and dollars, the year 10000) is no such value and would not fit the ledger."""
+
+MAX_MS = LAST_SECOND * 1000
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """A line of JSON as an object; an empty one where it is none."""
+    try:
+        return as_object(json.loads(line))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def as_object(value: Any) -> dict[str, Any]:
@@ -72,7 +83,7 @@ def from_timestamp(value: Any) -> int | None:
         at_ms = round(datetime.fromisoformat(value).timestamp() * 1000)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return at_ms if 0 <= at_ms < LAST_SECOND * 1000 else None
+    return at_ms if 0 <= at_ms < MAX_MS else None
 
 
 def as_version(text: str | None) -> tuple[int, ...] | None:

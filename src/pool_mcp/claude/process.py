@@ -8,6 +8,7 @@ before the CLI itself begins.
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -143,14 +144,21 @@ class RunFiles:
         """The CLI's process id, written before it begins; also its process group."""
         return self.directory / "pid"
 
-    def prepare(self, prompt: str) -> None:
-        """Make the directory and the prompt, on the disk before anything is started."""
+    @property
+    def facts(self) -> Path:
+        """What an adopter needs to know of the run besides what the ledger has, as JSON."""
+        return self.directory / "facts.json"
+
+    def prepare(self, prompt: str, request_tokens: int) -> None:
+        """Make the directory, the prompt and the facts, on the disk before anything is started."""
         make_directory(self.directory)
-        fd = os.open(self.prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(prompt.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        facts = {"request_tokens": request_tokens, "pid_namespace": _pid_namespace()}
+        for path, text in ((self.prompt, prompt), (self.facts, json.dumps(facts))):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
         for folder in (self.directory, self.directory.parent):
             fd = os.open(folder, os.O_RDONLY)
             os.fsync(fd)
@@ -181,9 +189,30 @@ class RunFiles:
             return ended_at_ms
 
     @property
-    def was_started(self) -> bool:
-        """Whether the CLI ever began."""
-        return self.pid.exists()
+    def was_never_started(self) -> bool:
+        """Whether the files prove that the CLI never began: those that come before it are there, the next is not.
+
+        After a power cut they prove nothing.
+        """
+        return self.facts.exists() and not self.stdout.exists()
+
+    @property
+    def request_tokens(self) -> int | None:
+        """The least that the run's first request had, None where that is not known."""
+        value = self._facts().get("request_tokens")
+        return value if isinstance(value, int) else None
+
+    @property
+    def has_known_process_ids(self) -> bool:
+        """Whether the run's process ids mean here what they meant where it was started: in a container they may not."""
+        return self._facts().get("pid_namespace", _pid_namespace()) == _pid_namespace()
+
+    def _facts(self) -> dict[str, object]:
+        try:
+            facts = json.loads(self.facts.read_text())
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
 
 class CliProcess:
@@ -201,7 +230,12 @@ class CliProcess:
         if not locks.is_held(self._files.stdout):
             return False
         pid = self._pid()
-        return pid is None or _exists(pid)
+        return pid is None or not self._files.has_known_process_ids or self._is_it(pid)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process started it."""
+        return self._child is not None
 
     @property
     def exit_code(self) -> int | None:
@@ -213,8 +247,7 @@ class CliProcess:
         # A process id can have been used again: not our own child's before it is reaped, and not that of a CLI which
         # still holds its lock.
         pid = self._child.pid if self._child is not None else self._pid()
-        is_still_its = self._child.poll() is None if self._child is not None else locks.is_held(self._files.stdout)
-        if pid is None or not is_still_its:
+        if pid is None or not self._may_signal(pid):
             return
         try:
             os.killpg(pid, number)
@@ -228,6 +261,20 @@ class CliProcess:
                 os.killpg(self._child.pid, signal.SIGKILL)
         else:
             self.signal(signal.SIGKILL)
+
+    def _may_signal(self, pid: int) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        is_here = self._files.has_known_process_ids and locks.is_held(self._files.stdout)
+        # Where the CLI has ended, what it started is still a group by its id, which no other process can have.
+        return is_here and (self._is_it(pid) or not _exists(pid))
+
+    def _is_it(self, pid: int) -> bool:
+        """Whether a process is the CLI: it exists, and writes into the run's file where that can be seen."""
+        try:
+            return os.path.samestat(Path(f"/proc/{pid}/fd/1").stat(), self._files.stdout.stat())
+        except OSError:
+            return _exists(pid) and not Path("/proc/self/fd").exists()
 
     def _pid(self) -> int | None:
         try:
@@ -301,6 +348,14 @@ class Stop:
         while self._taken < len(self.STEPS) and now_s - self._began_s >= self.STEPS[self._taken][0]:
             self._process.signal(self.STEPS[self._taken][1])
             self._taken += 1
+
+
+def _pid_namespace() -> str:
+    """The namespace in which this process's ids mean something; empty where there is but one."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _exists(pid: int) -> bool:

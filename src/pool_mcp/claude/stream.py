@@ -93,6 +93,15 @@ class ApiCall:
     is_followed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """An API call of a subagent that was sent and not answered: only the size of what was sent is known."""
+
+    model: str | None
+    new_bytes: int
+    repeated_bytes: int
+
+
 @dataclass(slots=True)
 class RunStream:
     """Everything the lines of one run have said so far."""
@@ -116,10 +125,14 @@ class RunStream:
     """The text of the assistant's last message, also of one that was cut."""
     retries: int = 0
     malformed: int = 0
+    at_ms: int = 0
+    """When the last event was written."""
     calls_of_transcript: int = 0
     """Finished calls that only a transcript shows."""
     has_acted: bool = False
     """Whether a tool was called, other than the one by which the CLI takes a structured answer."""
+    agents: set[str] = field(default_factory=set)
+    """Subagents that were started, by the ids that name their transcripts."""
     unfinished_agents: set[str] = field(default_factory=set)
     """Subagents that were started and have not ended by themselves; their open calls do not show."""
     _open_call: dict[str | None, str] = field(default_factory=dict)
@@ -131,13 +144,19 @@ class RunStream:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the run's own account covers all that it did: it gave a result and was not stopped.
+        """Whether the run's own account covers all that it did: it gave a result, and nothing of it was stopped."""
+        return self.result is not None and not self.is_cut and not self.unfinished_agents
 
-        A run that is stopped and reaches its budget in the same moment reports the latter; its cut call shows.
-        """
+    @property
+    def is_cut(self) -> bool:
+        """Whether the run was stopped; one that reaches its budget in that moment reports only the budget."""
         reason = as_text((self.result or {}).get("terminal_reason")) or ""
-        was_cut = reason.startswith("aborted") or any(call.is_cut for call in self.calls.values())
-        return self.result is not None and not was_cut
+        return reason.startswith("aborted") or any(call.is_cut for call in self.calls.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no event of the CLI's at all."""
+        return self.cli_version is None and not self.requests and not self.calls and not self.results
 
     @property
     def has_unanswered_request(self) -> bool:
@@ -155,8 +174,11 @@ class RunStream:
         """The last result line."""
         return self.results[-1] if self.results else None
 
-    def feed(self, line: bytes, now_ms: int) -> list[WindowReading]:
-        """Take one line in; return what it reports of official windows."""
+    def feed(self, line: bytes, now_ms: int | None) -> list[WindowReading]:
+        """Take one line in; return what it reports of official windows.
+
+        ``now_ms`` is when the line was written; where that is not known, the last time that the events themselves give.
+        """
         if not line.strip():
             return []
         if not line.lstrip().startswith(b"{"):  # known by its first byte, however long it is
@@ -174,6 +196,7 @@ class RunStream:
         if not isinstance(event, dict):
             self.malformed += 1
             return []
+        self.at_ms = max(self.at_ms, from_timestamp(event.get("timestamp")) or 0) if now_ms is None else now_ms
         match event.get("type"):
             case "system":
                 self._system(event)
@@ -182,7 +205,7 @@ class RunStream:
             case "stream_event":
                 self._partial(event)
             case "rate_limit_event":
-                return self._rate_limit(as_object(event.get("rate_limit_info")), now_ms)
+                return self._rate_limit(as_object(event.get("rate_limit_info")), self.at_ms)
             case "result":
                 self.results.append(event)
                 self.session_id = as_text(event.get("session_id")) or self.session_id
@@ -197,7 +220,9 @@ class RunStream:
             case "status" if event.get("status") == "requesting":
                 self.requests += 1
             case "task_started" if event.get("task_type") == "local_agent":
-                self.unfinished_agents.add(as_text(event.get("task_id")) or "")
+                agent_id = as_text(event.get("task_id")) or ""
+                self.agents.add(agent_id)
+                self.unfinished_agents.add(agent_id)
             case "task_notification" if event.get("status") != "stopped":
                 self.unfinished_agents.discard(as_text(event.get("task_id")) or "")
             case "api_retry":
@@ -246,7 +271,7 @@ class RunStream:
             return
         call = self.calls.setdefault(message_id, ApiCall(plain_model(model), Tokens()))
         call.tokens = as_tokens(as_object(message.get("usage")), call.tokens)
-        self.error_name = self.error_status = None
+        self.error_name = self.error_status = self.limit = None
 
     def add_finished_call(self, message: dict[str, Any]) -> None:
         """Take in a call that a transcript shows and the stream does not (a subagent's)."""

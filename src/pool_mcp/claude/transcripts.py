@@ -1,17 +1,16 @@
-"""Reads what the CLI itself keeps of a session, under ``<config dir>/projects/<slug>/<session id>.jsonl``.
+"""Reads every API call out of the transcripts that the CLI keeps, under ``<config dir>/projects/``.
 
 A subagent's transcript stands in ``<session id>/subagents/`` beside its session's. An API call fills a line for each
 block of its answer; the lines repeat its ids, and the last tells all its tokens (those before it may tell fewer). A
 fork's transcript begins with a copy of its parent's lines under the fork's own session id; ids and timestamps stay.
 """
 
-import json
-import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -20,73 +19,11 @@ from typing import Any, BinaryIO, NamedTuple
 from pydantic_core import from_json
 
 from pool_mcp.claude import stream
-from pool_mcp.claude.fields import MAX_TOKENS, as_tokens, from_timestamp, plain_model
+from pool_mcp.claude.fields import MAX_TOKENS, as_tokens, from_timestamp, parse_object, plain_model
 from pool_mcp.model import UNATTRIBUTED, TokenCounts
 
 BLOCK_BYTES = 1 << 20
 """How much of a transcript is read at a time."""
-
-_COST_STATE = b'"cost-state"'
-
-
-def config_dir_or_default(config_dir: Path | None, env: Mapping[str, str]) -> Path:
-    """Where the CLI keeps its files when it is told nothing: ``~/.claude``."""
-    return config_dir or Path(env.get("HOME") or Path.home()) / ".claude"
-
-
-def find_transcript(config_dir: Path, session_id: str) -> Path | None:
-    """A session's transcript within one config dir, or None."""
-    projects = config_dir / "projects"
-    if not projects.is_dir():
-        return None
-    name = f"{session_id}.jsonl"
-    return next((folder / name for folder in projects.iterdir() if (folder / name).is_file()), None)
-
-
-def last_cost_state(transcript: Path) -> dict[str, Any] | None:
-    """The CLI's newest note of what the session has cost so far (``cost-state``), or None.
-
-    This is the sum that a CLI which reports whole-session totals starts from when it resumes the session. Found from
-    the end of the file, so that a long transcript costs no more than a short one.
-    """
-    with transcript.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return None
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            at = content.rfind(_COST_STATE)
-            while at >= 0:
-                start = content.rfind(b"\n", 0, at) + 1
-                end = content.find(b"\n", at)
-                event = _event(content[start : end if end >= 0 else len(content)])
-                if event.get("type") == "cost-state":
-                    return event
-                at = content.rfind(_COST_STATE, 0, start)
-    return None
-
-
-def _event(line: bytes) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
-
-
-def subagent_calls(transcript: Path, since_ms: int) -> Iterator[dict[str, Any]]:
-    """The API calls of a session's subagents since an instant, as the CLI's own ``message`` objects.
-
-    Subagents do not show in the stream of the run that started them; each has a file of its own beside the session's.
-    A call can fill several lines, which repeat its id and its final usage.
-    """
-    for path in sorted((transcript.parent / transcript.stem / "subagents").glob("*.jsonl")):
-        for line in path.read_bytes().splitlines():
-            event = _event(line)
-            message, at_ms = event.get("message"), from_timestamp(event.get("timestamp"))
-            if event.get("type") == "assistant" and isinstance(message, dict) and (at_ms or 0) >= since_ms:
-                yield message
-
-
-# Every API call of every transcript
 
 
 class TranscriptCall(NamedTuple):
@@ -163,52 +100,91 @@ FileVersion = tuple[int, int, int, int]
 """A file's device, inode, size and time of change (ns): another one wherever anything was written."""
 
 
-def walk(config_dir: Path, seen: AbstractSet[FileVersion] = frozenset()) -> tuple[list[TranscriptFile], int]:
-    """The transcripts within a config dir, subagents' too, that are not ``seen``, and how many there are in all.
+@dataclass(slots=True)
+class Walk:
+    """What is within a config dir: the transcripts that are not known, the number of all, and what is unreadable."""
 
-    Those that vanish meanwhile are passed over. Where all are seen, nearly all of the time goes into listing the
-    folders and asking the system about each file.
+    found: list[TranscriptFile] = field(default_factory=list)
+    count: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def walk(config_dir: Path, known: AbstractSet[FileVersion] = frozenset()) -> Walk:
+    """The transcripts within a config dir, subagents' too, that are not ``known``.
+
+    Those that vanish meanwhile are passed over. Where all are known, nearly all of the time goes into listing the
+    folders and asking the system about each file. What is no plain file or folder, or may not be entered, is told.
     """
-    found: list[TranscriptFile] = []
-    count = 0
-    for slug in _listed(str(config_dir / "projects")):
-        if slug.is_dir():
-            count += _add_new(found, seen, slug.path, None)
-    return found, count
+    walk = Walk()
+    for slug in list_folder(str(config_dir / "projects"), walk.unreadable):
+        if _is_folder(slug, walk.unreadable):
+            _add_new(walk, known, slug.path, None)
+    return walk
 
 
-def _add_new(found: list[TranscriptFile], seen: AbstractSet[FileVersion], folder: str, session_id: str | None) -> int:
-    """Add what is not seen; how many transcripts there are. Below a session's folder all are its subagents'."""
-    count = 0
-    for entry in _listed(folder):
+def _add_new(walk: Walk, known: AbstractSet[FileVersion], folder: str, session_id: str | None) -> None:
+    """Add what is not known. Below a session's folder all are its subagents'."""
+    for entry in list_folder(folder, walk.unreadable):
         if entry.name.endswith(".jsonl"):
             try:
                 status = entry.stat()
-            except OSError:
+            except FileNotFoundError:
+                if entry.is_symlink():
+                    walk.unreadable.append(entry.path)
                 continue
-            count += 1
+            except OSError:
+                walk.unreadable.append(entry.path)
+                continue
+            if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for
+                walk.unreadable.append(entry.path)
+                continue
+            walk.count += 1
             version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            if version not in seen:
-                is_subagent = session_id is not None
-                found.append(TranscriptFile(entry.path, session_id or entry.name[:-6], is_subagent, *version))
-        elif entry.is_dir(follow_symlinks=session_id is None):
-            count += _add_new(found, seen, entry.path, session_id or entry.name)
-    return count
+            if version not in known:
+                parent = session_id or _parent_session(entry)
+                walk.found.append(TranscriptFile(entry.path, parent or entry.name[:-6], parent is not None, *version))
+        elif _is_folder(entry, walk.unreadable, follow_symlinks=session_id is None):
+            _add_new(walk, known, entry.path, session_id or entry.name)
 
 
-def _listed(folder: str) -> list[os.DirEntry[str]]:
+def _parent_session(entry: "os.DirEntry[str]") -> str | None:
+    """The session of a subagent whose transcript lies beside it, as CLIs up to 2.1.1 kept them; else None."""
+    if not entry.name.startswith("agent-"):
+        return None
+    try:
+        with Path(entry.path).open("rb") as file:
+            session_id = from_json(file.readline()).get("sessionId")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return session_id if isinstance(session_id, str) else None
+
+
+def _is_folder(entry: "os.DirEntry[str]", unreadable: list[str], *, follow_symlinks: bool = True) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_symlinks)
+    except OSError:  # a link to itself
+        unreadable.append(entry.path)
+        return False
+
+
+def list_folder(folder: str, unreadable: list[str] | None = None) -> "list[os.DirEntry[str]]":
+    """What is in a folder; nothing where it is not there, or, which is noted, may not be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError:
+        if unreadable is not None:
+            unreadable.append(folder)
         return []
 
 
 def read_calls(path: str, position: ReadPosition, block_bytes: int = BLOCK_BYTES) -> Iterator[Chunk]:
     """What has been added to a transcript since ``position``, in chunks of about a block; all where it was rewritten.
 
-    A last line that is not ended yet is left for the next time. Of a call's lines within a chunk the last counts; a
-    call whose lines lie in two chunks is told twice, with the smaller count first: chunks end where a turn does.
+    A last line that is not ended yet is left for the next time. Of a call's lines within a chunk the fullest
+    counts; a call whose lines lie in two chunks comes twice: chunks end where a turn does.
 
     Raises:
         OSError: the file cannot be read.
@@ -272,7 +248,7 @@ def _calls_in(block: bytes) -> tuple[list[TranscriptCall], int]:
     """The API calls of whole lines, each once, and how many lines are broken."""
     calls: dict[int, TranscriptCall] = {}
     malformed = 0
-    last_lines: dict[tuple[bytes, bytes], tuple[bytes, re.Match[bytes]]] = {}
+    fullest: dict[tuple[bytes, bytes], tuple[bytes, re.Match[bytes]]] = {}
     others: list[bytes] = []
     for line in block.split(b"\n"):
         if not line.endswith(b"}"):
@@ -286,8 +262,10 @@ def _calls_in(block: bytes) -> tuple[list[TranscriptCall], int]:
         else:
             at = line.rfind(_REQUEST_ID) + len(_REQUEST_ID)
             request_id = line[at : line.find(b'"', at)] if at >= len(_REQUEST_ID) else b""
-            last_lines[begun[2] or begun[3], request_id] = (line, begun)
-    for line, begun in last_lines.values():
+            key = (begun[2] or begun[3], request_id)
+            if key not in fullest or _output_of(line) >= _output_of(fullest[key][0]):
+                fullest[key] = (line, begun)
+    for line, begun in fullest.values():
         call = _from_usual(line, begun)
         if call is None:
             others.append(line)
@@ -306,6 +284,15 @@ def _calls_in(block: bytes) -> tuple[list[TranscriptCall], int]:
         if found is not None:
             _keep_fuller(calls, found)
     return list(calls.values()), malformed
+
+
+_OUTPUT_TOKENS = re.compile(rb'"output_tokens":(\d{1,13})')
+
+
+def _output_of(line: bytes) -> int:
+    """The output tokens that a line shows, found without reading it as JSON; 0 where they are not found."""
+    found = _OUTPUT_TOKENS.search(line, max(line.rfind(_USAGE), 0))
+    return int(found[1]) if found else 0
 
 
 def _keep_fuller(calls: dict[int, TranscriptCall], call: TranscriptCall) -> None:
@@ -342,7 +329,7 @@ def _from_any(line: bytes) -> TranscriptCall | None:
     Raises:
         ValueError: it is no JSON object, or an answer without a time.
     """
-    event = _event(line)
+    event = parse_object(line)
     if not event:
         raise ValueError("not an object")
     message = event.get("message")

@@ -30,11 +30,14 @@ def judge(stream: RunStream) -> Verdict | None:
     result = stream.result
     if result is None:
         return None
-    text = as_text(result.get("result")) or ""
+    text = as_text(result.get("result"))
     structured = result.get("structured_output")
+    if result.get("is_error") is False and text is None and structured is None and not stream.is_cut:
+        return Verdict(Outcome.CLI_FAILED, message="The CLI gave a result that is no text; update it and ask again.")
+    text = text or ""
     # Interrupted in its last moment, 2.1.330 says "no error": with the whole answer, or with none at all.
     has_answer = bool(text) or structured is not None
-    if result.get("is_error") is False and (has_answer or stream.is_whole):
+    if result.get("is_error") is False and (has_answer or not stream.is_cut):
         return Verdict(Outcome.OK, text, structured)
     outcome = _outcome_of_error(stream, result)
     errors = [line for line in as_list(result.get("errors")) if isinstance(line, str)]

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pool_mcp.demo.standin_accounts import Call, Refusal
-from pool_mcp.model import NANO, Run
+from pool_mcp.model import NANO, Run, RunState
 
 Kind = Literal["lost", "doubled", "invented", "wrong subscription", "no entry"]
 HandUse = Literal["none", "imported", "unknown"]
 
 UNSEEN_NANOUSD = 40 * NANO // 1000
-"""A request left hanging is booked with a floor by its prompt and the CLI's own; the stand-in bills nothing."""
+"""A request left hanging is booked with a floor by its prompt and the CLI's own; the stand-in bills nothing. So is one
+that a CLI announced before it was killed, whether or not it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,14 @@ def _place(run: Run, call: Call) -> list[Fault]:
 
 
 def _unseen(run: Run, refused: Sequence[Refusal]) -> int:
-    """What a run's floor may hold for requests that were left hanging while it ran."""
+    """What a run's floor may hold for requests that were left hanging, or never sent."""
     ended_at_ms = run.ended_at_ms or 1 << 62
     hanging = [
         one
         for one in refused
         if one.status == 0 and one.account == run.subscription and _began(run) <= one.at_ms <= ended_at_ms
     ]
-    return UNSEEN_NANOUSD if hanging else NANO // 1000
+    return UNSEEN_NANOUSD if hanging or run.state is RunState.INTERRUPTED else NANO // 1000
 
 
 def _amount(run: Run, billed: int, unseen: int) -> Fault | None:

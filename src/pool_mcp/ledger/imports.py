@@ -8,12 +8,13 @@ session's transcripts, by their time, its subagents' (which no stream shows) and
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from pool_mcp.accounting.pricing import price_of_counts
 from pool_mcp.choosing.windows import grid_block
 from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, INSERT_ENTRY, Entry, add_entry
 from pool_mcp.model import HOUR_MS, Cost, ModelCost, Tokens
@@ -106,6 +107,7 @@ class Imports:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
+        self._adjusted_nanousd = 0
 
     def seen(self) -> set[tuple[int, int, int, int]]:
         """Device, inode, size and time of change (ns) of every transcript that has been read to its end."""
@@ -126,6 +128,14 @@ class Imports:
         (first,) = self._conn.execute("SELECT min(created_at_ms) FROM runs").fetchone()
         return None if first is None else int(first)
 
+    def sessions_with_runs(self, session_ids: Iterable[str]) -> set[str]:
+        """Which sessions the pool has had a run on."""
+        rows = self._conn.execute(
+            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM runs WHERE session_id = value)",
+            (json.dumps(sorted(session_ids)),),
+        )
+        return {session for (session,) in rows}
+
     def keep_calls_of_run(self, entry_id: int, message_keys: Iterable[int]) -> None:
         """Note which calls a run's entry covers."""
         self._conn.executemany(
@@ -140,7 +150,7 @@ class Imports:
         ``message_keys`` are those of the calls, by their keys, that a run may have made. ``in_flight`` are those that
         the streams of unfinished runs show, read after the transcripts were.
         """
-        tally = Tally()
+        tally, adjusted_before = Tally(), self._adjusted_nanousd
         busy = {session for (session,) in self._conn.execute(_BUSY_SESSIONS)}
         taken = [chunk for chunk in chunks if chunk.session_id not in busy]
         tally.waiting = {chunk.path for chunk in chunks if chunk.session_id in busy}
@@ -172,7 +182,7 @@ class Imports:
         tally.new = len(calls)
         costs = [call[_COST] for call, _ in calls.values()]
         tally.unpriced = costs.count(None)
-        tally.cost_nanousd = sum(filter(None, costs))
+        tally.cost_nanousd = sum(filter(None, costs)) + self._adjusted_nanousd - adjusted_before
         self.keep_files([(chunk.path, chunk.state) for chunk in taken])
         return tally
 
@@ -182,6 +192,61 @@ class Imports:
             "INSERT OR REPLACE INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?)",
             ((path, *state) for path, state in files),
         )
+
+    def book_account(
+        self,
+        session_id: str,
+        subscription: str,
+        account: Cost,
+        at_ms: int,
+        keys: Sequence[int],
+        price: Callable[[str, Tokens], int | None],
+    ) -> int:
+        """Book the tokens that the CLI's account of a session has beyond what is booked of it; the nano-dollars.
+
+        ``keys`` are of the calls in the session's transcript: of those that are another session's it is a fork, which
+        began with that one's account.
+        """
+        if (session_id,) in self._conn.execute(_BUSY_SESSIONS):
+            return 0
+        sessions = self._sessions_of(keys) | {session_id}
+        models = {}
+        for model, part in account.models.items():
+            more = part.tokens.since(self._tokens_of(sessions, model))
+            if more != Tokens():
+                models[model] = ModelCost(more, price(model, more))
+        if not models:
+            return 0
+        cost = Cost.of(models, is_estimate=True)
+        note = f"session {session_id}: the CLI's own account has more than its answers show"
+        add_entry(
+            self._conn,
+            Entry("adjustment", at_ms, subscription, CALLER, SOURCE, cost, session_id=session_id, note=note),
+        )
+        return cost.nanousd
+
+    def _sessions_of(self, keys: Sequence[int]) -> set[str]:
+        """The sessions under which calls are booked."""
+        rows = self._conn.execute(
+            """
+            SELECT DISTINCT session_id FROM json_each(?) CROSS JOIN transcript_calls ON call_key = value
+            JOIN entries USING (entry_id) WHERE session_id IS NOT NULL
+            """,
+            (json.dumps(sorted(set(keys))),),
+        )
+        return {session for (session,) in rows}
+
+    def _tokens_of(self, sessions: AbstractSet[str], model: str) -> Tokens:
+        """All that is booked of sessions and one model."""
+        names = ", ".join(f"coalesce(sum(m.{name}), 0)" for name in _AMOUNTS[:-1])
+        row = self._conn.execute(
+            f"""
+            SELECT {names} FROM json_each(?) CROSS JOIN entries ON session_id = value
+            JOIN entry_models m USING (entry_id) WHERE model = ?
+            """,  # noqa: S608  (column names)
+            (json.dumps(sorted(sessions)), model),
+        ).fetchone()
+        return Tokens(*row)
 
     def _known(self, keys: Iterable[int]) -> dict[int, tuple[int, int]]:
         """The entry and the booked output tokens of every call that is known."""
@@ -274,7 +339,9 @@ class Imports:
         if kind == "call":
             return self._book_rest(entry_id, call.model, call.cost, "a later line told more", is_estimate=False)
         if is_estimate:
-            self._show(entry_id, call.model, ModelCost(Tokens(output=call.output - output), 0))
+            more = Tokens(output=call.output - output)
+            nanousd = price_of_counts(call.model, more.counts, call.at_ms, fast=False, us_only=False)
+            self._show(entry_id, call.model, ModelCost(more, nanousd))
         return False
 
     def _cover(self, call: PricedCall, entry_id: int) -> None:
@@ -333,6 +400,7 @@ class Imports:
             "SELECT at_ms, subscription, session_id, caller FROM entries WHERE entry_id = ?", (entry_id,)
         ).fetchone()
         cost = Cost(more.cost_nanousd or 0, {model: more}, is_estimate)
+        self._adjusted_nanousd += cost.nanousd
         add_entry(
             self._conn,
             Entry("adjustment", at_ms, subscription, caller, SOURCE, cost, session_id=session_id, note=note),

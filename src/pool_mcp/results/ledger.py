@@ -46,6 +46,10 @@ class ImportResult(Shape):
     files_read: int = Field(default=0, description="Of these, those that were new or had changed.")
     files_waiting: int = Field(default=0, description="Of these, those left for later: a run is in flight on them.")
     files_unreadable: int = 0
+    unreadable: list[str] = Field(default=[], description="Where transcripts may be that cannot be read.")
+    accounts: int = Field(
+        default=0, description="Sessions of which the CLI's own account had more than its answers show."
+    )
     bytes_read: int = 0
     malformed_lines: int = 0
     new_calls: int = Field(default=0, description="API calls made outside the pool, now booked.")
@@ -53,7 +57,7 @@ class ImportResult(Shape):
     run_calls: int = Field(default=0, description="API calls of the pool's own runs, whose entries have them.")
     corrected_calls: int = Field(default=0, description="Known API calls of which more was found.")
     unpriced_calls: int = Field(default=0, description="New calls whose price is unknown; not in cost_usd.")
-    cost_usd: float = Field(default=0, description="List price of the new calls.")
+    cost_usd: float = Field(default=0, description="List price of all that was booked, corrections included.")
 
 
 class ReportTotal(Shape):
@@ -125,7 +129,7 @@ def _sums(sums: Sums) -> dict[str, Any]:
     return {"cost_usd": usd(said.pop("cost_nanousd")), **said}
 
 
-def import_result(counts: Mapping[str, int] | None) -> ImportResult:
+def import_result(counts: Mapping[str, Any] | None) -> ImportResult:
     """An import for the wire by what it has counted; None where another process imports."""
     if counts is None:
         return ImportResult(running_elsewhere=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import anyio.to_thread
 
-from pool_mcp.claude.transcripts import config_dir_or_default
+from pool_mcp.claude.sessions import config_dir_or_default
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import MINUTE_MS, NANO, Run
 from pool_mcp.results.ledger import ImportResult, import_result
@@ -75,7 +75,7 @@ class Outside:
         sources = [
             Source(one.id, config_dir_or_default(one.config_dir, self._env)) for one in self._settings.subscriptions
         ]
-        return Importer(self._ledger, sources, self._shown)
+        return Importer(self._ledger, sources, self._shown, self._clock)
 
     def _rest(self, _: Imported) -> bool:
         return not self._stopping.wait(REST_S)

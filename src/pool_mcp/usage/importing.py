@@ -8,16 +8,17 @@ an import again, after a crash or beside a run, never books a call twice: the le
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pool_mcp.accounting.pricing import price_of_counts
-from pool_mcp.claude import transcripts
+from pool_mcp.accounting.pricing import price_nanousd, price_of_counts
+from pool_mcp.claude import sessions, transcripts
+from pool_mcp.claude.cost import session_cost
 from pool_mcp.claude.transcripts import ReadPosition, TranscriptFile
 from pool_mcp.ledger.imports import FileState, ImportChunk, PricedRow, Tally
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import HOUR_MS, Run
+from pool_mcp.model import DAY_MS, HOUR_MS, Run, Tokens
 from pool_mcp.system import locks
 from pool_mcp.usage import transcript_reader
 from pool_mcp.usage.transcript_reader import CallRow, FileChunk
@@ -57,6 +58,8 @@ class Imported:
     files_read: int = 0
     files_waiting: int = 0
     files_unreadable: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    """What could not be read, by its path."""
     bytes: int = 0
     bytes_read: int = 0
     malformed_lines: int = 0
@@ -65,6 +68,8 @@ class Imported:
     run_calls: int = 0
     corrected_calls: int = 0
     unpriced_calls: int = 0
+    accounts: int = 0
+    """Sessions of which the CLI's own account has more than its answers show."""
     cost_nanousd: int = 0
 
     def add(self, tally: Tally) -> None:
@@ -80,11 +85,18 @@ class Imported:
 class Importer:
     """Imports into one ledger; several processes may have one each, of which one at a time works."""
 
-    def __init__(self, ledger: Ledger, sources: Sequence[Source], shown: Callable[[Run], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        sources: Sequence[Source],
+        shown: Callable[[Run], Iterable[str]],
+        clock: Callable[[], int],
+    ) -> None:
         """``shown`` gives the message ids that the stream of an unfinished run shows so far."""
         self._ledger = ledger
         self._sources = sources
         self._shown = shown
+        self._clock = clock
         self._first_run_ms: int | None = None
 
     def run(self, pace: Pace = BRISK, go_on: Callable[[Imported], bool] = lambda _: True) -> Imported | None:
@@ -97,8 +109,9 @@ class Importer:
             return self._import(pace, go_on) if is_mine else None
 
     def _import(self, pace: Pace, go_on: Callable[[Imported], bool]) -> Imported:
-        changed, files = self._changed()
-        done = Imported(files=files, bytes=sum(max(0, one.file.size - one.position.offset) for one in changed))
+        changed, files, unreadable = self._changed()
+        done = Imported(files=files, files_unreadable=len(unreadable), unreadable=unreadable)
+        done.bytes = sum(max(0, one.file.size - one.position.offset) for one in changed)
         batch: list[FileChunk] = []
         calls = read_bytes = 0
         waiting: set[str] = set()
@@ -106,7 +119,9 @@ class Importer:
         with transcript_reader.read_files(tasks, pace.block_bytes, apart=done.bytes >= pace.apart_bytes) as chunks:
             for chunk in chunks:
                 done.files_read += chunk.is_last
-                done.files_unreadable += chunk.is_unreadable
+                if chunk.is_unreadable:
+                    done.files_unreadable += 1
+                    done.unreadable.append(_text(changed[chunk.number].file.path))
                 done.bytes_read += chunk.read_bytes
                 done.malformed_lines += chunk.malformed
                 if _text(changed[chunk.number].file.path) in waiting:
@@ -120,28 +135,34 @@ class Importer:
                     if not go_on(done):
                         return done
         waiting |= self._book(changed, batch, done)
+        for one in changed:
+            if not one.file.is_subagent and _text(one.file.path) not in waiting:
+                self._book_account(one, done)
         done.files_waiting = len(waiting)
         go_on(done)
         return done
 
-    def _changed(self) -> tuple[list["_Changed"], int]:
-        """The transcripts that are new or have changed, and how many there are in all."""
+    def _changed(self) -> tuple[list["_Changed"], int, list[str]]:
+        """The transcripts that are new or have changed, how many there are in all, and what cannot be read."""
         with self._ledger.read() as tx:
             seen = tx.imports.seen()
         changed: list[_Changed] = []
         files = 0
+        unreadable: list[str] = []
         for source in _distinct(self._sources):
-            found, count = transcripts.walk(source.config_dir, seen)
-            files += count
+            walk = transcripts.walk(source.config_dir, seen)
+            files += walk.count
+            unreadable += walk.unreadable
             with self._ledger.read() as tx:
-                marks = tx.imports.marks(_text(file.path) for file in found)
+                marks = tx.imports.marks(_text(file.path) for file in walk.found)
             changed += [
-                _Changed(source.subscription, file, ReadPosition(*marks.get(_text(file.path), ()))) for file in found
+                _Changed(source.subscription, file, ReadPosition(*marks.get(_text(file.path), ())))
+                for file in walk.found
             ]
         # As they were written: calls of one time stand side by side in the ledger's indexes, which takes a sixth off
         # the time of booking, and what a fork copied is first found in its parent.
         changed.sort(key=lambda one: one.file.modified_ns)
-        return changed, files
+        return changed, files, list(map(_text, unreadable))
 
     def _book(self, changed: Sequence["_Changed"], batch: Sequence[FileChunk], done: Imported) -> set[str]:
         """Book what was read; the paths, as the ledger has them, of transcripts that have to wait for a run to end."""
@@ -150,6 +171,7 @@ class Importer:
             if self._first_run_ms is None:
                 self._first_run_ms = tx.imports.first_run_ms()
             unfinished = tx.runs.unfinished()
+            with_runs = tx.imports.sessions_with_runs({_text(changed[chunk.number].file.session_id) for chunk in batch})
         latest_ms = max((call[2] for chunk in batch for call in chunk.calls), default=0)
         in_flight = {
             transcripts.message_key(message_id)
@@ -159,17 +181,45 @@ class Importer:
         }
         since_ms = math.inf if self._first_run_ms is None else self._first_run_ms - _CLOCK_MARGIN_MS
         message_keys = {
-            call[0]: transcripts.message_key(call[1]) for chunk in batch for call in chunk.calls if call[2] >= since_ms
+            call[0]: transcripts.message_key(call[1])
+            for chunk in batch
+            for is_of_runs in (_text(changed[chunk.number].file.session_id) in with_runs,)
+            for call in chunk.calls
+            if is_of_runs or call[2] >= since_ms
         }
-        found = [_import_chunk(changed[chunk.number], chunk) for chunk in batch]
+        found = [_import_chunk(changed[chunk.number], chunk, self._clock()) for chunk in batch]
         with self._ledger.write() as tx:
             tally = tx.imports.book(found, message_keys, in_flight)
         done.add(tally)
         return tally.waiting
 
+    def _book_account(self, one: "_Changed", done: Imported) -> None:
+        """Book what the CLI's own account of a session has beyond its answers: compaction, titles, web search.
 
-_CLOCK_MARGIN_MS = HOUR_MS
-"""How far the system's clock may have been set back since a run began."""
+        What a fork carried over from its original is not the fork's.
+        """
+        account = sessions.read_account(Path(one.file.path))
+        if account is None:
+            return
+        chunks = transcripts.read_calls(one.file.path, ReadPosition())
+        keys = [call.key for chunk in chunks for call in chunk.calls]
+        at_ms = min(account.at_ms or self._clock(), self._clock())
+
+        def price(model: str, tokens: Tokens) -> int | None:
+            return price_nanousd(model, tokens, at_ms)
+
+        with self._ledger.write() as tx:
+            booked = tx.imports.book_account(
+                _text(one.file.session_id), one.subscription, session_cost(account.cost_state), at_ms, keys, price
+            )
+        done.accounts += bool(booked)
+        done.cost_nanousd += booked
+
+
+_CLOCK_MARGIN_MS = DAY_MS
+"""How far the system's clock may have been set back since a run began, for runs whose calls a fork has copied."""
+_AHEAD_MS = HOUR_MS
+"""A call that is dated further ahead than this is dated by a clock that was wrong."""
 
 
 class _Changed(NamedTuple):
@@ -180,8 +230,8 @@ class _Changed(NamedTuple):
     position: ReadPosition
 
 
-def _import_chunk(changed: _Changed, chunk: FileChunk) -> ImportChunk:
-    """A chunk as the ledger takes it."""
+def _import_chunk(changed: _Changed, chunk: FileChunk, now_ms: int) -> ImportChunk:
+    """A chunk as the ledger takes it. What is dated ahead of the clock counts as made now."""
     file = changed.file
     if chunk.is_last and not chunk.is_unreadable:
         state = FileState(file.device, file.inode, file.size, file.modified_ns, chunk.offset, chunk.digest)
@@ -192,7 +242,7 @@ def _import_chunk(changed: _Changed, chunk: FileChunk) -> ImportChunk:
         subscription=changed.subscription,
         session_id=_text(file.session_id),
         is_subagent=file.is_subagent,
-        calls=list(map(_priced, chunk.calls)),
+        calls=[_priced(call if call[2] <= now_ms + _AHEAD_MS else _dated(call, now_ms)) for call in chunk.calls],
         state=state,
     )
 
@@ -200,6 +250,10 @@ def _import_chunk(changed: _Changed, chunk: FileChunk) -> ImportChunk:
 def _priced(call: CallRow) -> PricedRow:
     key, _, at_ms, model, tokens, fast, us_only = call
     return (key, at_ms, model, *tokens, price_of_counts(model, tokens, at_ms, fast=fast, us_only=us_only))
+
+
+def _dated(call: CallRow, at_ms: int) -> CallRow:
+    return (*call[:2], at_ms, *call[3:])
 
 
 def _text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The generations of the CLI, which report what a run cost in three different ways.
+"""The versions of the CLI, which report what a run cost in three different ways.
 
 The newest comes with the environment. The older ones are carried in older wheels of claude-agent-sdk; each is fetched
 once and kept outside the tree (about 250 MB each), in the user's cache directory or in ``POOL_MCP_TEST_CACHE``.
@@ -18,8 +18,8 @@ from uv import find_uv_bin
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """One generation of the CLI; ``sdk`` is the claude-agent-sdk that carries it, None for the environment's own."""
+class CliVersion:
+    """One version of the CLI; ``sdk`` is the claude-agent-sdk that carries it, None for the environment's own."""
 
     name: str
     sdk: str | None = None
@@ -56,13 +56,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("POOL_MCP_TEST_CACHE") or platformdirs.user_cache_dir("pool-mcp-tests"))
 
 
-THIS_RUN = Generation("2.1.206", sdk="0.2.115")
+THIS_RUN = CliVersion("2.1.206", sdk="0.2.115")
 """Reports what the run cost, and keeps no sum of a session."""
 
-SESSION_SO_FAR = Generation("2.1.280", sdk="0.2.158")
+SESSION_SO_FAR = CliVersion("2.1.280", sdk="0.2.158")
 """Reports what the session has cost so far, from a sum that it keeps in the transcript."""
 
-NEWEST = Generation("newest")
+NEWEST = CliVersion("newest")
 """Reports the session's cost so far, and the run's beside it."""
 
-GENERATIONS = (THIS_RUN, SESSION_SO_FAR, NEWEST)
+CLI_VERSIONS = (THIS_RUN, SESSION_SO_FAR, NEWEST)
