@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 from anyio.to_thread import run_sync as in_thread
 
-from pool_mcp.asks.admission import check_ask
+from pool_mcp.asks.admission import check_ask, check_session_id
 from pool_mcp.asks.history import History
 from pool_mcp.asks.outcomes import CUT, FAILOVER
 from pool_mcp.asks.reservations import Reservations
@@ -249,6 +249,7 @@ class Pool:
         """
         if estimated_cost_usd is not None and not 0 < estimated_cost_usd <= 1_000_000:
             raise InvalidRequest("estimated_cost_usd must be more than 0.")
+        check_session_id(session_id)
         self._logins.asked()
         estimate = None if estimated_cost_usd is None else round(estimated_cost_usd * NANO)
         choice = await self.look(self._reservations.preview, estimate, model, session_id)

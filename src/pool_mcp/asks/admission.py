@@ -53,12 +53,21 @@ def check_ask(ask: Ask, settings: Settings) -> None:
     if ask.working_dir is not None and not _is_directory(ask.working_dir):
         raise InvalidRequest(f"working_dir {ask.working_dir!r} is not a directory on this machine; give a whole path.")
     _check_profile(ask.tool_profile, settings)
-    if ask.session_id is not None and not _SESSION.fullmatch(ask.session_id):
-        raise UnknownSession(
-            f"{ask.session_id!r} is no session id; pass one that an earlier answer gave, or none for a new one."
-        )
+    check_session_id(ask.session_id)
     if ask.subscription is not None:
         settings.subscription(ask.subscription)
+
+
+def check_session_id(session_id: str | None) -> None:
+    """Pass, or say that this cannot be the id of a session.
+
+    Raises:
+        UnknownSession: it has not the form of one.
+    """
+    if session_id is not None and not _SESSION.fullmatch(session_id):
+        raise UnknownSession(
+            f"{session_id!r} is no session id; pass one that an earlier answer gave, or none for a new one."
+        )
 
 
 def refusal(choice: Choice) -> PoolError:

@@ -24,7 +24,7 @@ class LiveText:
             with self._stdout.open("rb") as file:
                 file.seek(self._offset)
                 content = file.read()
-        except FileNotFoundError:
+        except OSError:  # not there yet, or never to be: the run itself says what is wrong
             return ""
         self._offset += len(content)
         *lines, self._rest = (self._rest + content).split(b"\n")

@@ -314,7 +314,11 @@ class Supervision:
 
 def _not_started(run: Run, error: Exception, now_ms: int) -> Settlement:
     """How a run ends whose CLI was surely never started, so that it has cost nothing."""
-    message = error.message if isinstance(error, PoolError) else f"The CLI could not be started: {error}"
+    message = (
+        error.message
+        if isinstance(error, PoolError)
+        else f"The CLI could not be started: {error}; run `pool-mcp doctor`."
+    )
     kind = error.kind if isinstance(error, PoolError) else Outcome.CLI_FAILED
     outcome = Outcome(kind) if kind in set(Outcome) else Outcome.CLI_FAILED
     return Settlement(run.run_id, RunState.FAILED, outcome, message, Cost(), now_ms)

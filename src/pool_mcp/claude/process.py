@@ -29,7 +29,8 @@ READ_BYTES = 64 * 1024
 POLL_S = 0.02
 """How often a growing file is looked at; an answer is noticed half of this later on average."""
 
-_LAUNCHER = ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"')
+_LAUNCHER = ("/bin/sh", "-c", '(umask 077 && echo $$ > "$0") && exec "$@"')
+"""In parentheses ``$$`` is the shell's own id all the same, and the CLI keeps the person's umask."""
 
 _INHERITED = frozenset(
     {
@@ -373,7 +374,7 @@ def booted_at_ms() -> int:
     try:
         if sys.platform == "darwin":
             said = subprocess.run(
-                ["/usr/sbin/sysctl", "-n", "kern.boottime"], capture_output=True, check=True, text=True
+                ["/usr/sbin/sysctl", "-n", "kern.boottime"], capture_output=True, check=True, text=True, timeout=5
             )
             return int(said.stdout.split("sec = ")[1].split(",")[0]) * 1000
         for line in Path("/proc/stat").read_text().splitlines():

@@ -341,7 +341,7 @@ def _show_findings(out: "Console", found: "DoctorResult") -> None:
     except (UnicodeEncodeError, LookupError):
         marks = _PLAIN_MARKS
     for one in found.findings:
-        lines = textwrap.wrap(one.text, out.width - 15, break_long_words=False, break_on_hyphens=False)
+        lines = textwrap.wrap(one.text, max(20, out.width - 15), break_long_words=False, break_on_hyphens=False)
         text = f"\n{'':<15}".join(lines if out.is_terminal else [one.text])
         out.print(Text.assemble((marks[one.status], _STYLES[one.status]), f" {one.check:<12} {text}"), soft_wrap=True)
         if one.fix:

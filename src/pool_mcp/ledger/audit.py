@@ -2,6 +2,7 @@
 
 import sqlite3
 
+from pool_mcp.errors import safe_line
 from pool_mcp.model import Audit, Problem
 
 _CHECKS = (
@@ -69,14 +70,14 @@ _CHECKS = (
 def audit(conn: sqlite3.Connection) -> Audit:
     """Check everything; reads the whole ledger once. Use inside one transaction, so that it sees one state."""
     problems = []
-    damage = [str(line) for (line,) in conn.execute("PRAGMA integrity_check(5)") if line != "ok"]
+    damage = [safe_line(str(line)) for (line,) in conn.execute("PRAGMA integrity_check(5)") if line != "ok"]
     if damage:
         problems.append(Problem("file", "SQLite finds the file damaged", tuple(damage)))
-    dangling = [f"{table} {rowid}" for table, rowid, *_ in conn.execute("PRAGMA foreign_key_check")]
+    dangling = [safe_line(f"{table} {rowid}") for table, rowid, *_ in conn.execute("PRAGMA foreign_key_check")]
     if dangling:
         problems.append(Problem("references", "a row refers to one that is not there", tuple(dangling[:5])))
     for name, meaning, sql in _CHECKS:
-        where = [str(found) for (found,) in conn.execute(f"{sql} LIMIT 5")]
+        where = [safe_line(str(found)) for (found,) in conn.execute(f"{sql} LIMIT 5")]
         if where:
             problems.append(Problem(name, meaning, tuple(where)))
     entries, spent = conn.execute("SELECT count(*), coalesce(sum(cost_nanousd), 0) FROM entries").fetchone()

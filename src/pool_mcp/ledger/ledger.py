@@ -58,9 +58,9 @@ class Ledger:
         Raises:
             LedgerError: the copy cannot be written, or there is a file already.
         """
-        if target.exists():
-            raise LedgerError(f"{target} is there already; name a new file for the backup.")
         with explained(target):
+            if target.exists():
+                raise LedgerError(f"{target} is there already; name a new file for the backup.")
             files.make_private(target)
             copy = sqlite3.connect(target)
             try:

@@ -190,7 +190,10 @@ def _permissions(settings: Settings) -> Iterator[FindingResult]:
     state = settings.state_dir
     own = [state / "runs", state / "owners", *state.glob("ledger.db*")]
     present = [path for path in own if path.exists()]
-    if foreign := [path for path in (state, *present) if path.exists() and path.stat().st_uid != os.getuid()]:
+    if misplaced := [path for path in own[:2] if not path.is_dir() and (path.is_symlink() or path.exists())]:
+        folder = shlex.quote(str(misplaced[0]))
+        yield broken("permissions", f"{short(misplaced[0])} is not a folder", f"mv {folder} {folder}.moved")
+    elif foreign := [path for path in (state, *present) if path.exists() and path.stat().st_uid != os.getuid()]:
         yield broken(
             "permissions",
             f"{short(foreign[0])} belongs to somebody else",
