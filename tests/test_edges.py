@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from hosting import host
-from support import make_home
+from support import make_home, until
 
 from pool_mcp.demo.standin import Standin
 
@@ -50,7 +50,7 @@ async def test_whatever_is_written_is_the_owners_only_even_without_a_umask(stand
             await agent.ask()
             await agent.call("ask_claude", prompt="On.", background=True)
             await agent.call("usage_report", by="day")
-            assert len(list(settings.runs_dir.glob("*/pid"))) == 2
+            await until(lambda: len(list(settings.runs_dir.glob("*/pid"))) == 2)
             assert too_open(settings.state_dir, without="config") == []  # which is the CLI's
         for command in (["import"], ["status"], ["ledger", "backup", str(settings.state_dir / "copy.db")]):
             await anyio.to_thread.run_sync(partial(pool, env, *command))
