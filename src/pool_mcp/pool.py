@@ -21,7 +21,7 @@ from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Runner
 from pool_mcp.asks.supervision import Supervision
 from pool_mcp.background.alerts import Alerting, Listener
-from pool_mcp.background.every import Sleep, every
+from pool_mcp.background.every import Sleep, every, once
 from pool_mcp.background.logins import Upkeep
 from pool_mcp.claude import process as cli
 from pool_mcp.claude.verdict import judge
@@ -50,6 +50,8 @@ _PARTIAL_BYTES = 8 * 1024**2
 PROGRESS_S = 5.0
 LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left, and after logins and stale readings."""
+CATCH_UP_S = 1.0
+"""How long a person's command reads what is new in transcripts; for official limits it waits twice that."""
 UPKEEP_S = 3.0
 """When it looks after logins first; a command is over by then and needs none of it."""
 
@@ -82,8 +84,8 @@ class Pool:
         self._tasks: anyio.abc.TaskGroup | None = None
         self.supervision = Supervision(self._reservations, self._runner, self._alerts, clock)
         self.history = History(settings, ledger, self._runner, clock)
-        self.figures = Figures(settings, ledger, clock, places.time_zone(env))
         self.outside = Outside(settings, ledger, env, clock, lambda run: self._runner.read(run.run_id).calls)
+        self.figures = Figures(settings, ledger, clock, places.time_zone(env), self.outside.imported_at_ms)
         self.organisation = Organisation(settings, ledger, env, clock)
 
     @asynccontextmanager
@@ -237,7 +239,7 @@ class Pool:
         if subscription is not None:
             self._settings.subscription(subscription)
         now = await self.look(self._state.look, self._ledger, self._clock, caller, only=subscription)
-        return status_result(now)
+        return status_result(now, self.outside.imported_at_ms())
 
     async def pick(
         self, estimated_cost_usd: float | None = None, model: str | None = None, session_id: str | None = None
@@ -279,6 +281,17 @@ class Pool:
         """Notice new logins, and take charge of runs whose server is gone."""
         await in_thread(self._logins.notice_logins)
         await self.supervision.adopt()
+
+    async def catch_up(self, at_most_s: float = CATCH_UP_S) -> None:
+        """Take in what is new elsewhere, for a person who looks: stale official limits, and transcripts.
+
+        Both at once and within a time; what cannot be had in it is left to the next time.
+        """
+        await self.adopt()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(once, "import what is new", partial(self.outside.catch_up, at_most_s))
+            limits = partial(in_thread, self._logins.refresh, 2 * at_most_s)
+            tasks.start_soon(once, "read the official limits", limits)
 
     async def _look_after_runs(self) -> None:
         await self.adopt()

@@ -195,6 +195,7 @@ key: at $3.50 an hour used up in 1h0m
 ! key: the block budget is 80% used
 █ is what Anthropic reported 3m ago; ▒ and ~ are our own figures: spent since,
 or of your own budget.
+Dollars at list price, not a bill; transcripts not read yet.
 """
     assert printed(view) == expected
     in_ascii = printed(view, encoding="ascii")
@@ -213,6 +214,7 @@ a              5 hours  ██░░░░░░░░░░░░░░░░�
   available    7 days   ██░░░░░░░░░░░░░░░░░░   12%  $60.00 of $456.00     1h29m    3m ago
 
 █ is what Anthropic reported 3m ago.
+Dollars at list price, not a bill; transcripts not read yet.
 """
     assert printed(status_view.StatusView(status), width=120) == expected
 
@@ -244,6 +246,7 @@ build: the five_hour window is 100% used
 ci: the five_hour window is 100% used; free in 1h29m
 █ is what Anthropic reported 3m ago; ▒ and ~ are our own figures: spent since,
 or of your own budget.
+Dollars at list price, not a bill; transcripts not read yet.
 """
     assert printed(status_view.StatusView(twelve(), height=24)) == expected
     assert max(map(len, printed(status_view.StatusView(twelve())).splitlines())) <= 80
@@ -261,6 +264,8 @@ team-1         5 hours  █░░░░░░░░░   12%     1h29m
 
 team-1: the five_hour window is 12% used
 █ is what Anthropic reported 3m ago.
+Dollars at list price, not a bill; transcripts not
+read yet.
 """
     status = status_of(subscription("team-1", 12, 3, official=True, status="needs_login"))
     assert printed(status_view.StatusView(status), width=52) == expected
@@ -268,7 +273,7 @@ team-1: the five_hour window is 12% used
 
 def test_where_anthropic_reported_everything_no_figure_is_explained_away() -> None:
     shown = printed(status_view.StatusView(status_of(subscription("a", 1, 1, official=True))))
-    assert shown.splitlines()[-1] == "█ is what Anthropic reported 3m ago."
+    assert shown.splitlines()[-2] == "█ is what Anthropic reported 3m ago."
     nothing = printed(status_view.StatusView(status_of(subscription("a", 1, 1))))
     assert "; Anthropic has reported nothing yet." in " ".join(nothing.split())
 

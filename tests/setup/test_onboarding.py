@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from machine import STORED_LOGIN, Machine
 from support import CLAUDE, new_id, now_ms, open_ledger
+from written import answer, dump
 
 from pool_mcp.errors import CliMissing, InvalidRequest, NeedsLogin, PoolError, SettingsError
 from pool_mcp.settings import load
@@ -257,3 +259,23 @@ def test_the_words_of_a_command_are_completed(machine: Machine) -> None:
     assert complete("pool-mcp doc") == ["doctor"]
     assert complete("pool-mcp login pr") == ["private"]
     assert complete("pool-mcp install cu") == ["cursor"]
+
+
+def test_the_first_status_and_report_have_what_was_spent_before_and_later_ones_what_is_new(machine: Machine) -> None:
+    machine.sign_in(".claude", "ann@example.com", "org-1")
+    project = machine.home / ".claude" / "projects" / "-a"
+    project.mkdir(parents=True)
+    transcript = project / "9b2006f4-8099-489e-9cb3-64e8039e70f3.jsonl"
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    transcript.write_bytes(dump(answer(timestamp=at)))
+    shown = machine.say("setup", "--yes")
+    assert "new calls, $0.0" in shown
+    assert "default: " not in shown  # signed in, and nothing to say about it
+    first = json.loads(machine.say("status", "--json"))
+    assert first["pool"]["week_cost_usd"] > 0
+    assert first["imported_at"] is not None
+    with transcript.open("ab") as file:
+        file.write(dump(answer("msg_2", "req_2", timestamp=at)))
+    report = json.loads(machine.say("report", "--json"))
+    assert report["total"]["calls"] == 2
+    assert "transcripts read " in machine.say("report")

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -142,11 +143,18 @@ def pick(estimated_cost_usd: float | None, model: str | None, session_id: str | 
     else:
         from pool_mcp.views import tables
 
-        run.terminal.console().print(tables.pick_table(choice))
+        run.terminal.console().print(tables.pick_table(choice, run.now_ms()))
         if choice.env:
-            click.echo("By hand: " + " ".join(f"{name}={value}" for name, value in choice.env.items()) + " claude")
+            click.echo(
+                "By hand: " + " ".join(f"{name}={_quoted(value)}" for name, value in choice.env.items()) + " claude"
+            )
     if choice.subscription is None:
         sys.exit(run.EXIT_CODES["limit"])
+
+
+def _quoted(value: str) -> str:
+    """A value as a shell takes it; ``$NAME`` stays one that the shell fills in."""
+    return f'"{value}"' if value.startswith("$") else shlex.quote(value)
 
 
 @click.command("exec", cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -162,6 +170,7 @@ def execute(subscription: str | None, model: str | None, command: tuple[str, ...
     from pool_mcp.claude.process import become
     from pool_mcp.errors import LimitReached
     from pool_mcp.settings import load
+    from pool_mcp.views.times import localized
 
     async def choose(pool: "Pool") -> tuple[str, str, dict[str, str]]:
         choice = await pool.pick(model=model)
@@ -174,7 +183,7 @@ def execute(subscription: str | None, model: str | None, command: tuple[str, ...
         return choice.subscription, choice.reason, choice.env
 
     chosen, why, env = run.with_pool(choose)
-    click.echo(f"pool-mcp: under {chosen}: {why}", err=True)
+    click.echo(f"pool-mcp: under {chosen}: {localized(why, run.now_ms())}", err=True)
     program, *arguments = command
     if program == "claude":
         program = str(find_cli(load(dict(os.environ)).claude.path, os.environ))

@@ -35,7 +35,13 @@ def status(subscription: str | None, caller: str | None, watch: bool, interval: 
     """Show what is spent and left, and what runs."""
     from pool_mcp.asks.history import Which
 
+    has_caught_up = False
+
     async def look(pool: "Pool") -> "tuple[StatusResult, RunsResult]":
+        nonlocal has_caught_up
+        if not has_caught_up:
+            await pool.catch_up()
+            has_caught_up = True
         state = await pool.status(subscription, caller)
         return state, await pool.look(pool.history.runs, Which(subscription), limit=0)
 

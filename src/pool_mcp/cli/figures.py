@@ -14,7 +14,7 @@ from pool_mcp.cli.options import AS_JSON, Command, Group
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
-    from pool_mcp.results.ledger import ImportResult
+    from pool_mcp.results.ledger import ImportResult, ReportResult
     from pool_mcp.usage.charts import Chart
 
 
@@ -76,16 +76,23 @@ def report(
     _one_format(as_csv=as_csv, as_json=as_json)
 
     only = Only(subscription, caller)
+
+    async def draw(pool: "Pool") -> "Chart":
+        await pool.catch_up()
+        return await pool.look(pool.figures.chart, by, since, until, only)
+
+    async def sums(pool: "Pool") -> "ReportResult":
+        await pool.catch_up()
+        return await pool.look(pool.figures.report, by, since, until, only, limit=limit)
+
     if chart is not None:
-        picture = run.with_pool(lambda pool: pool.look(pool.figures.chart, by, since, until, only), as_json=as_json)
+        picture = run.with_pool(draw, as_json=as_json)
         if chart == "-":
             run.terminal.console().print(tables.ChartView(picture))
         else:
             _write_picture(Path(chart), picture)
         return
-    found = run.with_pool(
-        lambda pool: pool.look(pool.figures.report, by, since, until, only, limit=limit), as_json=as_json
-    )
+    found = run.with_pool(sums, as_json=as_json)
     if as_json:
         run.print_json(found)
     elif as_csv:
@@ -93,7 +100,7 @@ def report(
     else:
         out = run.terminal.console()
         out.print(tables.report_table(found))
-        for line in tables.report_lines(found):
+        for line in tables.report_lines(found, run.now_ms()):
             out.print(line)
 
 

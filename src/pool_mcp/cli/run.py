@@ -103,6 +103,10 @@ def with_pool(work: "Callable[[Pool], Awaitable[T]]", *, as_json: bool = False) 
 
     try:
         return anyio.run(inside)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     except PoolError as error:
         if as_json:
             from pool_mcp.results.base import error_result
@@ -119,7 +123,9 @@ def print_json(result: "BaseModel") -> None:
 
 def fail(error: PoolError) -> NoReturn:
     """End with one line on stderr and the exit code of the error's kind."""
-    click.echo(f"pool-mcp: {error.message}", err=True)
+    from pool_mcp.views.times import localized
+
+    click.echo(f"pool-mcp: {localized(error.message, now_ms())}", err=True)
     sys.exit(EXIT_CODES.get(error.kind, 1))
 
 

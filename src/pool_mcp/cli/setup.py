@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
 
+    from pool_mcp.pool import Pool
+    from pool_mcp.results.ledger import ImportResult
     from pool_mcp.results.setup import DoctorResult
+    from pool_mcp.results.status import StatusResult
     from pool_mcp.settings import Settings
     from pool_mcp.setup import hosts
     from pool_mcp.setup.onboarding import Found
+
+_LIMITS_S = 10.0
+"""How long the first reading of the official limits may take; it takes about a second."""
 
 _STYLES = {"ok": "green", "note": "yellow", "broken": "red"}
 _MARKS = {"ok": "✓", "note": "·", "broken": "✗"}
@@ -47,6 +53,7 @@ def setup(yes: bool) -> None:
     _say(out, "")
     if after == text:
         _say(out, f"{_short(settings.config_file)} has all of them; nothing to write.")
+        _first_look(out)
         _next_steps(out, found)
         return
     _show_difference(out, settings.config_file, text, after)
@@ -55,7 +62,29 @@ def setup(yes: bool) -> None:
         sys.exit(1)
     _write(settings, after)
     _say(out, f"\n{_short(settings.config_file)} is written.")
+    _first_look(out)
     _next_steps(out, found)
+
+
+def _first_look(out: "Console") -> None:
+    """Read what has been spent already, and the official limits, so that the first status has real numbers."""
+    from pool_mcp.views import status as status_view
+    from pool_mcp.views import tables
+
+    _say(out, "\nReading what these logins have spent (it costs nothing)...")
+
+    async def work(pool: "Pool") -> "tuple[ImportResult, StatusResult]":
+        await pool.adopt()
+        done = await pool.outside.import_all(progress)
+        await pool.catch_up(_LIMITS_S)
+        return done, await pool.status()
+
+    with tables.import_progress() as progress:
+        done, status = run.with_pool(work)
+    out.print(tables.import_table(done))
+    _say(out, "")
+    out.print(status_view.StatusView(status))
+    _say(out, "")
 
 
 def _confirmed(question: str) -> bool:
@@ -121,7 +150,8 @@ def login(subscription_id: str) -> None:
     cli = find_cli(settings.claude.path, env)
     if subscription.config_dir is not None:
         make_directory(subscription.config_dir)
-    sign_in(cli, subscription, env)
+    if sign_in(cli, subscription, env) != 0:
+        raise NeedsLogin(f"The sign-in was not completed; run `pool-mcp login {subscription_id}` again.")
     now = login_of(cli, subscription, env)
     if not now.signed_in:
         raise NeedsLogin(f"{subscription_id!r} is not signed in; run `pool-mcp login {subscription_id}` again.")

@@ -246,7 +246,7 @@ async def _show_who_is_next(screen: "_Screen", host: "_Host") -> None:
     screen.step("Which one is next, and why")
     screen.say("pick_subscription reserves nothing, it only tells:")
     screen.gap()
-    screen.show(tables.pick_table(await host.pick()))
+    screen.show(tables.pick_table(await host.pick(), time.time_ns() // 1_000_000))
 
 
 async def _compare_books(screen: "_Screen", directory: Path, standin: "Standin") -> None:

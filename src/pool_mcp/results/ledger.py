@@ -88,6 +88,7 @@ class ReportResult(Shape):
     rows: list[ReportRow]
     rows_left_out: int = Field(description="Older, or cheaper, rows that are in the total only.")
     total: ReportTotal
+    imported_at: Instant | None = Field(default=None, description="When use outside the pool was last read.")
 
 
 def check_result(found: Audit, unsettled: Sequence[Run]) -> CheckResult:
@@ -110,7 +111,13 @@ def check_result(found: Audit, unsettled: Sequence[Run]) -> CheckResult:
 
 
 def report_result(
-    by: str, span: Span, time_zone: str, rows: Iterable[tuple[str, Sums]], left_out: int, total: Sums
+    by: str,
+    span: Span,
+    time_zone: str,
+    rows: Iterable[tuple[str, Sums]],
+    left_out: int,
+    total: Sums,
+    imported_at_ms: int | None = None,
 ) -> ReportResult:
     """A report for the wire."""
     return ReportResult(
@@ -121,6 +128,7 @@ def report_result(
         rows=[ReportRow(key=key, **_sums(sums)) for key, sums in rows],
         rows_left_out=left_out,
         total=ReportTotal(**_sums(total)),
+        imported_at=imported_at_ms,
     )
 
 

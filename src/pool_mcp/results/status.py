@@ -130,6 +130,7 @@ class StatusResult(Shape):
     subscriptions: list[SubscriptionResult]
     caller: CallerResult | None = None
     alerts: list[AlertResult] = Field(default_factory=list)
+    imported_at: Instant | None = Field(default=None, description="When use outside the pool was last read.")
 
 
 class CandidateResult(Shape):
@@ -152,7 +153,7 @@ class PickResult(Shape):
     next_available_at: Instant | None
 
 
-def status_result(now: Snapshot) -> StatusResult:
+def status_result(now: Snapshot, imported_at_ms: int | None = None) -> StatusResult:
     """The pool's state for the wire."""
     return StatusResult(
         generated_at=now.now_ms,
@@ -164,6 +165,7 @@ def status_result(now: Snapshot) -> StatusResult:
             AlertResult(at=at_ms, kind=one.kind, subscription=one.subscription, message=one.message)
             for at_ms, one in now.alerts
         ],
+        imported_at=imported_at_ms,
     )
 
 

@@ -4,10 +4,14 @@ A command imports at once and briskly. Open pools take turns, one every few minu
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
 from pool_mcp.claude.sessions import config_dir_or_default
@@ -15,7 +19,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import MINUTE_MS, NANO, Run
 from pool_mcp.results.ledger import ImportResult, import_result
 from pool_mcp.settings import Settings
-from pool_mcp.usage.importing import BRISK, QUIET, Imported, Importer, Source
+from pool_mcp.usage.importing import BRISK, QUIET, SHORT, Imported, Importer, Pace, Source
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class Outside:
         self._clock = clock
         self._shown = shown
         self._stopping = threading.Event()
+        self._mark = settings.state_dir / "imported"
 
     async def import_all(self, told: Callable[[Imported], None] = lambda _: None) -> ImportResult:
         """Import at once, unless another process is at it. ``told`` hears, in another thread, of every batch."""
@@ -53,8 +58,46 @@ class Outside:
             told(done)
             return not self._stopping.is_set()
 
-        done = await anyio.to_thread.run_sync(self._importer().run, BRISK, go_on, abandon_on_cancel=True)
+        done = await anyio.to_thread.run_sync(self._import, BRISK, go_on, abandon_on_cancel=True)
         return import_result(None if done is None else asdict(done))
+
+    async def catch_up(self, at_most_s: float) -> None:
+        """Import what is new for a short time; the rest is left to the next import.
+
+        Raises:
+            PoolError: the ledger cannot be reached.
+        """
+        end_s = anyio.current_time() + at_most_s
+        token = anyio.lowlevel.current_token()
+
+        def go_on(_: Imported) -> bool:
+            is_time_left = anyio.from_thread.run_sync(anyio.current_time, token=token) < end_s
+            return is_time_left and not self._stopping.is_set()
+
+        await anyio.to_thread.run_sync(self._import, SHORT, go_on)
+
+    def imported_at_ms(self) -> int | None:
+        """When all transcripts on this machine had been read, or None where they never were."""
+        try:
+            return int(self._mark.stat().st_mtime * 1000)
+        except FileNotFoundError:
+            return None
+
+    def _import(self, pace: Pace, go_on: Callable[[Imported], bool]) -> Imported | None:
+        """Import at a pace, and leave a mark where that comes to its end."""
+        was_stopped = False
+
+        def go_on_or_note(done: Imported) -> bool:
+            nonlocal was_stopped
+            was_stopped = not go_on(done)
+            return not was_stopped
+
+        done = self._importer().run(pace, go_on_or_note)
+        if done is not None and not was_stopped:
+            self._mark.touch(mode=0o600)
+            now_s = self._clock() / 1000
+            os.utime(self._mark, (now_s, now_s))
+        return done
 
     async def import_if_due(self) -> None:
         """Import a little at a time, where it is this process's turn.
@@ -63,7 +106,7 @@ class Outside:
             PoolError: the ledger cannot be reached.
         """
         if await anyio.to_thread.run_sync(self._ledger.take_lease, "import", IMPORT_EVERY_MS, self._clock):
-            done = await anyio.to_thread.run_sync(self._importer().run, QUIET, self._rest)
+            done = await anyio.to_thread.run_sync(self._import, QUIET, self._rest)
             if done is not None and done.new_calls:
                 log.info("imported %d calls from outside, $%.4f", done.new_calls, done.cost_nanousd / NANO)
 

@@ -38,6 +38,8 @@ class Pace:
 
 BRISK = Pace(block_bytes=1 << 20, batch_bytes=64 << 20, batch_calls=4000, apart_bytes=64 << 20)
 """A transaction takes about 60 ms."""
+SHORT = Pace(block_bytes=1 << 20, batch_bytes=4 << 20, batch_calls=1000, apart_bytes=math.inf)
+"""Some tens of milliseconds of work, after which a command can say that it has waited long enough."""
 QUIET = Pace(block_bytes=1 << 19, batch_bytes=1 << 19, batch_calls=500, apart_bytes=math.inf)
 """A few milliseconds of work, after which a server can do other things, or stop."""
 

@@ -30,11 +30,19 @@ _CHART_ROWS = 15
 class Figures:
     """Reports on one ledger in one time zone; blocking, so call it in a thread."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], int], zone: tzinfo) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        clock: Callable[[], int],
+        zone: tzinfo,
+        imported_at_ms: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._clock = clock
         self._zone = zone
+        self._imported_at_ms = imported_at_ms
 
     def report(
         self,
@@ -60,7 +68,7 @@ class Figures:
             else:
                 named = tx.reports.by_name(by, span, among, limit)
                 rows, left_out = list(named.rows), named.left_out
-        return report_result(by, span, str(self._zone), rows, left_out, total)
+        return report_result(by, span, str(self._zone), rows, left_out, total, self._imported_at_ms())
 
     def _by_time(
         self, tx: Transaction, by: By, span: Span, among: Among, limit: int

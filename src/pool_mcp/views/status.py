@@ -8,11 +8,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.results.asks import AskDetails, RunDetails, RunResult, RunsResult
 from pool_mcp.results.status import StatusResult, SubscriptionResult
 from pool_mcp.views import tables
-from pool_mcp.views.times import took, until
+from pool_mcp.views.times import clock, local, localized, took, until
 
 _STATUS_STYLE = {
     "available": "green",
@@ -78,7 +77,7 @@ class Screen:
     def __call__(self, status: StatusResult, running: Sequence[RunResult]) -> None:
         """Draw it anew."""
         view = StatusView(status, running, height=self._console.height)
-        title = Text(f"pool-mcp, {rfc3339(status.generated_at)}; Ctrl-C ends", "dim", no_wrap=True)
+        title = Text(f"pool-mcp, {clock(status.generated_at)}; Ctrl-C ends", "dim", no_wrap=True)
         self._live.update(Group(title, view), refresh=True)
 
 
@@ -97,7 +96,7 @@ class Scroll:
     def __call__(self, status: StatusResult, running: Sequence[RunResult]) -> None:
         """Print a block."""
         self._console.print(
-            Text(f"== {rfc3339(status.generated_at)}", "bold"), StatusView(status, running), Text(), sep="\n"
+            Text(f"== {clock(status.generated_at)}", "bold"), StatusView(status, running), Text(), sep="\n"
         )
 
 
@@ -123,7 +122,9 @@ def _headlines(status: StatusResult) -> Iterator[Text]:
     advice, pool, now = status.advice, status.pool, status.generated_at
     again = f" Look again in {until(now, advice.retry_at)}." if advice.retry_at else ""
     most = "" if advice.max_usd_per_hour is None else f" At most ${advice.max_usd_per_hour:.2f} an hour."
-    yield Text.assemble((advice.action, f"bold {_ACTION_STYLE[advice.action]}"), f": {advice.reason}{most}{again}")
+    yield Text.assemble(
+        (advice.action, f"bold {_ACTION_STYLE[advice.action]}"), f": {localized(advice.reason, now)}{most}{again}"
+    )
     held = f", {pool.in_flight} in flight holding ${pool.reserved_usd:.2f}" if pool.in_flight else ""
     yield Text(
         f"Today ${pool.cost_today_usd:.2f}, seven days ${pool.week_cost_usd:.2f} of ${pool.week_budget_usd:.2f} "
@@ -213,12 +214,13 @@ def _below(status: StatusResult, ink: _Ink) -> Iterator[Text]:
         if one.exhausts_at and one.status in ("available", "approaching"):
             said.append(f"at ${one.burn_usd_per_hour:.2f} an hour used up in {until(now, one.exhausts_at)}")
         if said:
-            yield Text(f"{one.id}: {'; '.join(said)}", style=_STATUS_STYLE[one.status])
+            yield Text(localized(f"{one.id}: {'; '.join(said)}", now), style=_STATUS_STYLE[one.status])
     for alert in status.alerts:
         reason = told.get(alert.subscription)
         if reason is None or not (reason in alert.message or alert.kind in ("limit", "needs_login")):
-            yield Text(f"! {alert.message}", style="yellow")
+            yield Text(f"! {localized(alert.message, now)}", style="yellow")
     yield _legend(status, ink)
+    yield Text(f"{tables.LIST_PRICE}; {tables.imported(status.imported_at, now)}.", "dim")
 
 
 def _legend(status: StatusResult, ink: _Ink) -> Text:
@@ -300,31 +302,31 @@ def ask_view(ask: AskDetails) -> Group:
         tables.pair("session", ask.session_id),
     ]
     for number, run in enumerate(ask.attempts, start=1):
-        lines += [Text(), *_attempt(run, f"attempt {number}" if len(ask.attempts) > 1 else "run")]
+        lines += [Text(), *_attempt(run, f"attempt {number}" if len(ask.attempts) > 1 else "run", now)]
     return Group(*lines)
 
 
-def _attempt(run: RunDetails, name: str) -> Iterator[RenderableType]:
+def _attempt(run: RunDetails, name: str, now_ms: int) -> Iterator[RenderableType]:
     yield Text.assemble((f"{name} ", "bold"), run.run_id)
     cli = f", CLI {run.cli_version}" if run.cli_version else ""
     yield _field("under", f"{run.subscription}, {run.model or 'default model'}{cli}")
-    yield _field("outcome", Text.assemble(_outcome(run), f" ({run.message})" if run.message else ""))
+    yield _field("outcome", Text.assemble(_outcome(run), f" ({localized(run.message, now_ms)})" if run.message else ""))
     yield _field("cost", _cost(run) if run.ended_at else f"holds ${run.reserved_usd:.4f} until it has ended")
     ended = (
-        f"ended {rfc3339(run.ended_at)}"
+        f"ended {local(run.ended_at, now_ms)}"
         if run.ended_at
-        else f"{took(run.duration_ms)} so far, until {rfc3339(run.deadline_at)}"
+        else f"{took(run.duration_ms)} so far, until {local(run.deadline_at, now_ms)}"
     )
-    yield _field("times", f"asked {rfc3339(run.created_at)}, {ended}")
+    yield _field("times", f"asked {local(run.created_at, now_ms)}, {ended}")
     if run.retry_at:
-        yield _field("free at", rfc3339(run.retry_at))
+        yield _field("free at", local(run.retry_at, now_ms))
     if run.files is None:
         yield _field("files", "removed" if run.started_at else "none")
     else:
         # A path is there to be copied, so it is never broken.
         yield Text.assemble(("  files    ", "dim"), run.files, no_wrap=True, overflow="ignore")
         if run.files_kept_until:
-            yield _field("", f"kept until {rfc3339(run.files_kept_until)}")
+            yield _field("", f"kept until {local(run.files_kept_until, now_ms)}")
     if run.models:
         yield _models_table(run)
 

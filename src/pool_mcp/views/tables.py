@@ -23,6 +23,7 @@ from pool_mcp.results.status import PickResult
 from pool_mcp.usage import charts
 from pool_mcp.usage.charts import Chart
 from pool_mcp.usage.importing import Imported
+from pool_mcp.views.times import clock, localized, until
 
 ID_WIDTH = 24
 """Where a longer id is folded, so that it is still shown whole; the settings allow 64 characters."""
@@ -50,7 +51,7 @@ def save_picture(shown: RenderableType, title: str, path: Path) -> None:
     path.write_text(without_web_fonts, encoding="utf-8")
 
 
-def pick_table(pick: PickResult) -> Table:
+def pick_table(pick: PickResult, now_ms: int) -> Table:
     """Every candidate with its reasons; the chosen one marked."""
     table = plain_table()
     table.add_column("", no_wrap=True)
@@ -63,7 +64,7 @@ def pick_table(pick: PickResult) -> Table:
             "→" if chosen else " ",
             Text(one.id, style="bold" if chosen else "" if one.eligible else "dim"),
             f"{one.score:.0f}" if one.eligible else "-",
-            Text("; ".join(one.reasons)),
+            Text(localized("; ".join(one.reasons), now_ms)),
         )
     return table
 
@@ -75,7 +76,7 @@ def report_table(report: ReportResult) -> Table:
     for name in ("calls", "input", "output", "cache write", "cache read", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
-        table.add_row(row.key, *_cells(row))
+        table.add_row(localized(row.key, 0), *_cells(row))
     table.add_section()
     table.add_row(Text("total", style="bold"), *(Text(cell, style="bold") for cell in _cells(report.total)))
     return table
@@ -100,8 +101,8 @@ def _count(count: int) -> str:
     return f"{count / 1e3:.0f} k"
 
 
-def report_lines(report: ReportResult) -> list[Text]:
-    """What the table has no room for: what is left out, and what has no price."""
+def report_lines(report: ReportResult, now_ms: int) -> list[Text]:
+    """What the table has no room for: what is left out, what has no price, and how new it is."""
     lines = []
     if report.rows_left_out:
         lines.append(Text(f"{report.rows_left_out} more rows are in the total only (--limit).", style="dim"))
@@ -109,7 +110,16 @@ def report_lines(report: ReportResult) -> list[Text]:
         lines.append(
             Text(f"+? {report.total.unpriced_calls} calls have no known price: the cost is at least this.", "yellow")
         )
+    lines.append(Text(f"{LIST_PRICE}; {imported(report.imported_at, now_ms)}.", style="dim"))
     return lines
+
+
+LIST_PRICE = "Dollars at list price, not a bill"
+
+
+def imported(at_ms: int | None, now_ms: int) -> str:
+    """How new the figures of use outside the pool are."""
+    return "transcripts not read yet" if at_ms is None else f"transcripts read {until(at_ms, now_ms)} ago"
 
 
 def report_csv(report: ReportResult) -> str:
@@ -204,7 +214,7 @@ def reconcile_lines(found: ReconcileResult) -> list[Text]:
     price = "tokens at list price" if found.official_is_estimate else "cost at list price"
     lines.append(
         Text(
-            f"{found.source} ({price}), read {rfc3339(found.synced_at)}; "
+            f"{found.source} ({price}), read {clock(found.synced_at)}; "
             f"final, and compared, until {rfc3339(found.final_until)}.",
             "dim",
         )
