@@ -119,3 +119,9 @@ def test_fast_mode_costs_its_own_rates_and_inference_kept_in_the_us_a_tenth_more
     assert price_nanousd("claude-opus-4-8", tokens, NOVEMBER_MS) == 30_100_000_000
     assert price_nanousd("claude-fable-5-2", tokens, NOVEMBER_MS, fast=True) == 96_100_000_000
     assert price_nanousd("claude-opus-4-8", tokens, NOVEMBER_MS, us_only=True) == 33_100_000_000
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-6", "claude-opus-4-7"])
+def test_fast_calls_of_withdrawn_models_cost_six_times_the_standard_but_for_searches(model: str) -> None:
+    tokens = Tokens(input=1000, output=1000, cache_read=1000, web_search_requests=1)
+    assert price_nanousd(model, tokens, NOVEMBER_MS, fast=True) == 6 * (5_000_000 + 25_000_000 + 500_000) + 10_000_000

@@ -361,19 +361,22 @@ async def test_a_session_stays_right_from_one_version_to_the_next_and_back(desk:
 
 @every_version
 async def test_a_session_used_by_hand_and_by_the_pool_within_a_second_is_counted_once(
-    desk: Desk, version: CliVersion
+    tmp_path: Path, version: CliVersion
 ) -> None:
-    desk.settle_in(version)
-    session_id = (await desk.ask()).run.session_id
-    for delay_s in (0.0, 0.1, 0.2, 0.3):
-        began = len(desk.standin.books)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(desk.use_by_hand_after, delay_s, f"--resume={session_id}")
-            ran = await desk.ask(session_id)
-        assert await anyio.to_thread.run_sync(desk.standin.wait_idle)
-        costs = {call.cost_nanousd for call in desk.standin.books[began:]}
-        assert (len(costs), ran.booked.is_estimate) == (2, False)
-        assert ran.booked.nanousd in costs
+    # A stand-in of its own: by session and time alone nobody can say whose calls are whose, so they are told by cost.
+    with Standin() as standin:
+        desk = Desk(tmp_path, standin)
+        desk.settle_in(version)
+        session_id = (await desk.ask()).run.session_id
+        for delay_s in (0.0, 0.1, 0.2, 0.3):
+            began = len(standin.books)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(desk.use_by_hand_after, delay_s, f"--resume={session_id}")
+                ran = await desk.ask(session_id)
+            assert await anyio.to_thread.run_sync(standin.wait_idle)
+            costs = {call.cost_nanousd for call in standin.books[began:]}
+            assert (len(costs), ran.booked.is_estimate) == (2, False)
+            assert ran.booked.nanousd in costs
 
 
 @every_version

@@ -22,6 +22,10 @@ _DEFAULT_WEB_SEARCH_USD = Decimal("0.01")
 _US_ONLY = Decimal("1.1")
 """What tokens cost more where inference is kept in the US; genai-prices does not know of it."""
 
+_FAST = {"claude-opus-4-6": 6, "claude-opus-4-7": 6}
+"""How many times the standard price fast calls cost of models whose fast price genai-prices does not know (Anthropic's
+page on fast mode: $30 and $150 where the standard is $5 and $25). They were withdrawn in July 2026."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
@@ -97,10 +101,11 @@ def _rates(model: str, day: int, fast: bool) -> tuple[_Rates, ...]:
     thresholds = {0} | {
         tier.start for rate in vars(price).values() if isinstance(rate, TieredPrices) for tier in rate.tiers
     }
-    return tuple(_rates_above(price, start) for start in sorted(thresholds, reverse=True))
+    times = _FAST.get(model, 1) if fast else 1
+    return tuple(_rates_above(price, start, times) for start in sorted(thresholds, reverse=True))
 
 
-def _rates_above(price: "ModelPrice", above: int) -> _Rates:
+def _rates_above(price: "ModelPrice", above: int, times: int) -> _Rates:
     """Resolve the rates above a threshold; a kind of tokens without a price costs what its parent does."""
     from genai_prices.types import TieredPrices
 
@@ -110,7 +115,7 @@ def _rates_above(price: "ModelPrice", above: int) -> _Rates:
             return fallback
         if isinstance(rate, TieredPrices):
             rate = next((tier.price for tier in reversed(rate.tiers) if above >= tier.start), rate.base)
-        exact = rate * NANO / units
+        exact = rate * NANO * (times if units == _MTOK else 1) / units
         return int(exact) if exact == int(exact) else exact
 
     plain = per("input_mtok", _MTOK, 0)
