@@ -354,7 +354,10 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A validated request to ask Claude."""
+    """A validated request to ask Claude.
+
+    ``from_terminal`` is whether a person asks, who may have Claude read in any directory without logins.
+    """
 
     prompt: str
     caller: str
@@ -367,6 +370,7 @@ class Ask:
     max_cost_nanousd: int | None = None
     timeout_s: float | None = None
     working_dir: str | None = None
+    from_terminal: bool = False
     tool_profile: str | None = None
     background: bool = False
     idempotency_key: str | None = None

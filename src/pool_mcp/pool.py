@@ -15,6 +15,7 @@ import anyio.abc
 from anyio.to_thread import run_sync as in_thread
 
 from pool_mcp.asks.admission import check_ask, check_session_id
+from pool_mcp.asks.directories import check_working_dir
 from pool_mcp.asks.history import History
 from pool_mcp.asks.outcomes import CUT, FAILOVER
 from pool_mcp.asks.reservations import Reservations
@@ -152,6 +153,7 @@ class Pool:
         if cli.depth(self._env) > 0:
             raise InvalidRequest("This Claude was itself started by pool-mcp and may not ask another one.")
         await in_thread(check_ask, ask, self._settings)
+        await in_thread(check_working_dir, ask, self._settings, self._env)
         self._logins.asked()
         await in_thread(self._runner.check)
         # From the reservation on there is always someone in charge of the run, even if the host cancels right here.

@@ -42,6 +42,7 @@ class ClaudeSettings(_Section):
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 1800
     tool_profile: ToolProfile = "none"
     base_url: str = ""
+    allowed_dirs: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     keep_answers_days: Annotated[float, Field(gt=0, le=3650)] = 7
 
 

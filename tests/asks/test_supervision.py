@@ -125,7 +125,7 @@ async def test_an_attempt_that_has_acted_is_not_repeated_under_another_subscript
     standin.accounts["alice"] = Behaviour(replies=(acts, Reply(mode="five_hour_limit")))
     async with open_pool(settings, env) as pool:
         with pytest.raises(LimitReached, match="had used tools already"):
-            await pool.ask(Ask("ping", "tests", working_dir=str(tmp_path)))
+            await pool.ask(Ask("ping", "tests"))
     assert standin.spent_nanousd(account="bob") == 0
 
 

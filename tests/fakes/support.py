@@ -64,7 +64,9 @@ def make_home(
     for name, more in (subscriptions or {}).items():
         said[name] = {**said.get(name, {}), **more}
     base_url = {} if standin is None else {"base_url": standin.url}
-    tables: list[tuple[str, Mapping[str, object]]] = [("[claude]", {"path": str(cli), **base_url, **(claude or {})})]
+    tables: list[tuple[str, Mapping[str, object]]] = [
+        ("[claude]", {"path": str(cli), "allowed_dirs": [str(home)], **base_url, **(claude or {})})
+    ]
     tables += [("[[subscriptions]]", {"id": name, **table}) for name, table in said.items()]
     tables += [(f"[callers.{json.dumps(name)}]", table) for name, table in (callers or {}).items()]
     pool_home = home / "pool"

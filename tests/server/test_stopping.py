@@ -305,8 +305,9 @@ async def test_an_ask_cancelled_while_a_tool_runs_is_booked_at_its_finished_call
     use = ToolUse("Bash", {"command": "cat fifo", "description": "Wait"})
     standin.accounts["alice"] = Behaviour(replies=(Reply(tools=(use,)),))
     async with host(env) as server:
-        with closing(Fifo(tmp_path / "fifo")) as fifo:
-            cost = await cancel_when(fifo.is_being_read, server, settings, working_dir=str(tmp_path))
+        (tmp_path / "project").mkdir()
+        with closing(Fifo(tmp_path / "project" / "fifo")) as fifo:
+            cost = await cancel_when(fifo.is_being_read, server, settings, working_dir=str(tmp_path / "project"))
             assert not fifo.is_being_read()
         assert cost.nanousd == nanousd(await books(standin)) > 0
         assert (await server.ask())["status"] == "completed"

@@ -73,6 +73,7 @@ def ask(
         prompt=_prompt(prompt, files),
         max_cost_nanousd=None if max_cost_usd is None else nanousd(max_cost_usd),
         json_schema=None if schema_file is None else _read_schema(Path(schema_file)),
+        from_terminal=True,
         **options,
     )
     is_plain_text = not as_json and schema_file is None
