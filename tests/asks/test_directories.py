@@ -34,10 +34,21 @@ def may_work_in(place: Path | str, settings: Settings, env: dict[str, str], **mo
     return True
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["pool", "pool/runs", "work-login", "work-login/projects", ".claude", ".", "..", "link", "link/projects", "src/up"],
+SHUT = (
+    "pool",
+    "pool/runs",
+    "work-login",
+    "work-login/projects",
+    ".claude",
+    ".",
+    "..",
+    "link",
+    "link/projects",
+    "src/up",
 )
+
+
+@pytest.mark.parametrize("place", SHUT)
 @pytest.mark.parametrize("from_terminal", [False, True])
 @pytest.mark.parametrize("profile", ["read", "full"])
 def test_logins_and_the_pools_home_are_never_inside(home: Path, place: str, from_terminal: bool, profile: str) -> None:

@@ -20,6 +20,9 @@ UNSEEN_NANOUSD = 40 * NANO // 1000
 """A request left hanging is booked with a floor by its prompt and the CLI's own; the stand-in bills nothing. So is one
 that a CLI announced before it was killed, whether or not it was sent."""
 
+TICK_MS = 10
+"""A run's end is when its CLI last wrote to a file, whose time is that of the kernel's last tick."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutsideEntry:
@@ -102,7 +105,7 @@ def _in_charge(call: Call, started: Sequence[Run]) -> Run | None:
     if not before:
         return None
     latest = before[-1]
-    is_over = latest.ended_at_ms is not None and call.started_at_ms > latest.ended_at_ms
+    is_over = latest.ended_at_ms is not None and call.started_at_ms > latest.ended_at_ms + TICK_MS
     return None if is_over else latest
 
 
