@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pool_mcp.choices import ToolProfile
-from pool_mcp.claude.transcripts import config_dir_or_default
+from pool_mcp.claude.sessions import config_dir_or_default
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import Ask
 from pool_mcp.settings import Settings
