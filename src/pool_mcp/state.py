@@ -141,13 +141,19 @@ class State:
     ) -> Request:
         """An ask of a caller's, with what it may cost under each subscription and what it most likely will."""
         recent = {one.id: tx.balances.recent_costs_nanousd(one.id, model) for one in self._settings.subscriptions}
+        least = {} if cap_nanousd is None else self.least_costs(tx, model)
         return Request(
-            {name: estimate_nanousd(cap_nanousd, costs) for name, costs in recent.items()},
+            {name: estimate_nanousd(cap_nanousd, costs, least.get(name)) for name, costs in recent.items()},
             model,
             {name: likely_nanousd(cap_nanousd, costs) for name, costs in recent.items()},
             None if caller is None else self.caller(tx, caller, now_ms),
             pool_cooldown=self.pool_cooldown(tx, now_ms),
         )
+
+    def least_costs(self, tx: Transaction, model: str | None) -> dict[str, int]:
+        """What the cheapest late run of a model has cost, by subscription, where there was one."""
+        found = {one.id: tx.balances.least_cost_nanousd(one.id, model) for one in self._settings.subscriptions}
+        return {name: cost for name, cost in found.items() if cost is not None}
 
     def caller(self, tx: Transaction, caller: str, now_ms: int) -> CallerBalance:
         """A caller's own budget and what it has used of it."""

@@ -1,7 +1,7 @@
 """What one transaction does for an ask: reservations, caps, failover, idempotency keys, cancelling, adopting."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from support import make_home, new_id, now_ms, open_ledger
 
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Runner
-from pool_mcp.errors import InvalidRequest
+from pool_mcp.errors import BudgetExceeded, InvalidRequest
 from pool_mcp.model import DAY_MS, NANO, Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 from pool_mcp.state import State
 
@@ -210,3 +210,33 @@ def test_a_settlement_that_was_committed_though_it_failed_gives_its_attempt_when
     with desk.ledger.read() as tx:
         assert [one.run_id for one in tx.runs.unfinished()] == [second.run_id]
         assert tx.balances.spent_nanousd("alice", 0) == NANO // 10
+
+
+# Caps and small budgets
+
+
+def test_a_cap_below_one_call_is_refused_once_it_is_known_what_one_costs(desk: Desk) -> None:
+    cheap = replace(ASK, max_cost_nanousd=NANO // 1000)
+    run = desk.begin(cheap)
+    assert desk.reserved(run) == NANO // 50  # a short answer, while nothing is known
+    desk.settle(run, None, Outcome.BUDGET, 0.035)
+    with pytest.raises(InvalidRequest, match=r"one call has cost \$0.0350 at least"):
+        desk.reservations.reserve(cheap)
+
+
+def test_asks_at_once_whose_caps_are_below_one_call_do_not_overrun_their_callers_budget(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, callers={"tests": {"daily_budget_usd": 0.05}})
+    with closing(desk.ledger):
+        runs = []
+        for _ in range(10):
+            with suppress(BudgetExceeded):
+                runs.append(desk.begin(replace(ASK, max_cost_nanousd=NANO // 1000)))
+        assert len(runs) == 2
+        assert sum(map(desk.reserved, runs)) <= NANO // 20
+
+
+def test_a_caller_with_less_than_the_default_estimate_gets_its_first_ask(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, callers={"tests": {"daily_budget_usd": 0.05}})
+    with closing(desk.ledger):
+        run = desk.begin(ASK)
+        assert (run.reserved_nanousd, run.max_budget_nanousd) == (NANO // 20, NANO // 20)

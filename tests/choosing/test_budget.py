@@ -154,8 +154,10 @@ def test_availability_says_what_is_closest_to_its_end_and_when_that_changes(
         (None, list(range(1, 51)), round(48 * 1.25)),
         (None, list(range(100, 0, -1)), round(95 * 1.25)),
         (None, [0] * 10, 1),
-        (7, [], 7),
-        (7, [NANO] * 10, 7),
+        (NANO, [], NANO),
+        (NANO, [7] * 10, NANO),
+        (7, [], NANO // 50),  # no call costs less, and a cap is looked at after a call only
+        (7, [NANO] * 10, NANO),
     ],
 )
 def test_a_reservation_is_the_cap_or_the_95th_percentile_with_a_margin(

@@ -90,13 +90,22 @@ class Reservations:
         with self._ledger.read() as tx:
             now_ms = self._clock()
             pinned = self._pin(tx, Ask("", "", session_id=session_id), outside)
-            request = replace(self._state.request(tx, None, model, now_ms, cap_nanousd=estimate_nanousd), only=pinned)
+            request = replace(self._state.request(tx, None, model, now_ms), only=pinned)
+            if estimate_nanousd is not None:
+                given = dict.fromkeys(request.estimates, estimate_nanousd)
+                request = replace(request, estimates=given, likely=given)
             return selection.choose(request, self._state.balances(tx, now_ms), self._settings.strategy)
 
     def _place(self, tx: Transaction, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
         """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
         now_ms = self._clock()
         cap = _cap_left(tx, ask, ask_id)
+        least = self._state.least_costs(tx, ask.model).values() if cap is not None else ()
+        if cap is not None and least and cap < min(least):
+            raise InvalidRequest(
+                f"max_cost_usd leaves ${cap / NANO:.4f}, and one call has cost ${min(least) / NANO:.4f} at least; "
+                "raise it, or leave it out."
+            )
         balances = self._state.balances(tx, now_ms)
         request = replace(
             self._state.request(tx, ask.caller, ask.model, now_ms, cap_nanousd=cap),

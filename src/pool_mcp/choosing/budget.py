@@ -242,10 +242,15 @@ def _last_part(subscription: Subscription) -> int:
     return round(subscription.weekly_budget_nanousd * (1 - LIMITED_PERCENT / 100)) + 1
 
 
-def estimate_nanousd(max_cost_nanousd: int | None, recent: Sequence[int]) -> int:
-    """What to reserve for an ask: its own cap, else the 95th percentile of its like with a margin, else a default."""
+def estimate_nanousd(max_cost_nanousd: int | None, recent: Sequence[int], least: int | None = None) -> int:
+    """What to reserve for an ask: its own cap, else the 95th percentile of its like with a margin, else a default.
+
+    A cap below one call is no estimate: the CLI looks at it after a call only. So it is ``least``, what the cheapest of
+    its like has cost, where that is more; while nothing is known, what a short answer costs.
+    """
     if max_cost_nanousd is not None:
-        return max_cost_nanousd
+        known = min(recent, default=DEFAULT_LIKELY_NANOUSD) if least is None else least
+        return max(max_cost_nanousd, known)
     if len(recent) < ENOUGH_SAMPLES:
         return max(DEFAULT_ESTIMATE_NANOUSD, *recent, 0)
     ordered = sorted(recent)

@@ -115,6 +115,21 @@ class Balances:
         )
         return dict(rows.fetchall())
 
+    def least_cost_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> int | None:
+        """The least that a late run of one subscription and asked-for model has cost, also one stopped by its cap."""
+        (least,) = self._conn.execute(
+            """
+            SELECT min(cost_nanousd) FROM (
+                SELECT cost_nanousd FROM runs JOIN entries USING (run_id)
+                WHERE runs.subscription = ? AND model IS ? AND outcome IN ('ok', 'budget') AND NOT is_estimate
+                    AND cost_nanousd > 0
+                ORDER BY ended_at_ms DESC LIMIT ?
+            )
+            """,
+            (subscription, model, limit),
+        ).fetchone()
+        return None if least is None else int(least)
+
     def recent_costs_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> list[int]:
         """Costs of the latest answered runs of one subscription and asked-for model, newest first."""
         rows = self._conn.execute(
