@@ -3,7 +3,11 @@
 The status line is written several times a minute and must not wait for the rest of the command line to be loaded.
 """
 
+import signal
 import sys
+
+# Nothing has begun, so Ctrl-C ends the process at once; an exception in the middle of an import would be a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def main() -> None:
@@ -17,6 +21,8 @@ def main() -> None:
         statusline.main(os.environ, time.time_ns() // 1_000_000)
     from pool_mcp.cli import main
 
+    if sys.argv[1:] not in ([], ["serve"]):  # a server goes on loading, and then listens for signals itself
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     main.main()
 
 

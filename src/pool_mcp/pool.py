@@ -131,6 +131,7 @@ class Pool:
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
         self.outside.stop()
+        self._logins.stop()
         await self.supervision.stop()
 
     # One ask

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from click.testing import CliRunner
+from hosting import opened
 from jsonschema import Draft202012Validator
 from mcp import Client
 from mcp_types import CallToolResult
@@ -325,7 +326,7 @@ async def test_without_an_api_key_subscription_there_is_nothing_to_compare(home:
 async def test_an_agent_reconciles_and_is_told_where_it_is_off(home: Home) -> None:
     home.organisation.uses.append(use(DAY, 5.0))
     pool = Pool(home.settings, home.ledger, home.env, lambda: NOW, lambda: "id")
-    async with pool.open(), Client(make_server(pool, lambda: NOW)) as client:
+    async with pool.open(), Client(make_server(opened(pool), lambda: NOW)) as client:
         found = await client.call_tool("reconcile_usage", {"since": "2026-11-20", "adjust": True})
         nothing = await client.call_tool("reconcile_usage", {"since": "2026-11-20", "adjust": True})
         report = await client.call_tool("usage_report", {"by": "source", "chart": True})

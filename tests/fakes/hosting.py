@@ -14,6 +14,9 @@ from mcp.client.stdio import stdio_client
 from mcp.shared.message import SessionMessage
 from mcp_types import CallToolResult, JSONRPCNotification
 
+from pool_mcp.pool import Pool
+from pool_mcp.server.opening import GetPool
+
 Era = Literal["legacy", "auto"]
 SERVE = [sys.executable, "-m", "pool_mcp", "serve"]
 
@@ -36,6 +39,15 @@ class Host:
         if "error" in said:
             return [("", said["error"]["kind"])]
         return [(one["subscription"], one["outcome"]) for one in said["attempts"]]
+
+
+def opened(pool: Pool) -> GetPool:
+    """A pool that is open, as a server takes it."""
+
+    async def get() -> Pool:
+        return pool
+
+    return get
 
 
 def data(result: Any) -> dict[str, Any]:

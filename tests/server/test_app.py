@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hosting import Era, connect
+from hosting import Era, connect, opened
 from mcp import Client
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID, Apps
 from mcp.server.mcpserver import MCPServer
@@ -61,7 +61,7 @@ async def test_the_extension_is_advertised_as_the_sdk_advertises_it(era: Era, tm
     async with (
         Client(MCPServer("theirs", extensions=[apps]), mode=era) as theirs,
         open_pool(settings, env) as pool,
-        Client(make_server(pool, now_ms), mode=era) as ours,
+        Client(make_server(opened(pool), now_ms), mode=era) as ours,
     ):
         advertised = ours.server_capabilities.extensions
         assert advertised == theirs.server_capabilities.extensions

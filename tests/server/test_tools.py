@@ -11,6 +11,7 @@ from mcp import Client
 from support import now_ms
 
 from pool_mcp.errors import InvalidRequest
+from pool_mcp.pool import Pool
 from pool_mcp.server import tools
 from pool_mcp.server.server import make_server
 
@@ -36,7 +37,10 @@ def refusal(tool: str, arguments: dict[str, Any] | None) -> str | None:
 
 @pytest.mark.anyio
 async def test_the_whole_list_stays_under_8_kb_without_output_schemas() -> None:
-    async with Client(make_server(InvalidRequest("no pool is needed to list tools"), now_ms)) as client:
+    async def no_pool() -> Pool:
+        raise InvalidRequest("no pool is needed to list tools")
+
+    async with Client(make_server(no_pool, now_ms)) as client:
         listed = (await client.list_tools()).tools
     dumped = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
     assert [tool["name"] for tool in dumped] == list(tools.TOOLS)

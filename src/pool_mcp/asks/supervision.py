@@ -294,7 +294,13 @@ class Supervision:
         with anyio.move_on_after(STOP_S / 3):
             for live in inline:
                 if not live.done.is_set():
-                    await in_thread(self._reservations.request_cancel, live.run.run_id, abandon_on_cancel=True)
+                    await self._request_cancel(live.run.run_id)
+
+    async def _request_cancel(self, run_id: str) -> None:
+        try:
+            await in_thread(self._reservations.request_cancel, run_id, abandon_on_cancel=True)
+        except LedgerError as error:
+            log.warning("run %s: left to the next server: %s", run_id, error)
 
     # Adopting
 

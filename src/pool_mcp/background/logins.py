@@ -21,6 +21,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, MINUTE_MS, SECOND_MS, Outcome, Subscription
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
+from pool_mcp.system.commands import Commands
 from pool_mcp.system.private import make_directory
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Upkeep:
         self._clock = clock
         self._asked_at_ms: int | None = None
         self._noticing = threading.Lock()
+        self._commands = Commands()
 
     def asked(self) -> None:
         """Somebody wants a subscription, so readings matter for a while."""
@@ -123,6 +125,10 @@ class Upkeep:
         due = [one for one in self._stored() if one.id in stale]
         self._each(due, lambda one: self._refresh(cli, one, timeout_s))
 
+    def stop(self) -> None:
+        """End what the CLI is being asked for, and ask it nothing more."""
+        self._commands.end()
+
     def _stored(self) -> list[Subscription]:
         """Subscriptions whose login the CLI keeps itself."""
         keyed = ((one, one.api_key_env or one.oauth_token_env) for one in self._settings.subscriptions)
@@ -144,7 +150,7 @@ class Upkeep:
     def _ask_for_login(self, cli: Path, subscription: Subscription) -> None:
         if not self._ledger.take_lease(f"login {subscription.id}", LOGIN_AGAIN_MS, self._clock):
             return
-        found = login.login_of(cli, subscription, self._env)
+        found = login.login_of(cli, subscription, self._env, self._commands.run)
         with self._ledger.write() as tx:
             now_ms = self._clock()
             is_back = tx.logins.record(subscription.id, found.organization_id, signed_in=found.signed_in, now_ms=now_ms)
@@ -166,8 +172,8 @@ class Upkeep:
         if not self._ledger.take_lease(f"usage {subscription.id}", REFRESH_MS, self._clock):
             return
         where = make_directory(self._settings.state_dir / "work")
-        base_url = self._settings.claude.base_url
-        readings = login.usage_of(cli, subscription, self._env, base_url, where, self._clock, timeout_s)
+        base_url, run = self._settings.claude.base_url, self._commands.run
+        readings = login.usage_of(cli, subscription, self._env, base_url, where, self._clock, timeout_s, run)
         with self._ledger.write() as tx:
             tx.official.record(subscription.id, readings, self._clock())
 

@@ -10,6 +10,7 @@ from pool_mcp.claude.stream import usage_readings
 from pool_mcp.errors import CliFailed
 from pool_mcp.model import Subscription, WindowReading
 from pool_mcp.system import commands
+from pool_mcp.system.commands import Finished
 
 STATUS_TIMEOUT_S = 20.0
 """How long the CLI may take to tell who is signed in; it takes about 0.1 s."""
@@ -40,13 +41,15 @@ class Login:
         return bool(self.organization_id) and self.organization_id == other.organization_id
 
 
-def login_of(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> Login:
+def login_of(
+    cli: Path, subscription: Subscription, env: Mapping[str, str], run: Callable[..., Finished] = commands.run
+) -> Login:
     """Ask the CLI (``claude auth status``: about 0.3 s, costs nothing, asks nobody else).
 
     Raises:
         CliFailed: the CLI said nothing that can be understood.
     """
-    done = commands.run([str(cli), "auth", "status"], _environment(subscription, env), STATUS_TIMEOUT_S)
+    done = run([str(cli), "auth", "status"], _environment(subscription, env), STATUS_TIMEOUT_S)
     try:
         said = json.loads(done.stdout)
     except ValueError:
@@ -85,6 +88,7 @@ def usage_of(
     cwd: Path,
     clock: Callable[[], int],
     timeout_s: float = USAGE_TIMEOUT_S,
+    run: Callable[..., Finished] = commands.run,
 ) -> list[WindowReading]:
     """What the CLI's own ``/usage`` tells of a stored login's windows; it asks no model. Empty where it tells nothing.
 
@@ -95,7 +99,7 @@ def usage_of(
     child = _environment(subscription, env, base_url)
     del child["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"]  # which asking for the limits counts as
     child["DISABLE_TELEMETRY"] = "1"
-    done = commands.run([str(cli), *arguments], child, timeout_s=timeout_s, cwd=cwd)
+    done = run([str(cli), *arguments], child, timeout_s=timeout_s, cwd=cwd)
     return usage_readings(done.stdout, clock())
 
 

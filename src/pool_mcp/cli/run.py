@@ -76,13 +76,16 @@ async def open_pool() -> "AsyncIterator[Pool]":
     Raises:
         PoolError: the settings are wrong, or the ledger cannot be opened.
     """
+    import anyio.to_thread
+
     from pool_mcp.ledger.ledger import Ledger
     from pool_mcp.pool import Pool
     from pool_mcp.settings import load
 
     env = dict(os.environ)
     settings = load(env)
-    ledger = Ledger(settings.ledger_path)
+    # A ledger that others hold is waited for, and nothing that goes on here waits with it.
+    ledger = await anyio.to_thread.run_sync(Ledger, settings.ledger_path, abandon_on_cancel=True)
     try:
         async with Pool(settings, ledger, env, now_ms, new_id).open() as pool:
             yield pool

@@ -47,7 +47,7 @@ _SWITCH_S = 0.0005
 """How long the importing thread may keep the interpreter from the one that answers."""
 _PIPE = 60 * 1024
 """What a pipe takes from a host that reads nothing; with more, the end of input would not be read either."""
-_LEAVE_S = 1.5
+_LEAVE_S = 1.0
 """How long after the end of input the process may still be there; a stop takes 0.4 s where nothing is stuck."""
 
 Deliver = Callable[[bytes | None], None]
@@ -143,14 +143,17 @@ class Replies:
 
     def learn(self, question: Question, reply: str | None) -> None:
         """Keep a reply for the next start, or forget it: None says that there is no such reply any more."""
-        if self.get(question) == reply:
+        known = self._known.get(question.opening, {})
+        if known.get(question.asked) == reply:
             return
         if reply is None:
-            del self._known[question.opening][question.asked]
-        elif question.message["method"] == "initialize" and not _is_version_of(reply, question):
-            return  # a version that the SDK does not know: its lists are not kept either, as nothing opens them
-        elif question.is_opening or question.opening in self._known:
-            self._known.setdefault(question.opening, {})[question.asked] = reply
+            del known[question.asked]
+        elif question.is_opening and _is_in_version_asked(reply, question):
+            self._known.setdefault(question.opening, known)[question.asked] = reply
+        elif question.opening in self._known:
+            known[question.asked] = reply
+        else:
+            return  # what opens it is not kept
         while len(self._known) > _MAX_OPENINGS:
             del self._known[next(iter(self._known))]
         with contextlib.suppress(OSError):
@@ -209,7 +212,11 @@ class Front:
     def send(self, line: str) -> None:
         """Send a line of the SDK's, unless the host has that answer already."""
         if self._asked:
-            message = json.loads(line)
+            message: dict[str, Any] = {}
+            with contextlib.suppress(
+                ValueError
+            ):  # an id that is too long to be a number answers nothing of a beginning
+                message = json.loads(line)
             asked = self._asked.pop(str(message.get("id")), None) if "method" not in message else None
             if asked is not None:
                 self._learn(asked, message)
@@ -314,8 +321,10 @@ def _is_plain(request_id: int | str) -> bool:
     return type(request_id) is int and abs(request_id) < 2**53
 
 
-def _is_version_of(reply: str, question: Question) -> bool:
-    """Whether a host was given the protocol version that it asked for."""
+def _is_in_version_asked(reply: str, question: Question) -> bool:
+    """Whether it is not a reply to a protocol version that the SDK does not know, of which there may be many."""
+    if question.message["method"] != "initialize":
+        return True
     version: bool = json.loads(reply).get("protocolVersion") == question.message["params"].get("protocolVersion")
     return version
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ from pool_mcp.results.asks import AskResult
 from pool_mcp.results.base import ErrorResult, error_result, internal_error
 from pool_mcp.server import content, tools
 from pool_mcp.server.handshake import Front
+from pool_mcp.server.opening import GetPool, Opening
 from pool_mcp.server.transport import connect
 
 log = logging.getLogger(__name__)
@@ -91,44 +92,39 @@ def serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Fro
 
 
 async def _serve(open_pool: Callable[[], AbstractAsyncContextManager[Pool]], front: Front, clock: Clock) -> None:
-    async with AsyncExitStack() as stack:
-        pool: Pool | PoolError
-        try:
-            pool = await stack.enter_async_context(open_pool())
-        except PoolError as error:
-            # Serve all the same: a host shows an agent the error of a call, but not why a server died.
-            log.error("%s", error)
-            pool = error
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        await tasks.start(_stop_on_signal, pool)
-        async with connect(front) as (incoming, outgoing):
-            server = make_server(pool, clock)
-            await server.run(incoming, outgoing, server.create_initialization_options())
-        tasks.cancel_scope.cancel()
+    opening = Opening(open_pool)
+    async with anyio.create_task_group() as signals:
+        await signals.start(_stop_on_signal, opening)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(opening.keep_open)
+            async with connect(front) as (incoming, outgoing):
+                server = make_server(opening.get, clock)
+                await server.run(incoming, outgoing, server.create_initialization_options())
+            opening.close()
+        signals.cancel_scope.cancel()
 
 
-async def _stop_on_signal(pool: Pool | PoolError, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def _stop_on_signal(opening: Opening, *, task_status: anyio.abc.TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             log.info("stopping on %s", signal.Signals(number).name)
-            if isinstance(pool, Pool):
-                await pool.stop()
+            await opening.stop()
             # A thread is still blocked on stdin, which only the host can close, so leave without waiting for it.
             sys.stderr.flush()
             os._exit(128 + number)
 
 
-def make_server(pool: Pool | PoolError, clock: Clock) -> Server[Any]:
-    """The MCP server of a pool, or one whose every call tells why there is none."""
+def make_server(get_pool: GetPool, clock: Clock) -> Server[Any]:
+    """The MCP server of a pool; where there is none, every call says why."""
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
-        return await _call(pool, clock, params, context)
+        return await _call(get_pool, clock, params, context)
 
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        return await _read_resource(pool, str(params.uri))
+        return await _read_resource(get_pool, str(params.uri))
 
-    updates = _Updates(pool)
+    updates = _Updates(get_pool)
     icon = f"data:image/svg+xml;base64,{base64.b64encode(_ICON.encode()).decode()}"
     server: Server[Any] = Server(
         "pool-mcp",
@@ -156,8 +152,8 @@ class _Updates:
     ``subscriptions/listen``. A host that asks for nothing costs nothing.
     """
 
-    def __init__(self, pool: Pool | PoolError) -> None:
-        self._pool = pool
+    def __init__(self, get_pool: GetPool) -> None:
+        self._get_pool = get_pool
         self._bus = InMemorySubscriptionBus()
         self._stream = ListenHandler(self._bus)
         self._subscribed: dict[str, ServerSession] = {}
@@ -179,10 +175,10 @@ class _Updates:
 
     async def _begin(self) -> None:
         async with self._beginning:
-            if self._has_begun or isinstance(self._pool, PoolError):
+            if self._has_begun:
                 return
             try:
-                await self._pool.listen(self._tell)
+                await (await self._get_pool()).listen(self._tell)
             except PoolError as error:
                 raise MCPError(code=INTERNAL_ERROR, message=error.message) from None
             self._has_begun = True
@@ -219,9 +215,7 @@ async def _list_tools(_: Context, __: PaginatedRequestParams | None) -> ListTool
     )
 
 
-async def _call(
-    pool: Pool | PoolError, clock: Clock, params: CallToolRequestParams, context: Context
-) -> CallToolResult:
+async def _call(get_pool: GetPool, clock: Clock, params: CallToolRequestParams, context: Context) -> CallToolResult:
     """Call a tool and put its result, or its failure, into MCP's form; both halves of either are whole.
 
     Raises:
@@ -233,8 +227,9 @@ async def _call(
         raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name!r}; there are {known}.")
     try:
         arguments = tool.parse(params.arguments)
-        result = await _run(_opened(pool), arguments, context)
-        pictures = await _pictures(_opened(pool), arguments)
+        pool = await get_pool()
+        result = await _run(pool, arguments, context)
+        pictures = await _pictures(pool, arguments)
     except PoolError as error:
         log.info("%s: %s: %s", params.name, error.kind, type(error).__name__)
         return _failed(error_result(error, clock()))
@@ -276,12 +271,6 @@ async def _pictures(pool: Pool, arguments: tools.Arguments) -> list[ImageContent
     chart = await pool.look(pool.figures.chart, arguments.by, arguments.since, arguments.until, only)
     image = await anyio.to_thread.run_sync(png, chart)
     return [ImageContent(type="image", data=base64.b64encode(image).decode(), mime_type="image/png")]
-
-
-def _opened(pool: Pool | PoolError) -> Pool:
-    if isinstance(pool, PoolError):
-        raise pool
-    return pool
 
 
 def _failed(error: ErrorResult) -> CallToolResult:
@@ -360,7 +349,7 @@ async def _list_resource_templates(_: Context, __: PaginatedRequestParams | None
     )
 
 
-async def _read_resource(pool_or_error: Pool | PoolError, uri: str) -> ReadResourceResult:
+async def _read_resource(get_pool: GetPool, uri: str) -> ReadResourceResult:
     if uri in _APPS.values():
         page = await anyio.to_thread.run_sync(lambda: _APP_FILE.read_text(encoding="utf-8"))
         look = {"ui": {"prefersBorder": True}}
@@ -368,7 +357,7 @@ async def _read_resource(pool_or_error: Pool | PoolError, uri: str) -> ReadResou
             contents=[TextResourceContents(uri=uri, mime_type=APP_MIME_TYPE, text=page, _meta=look)]
         )
     try:
-        pool = _opened(pool_or_error)
+        pool = await get_pool()
         if uri == _STATUS_URI:
             data = _data(await pool.status())
         elif uri.startswith(_SUBSCRIPTION_URI):

@@ -4,6 +4,7 @@ The SDK's own stdio transport drops a line that it cannot read, and the host wai
 such a line is answered with an error under its own id, which is found without reading the rest.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -11,10 +12,9 @@ import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import UnionType
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
@@ -24,6 +24,8 @@ from mcp_types import (
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCRequest,
+    JSONRPCResponse,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 _MAX_ID = 16 * 1024
 """A longer id is not repeated."""
 
+_MOMENT_S = 0.05
+"""How long after the end of input a reply may come; a list takes a few milliseconds."""
+
 Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 Outgoing = MemoryObjectSendStream[SessionMessage]
 
@@ -45,6 +50,7 @@ async def connect(front: Front) -> AsyncIterator[tuple[Incoming, Outgoing]]:
     lines = _Lines(front)
     to_sdk, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     outgoing, from_sdk = anyio.create_memory_object_stream[SessionMessage](0)
+    unanswered = _Unanswered()
 
     async def read() -> None:
         async with to_sdk:
@@ -54,13 +60,16 @@ async def connect(front: Front) -> AsyncIterator[tuple[Incoming, Outgoing]]:
                 except ValidationError as error:
                     await _refuse(front, line, error)
                     continue
+                unanswered.count(message, JSONRPCRequest, 1)
                 with contextlib.suppress(anyio.BrokenResourceError):
                     await to_sdk.send(message)
+            await unanswered.wait()
 
     async def write() -> None:
         async with from_sdk:
             async for message in from_sdk:
                 await anyio.to_thread.run_sync(front.send, _serialize(message))
+                unanswered.count(message, JSONRPCResponse | JSONRPCError, -1)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(read)
@@ -68,18 +77,42 @@ async def connect(front: Front) -> AsyncIterator[tuple[Incoming, Outgoing]]:
         yield incoming, outgoing
 
 
+class _Unanswered:
+    """How many requests have no reply yet. The SDK drops them at the end of input, also those about to have one."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._is_none = anyio.Event()
+
+    def count(self, message: SessionMessage, kind: type | UnionType, change: int) -> None:
+        """Count a message in, if it is of a kind."""
+        if isinstance(message.message, kind):
+            self._number += change
+            if self._number <= 0:
+                self._is_none.set()
+                self._is_none = anyio.Event()
+
+    async def wait(self) -> None:
+        """Wait until every request has its reply, for a moment: what takes longer is a call, and is cut."""
+        with anyio.move_on_after(_MOMENT_S):
+            if self._number > 0:
+                await self._is_none.wait()
+
+
 class _Lines:
     """A front's lines, as they come."""
 
     def __init__(self, front: Front) -> None:
         self._send, self._receive = anyio.create_memory_object_stream[str](math.inf)
-        self._token = anyio.lowlevel.current_token()
+        self._loop = asyncio.get_running_loop()
         for line in front.hand_over(self._deliver):
             self._put(line)
 
     def _deliver(self, line: bytes | None) -> None:
-        with contextlib.suppress(anyio.RunFinishedError, RuntimeError):
-            anyio.from_thread.run_sync(self._put, line, token=self._token)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(
+                self._put, line
+            )  # a busy loop does not keep the end of input from being read
 
     def _put(self, line: bytes | None) -> None:
         if line is None:
@@ -100,8 +133,8 @@ async def _refuse(front: Front, line: str, error: ValidationError) -> None:
     request_id = await anyio.to_thread.run_sync(find_request_id, line)
     log.warning("a line of %d characters cannot be read: %s", len(line), message)
     if request_id is not None:
-        reply = f'{{"jsonrpc":"2.0","id":{request_id},"error":{{"code":{code},"message":{json.dumps(message)}}}}}\n'
-        await anyio.to_thread.run_sync(front.write, reply.encode())
+        reply = f'{{"jsonrpc":"2.0","id":{request_id},"error":{{"code":{code},"message":{json.dumps(message)}}}}}'
+        await anyio.to_thread.run_sync(front.send, reply)
 
 
 _FORM = 'Not a request of JSON-RPC 2.0: it needs jsonrpc "2.0", a method, and params that are an object, if any'
@@ -124,6 +157,8 @@ def find_request_id(line: str) -> str | None:
     for match in _TOKEN.finditer(line):
         part = match[0]
         if part in "{[":
+            if depth == 1:
+                found[key] = part
             depth += 1
         elif part in "}]":
             depth -= 1

@@ -1,6 +1,10 @@
 """Other programs' commands that are run to their end: the CLI's sign-in and status, a host's own configuration."""
 
+import contextlib
+import os
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +19,70 @@ class Finished:
     stderr: str
 
 
-def run(command: Sequence[str], env: Mapping[str, str], timeout_s: float = 60.0, cwd: Path | None = None) -> Finished:
-    """Run a command that asks nothing and says little."""
-    try:
-        done = subprocess.run(
-            list(command),
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except OSError as error:
-        return Finished(127, "", f"{command[0]}: {error.strerror or error}")
-    except subprocess.TimeoutExpired:
-        return Finished(124, "", f"{command[0]} did not end within {timeout_s:.0f} s")
-    return Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+class Commands:
+    """Commands that ask nothing and say little, which can be ended all at once. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_ended = False
+
+    def run(
+        self, command: Sequence[str], env: Mapping[str, str], timeout_s: float = 60.0, cwd: Path | None = None
+    ) -> Finished:
+        """Run a command to its end, or kill it with whatever it has started when its time is over."""
+        try:
+            child = self._start(command, env, cwd)
+        except OSError as error:
+            return Finished(127, "", f"{command[0]}: {error.strerror or error}")
+        if child is None:
+            return Finished(130, "", f"{command[0]} was not run: the process is about to end")
+        with child:
+            try:
+                stdout, stderr = child.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                return Finished(124, "", f"{command[0]} did not end within {timeout_s:.0f} s")
+            finally:
+                _kill(child)
+                with self._lock:
+                    self._running.discard(child)
+        return Finished(child.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+    def end(self) -> None:
+        """Kill every command that runs, and start no other."""
+        with self._lock:
+            self._is_ended = True
+            for child in self._running:
+                _kill(child)
+
+    def _start(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None
+    ) -> "subprocess.Popen[bytes] | None":
+        with self._lock:
+            if self._is_ended:
+                return None
+            child = subprocess.Popen(
+                list(command),
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._running.add(child)
+            return child
+
+
+def _kill(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a command with its process group; nothing where it has ended."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+run = Commands().run
+"""Run a command that nothing ends early."""
 
 
 def run_attached(command: Sequence[str], env: Mapping[str, str]) -> int:
