@@ -1,9 +1,11 @@
 """The documents are true: made from the tools, complete in settings and errors, without dead links."""
 
+import json
 import os
 import re
 import sqlite3
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def _rows(
         kind, inner, repeated = _kind(said, definitions)
         optional = required is not None and name not in required
         meaning = said.get("description") or (inner or {}).get("description", "")
-        default = f" Default: `{said['default']}`." if optional and said.get("default") is not None else ""
+        default = f" Default: `{json.dumps(said['default'])}`." if optional and said.get("default") is not None else ""
         rows.append((f"{prefix}{name}{'?' if optional else ''}", kind, f"{meaning}{default}".strip()))
         if inner is not None:
             rows += _rows(inner, definitions, None, f"{prefix}{name}{repeated}.")
@@ -119,23 +121,51 @@ def test_every_kind_of_failure_and_every_advice_is_explained_to_agents() -> None
     assert [action for action in Action if f"| `{action}` |" not in guide] == []
 
 
-def test_the_ledgers_queries_run_on_a_ledger_and_its_tables_are_there(tmp_path: Path) -> None:
+def schema(tmp_path: Path) -> dict[str, list[str]]:
+    """The columns of every table and view of a ledger."""
+    Ledger(tmp_path / "ledger.db").close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
+        rows = database.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name")
+        names = [name for (name,) in rows if not name.startswith(("sqlite_", "_sqlite_"))]
+        return {name: [row[1] for row in database.execute(f"PRAGMA table_info({name})")] for name in names}
+
+
+def test_every_table_of_the_ledger_and_no_other_is_explained_and_its_columns_are_listed(tmp_path: Path) -> None:
+    file = DOCS / "ledger.md"
+    tables = schema(tmp_path)
+    lines = [f"- `{name}`: {', '.join(f'`{column}`' for column in columns)}" for name, columns in tables.items()]
+    document = file.read_text(encoding="utf-8")
+    begin, end = "<!-- columns: begin -->", "<!-- columns: end -->"
+    before, _, rest = document.partition(begin)
+    listed = f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}"
+    if os.environ.get("UPDATE_DOCS"):
+        file.write_text(listed, encoding="utf-8")
+        document = listed
+    assert document == listed
+    rows = re.findall(r"^\| (`.*?) \|", document, re.MULTILINE)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(tables)
+
+
+def test_the_ledgers_queries_run_on_a_ledger(tmp_path: Path) -> None:
     document = (DOCS / "ledger.md").read_text(encoding="utf-8")
     Ledger(tmp_path / "ledger.db").close()
-    database = sqlite3.connect(tmp_path / "ledger.db")
     queries = re.findall(r"```sql\n(.*?)```", document, re.DOTALL)
     assert queries
-    for query in queries:
-        database.execute(query).fetchall()
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    named = {
-        name for row in re.findall(r"^\| (`.*?) \|", document, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
-    }
-    assert named <= tables
-    database.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
+        for query in queries:
+            database.execute(query).fetchall()
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.glob("*.md"))])
+@pytest.mark.parametrize(
+    "document",
+    [
+        ROOT / "README.md",
+        ROOT / "ARCHITECTURE.md",
+        ROOT / "SECURITY.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted(DOCS.glob("*.md")),
+    ],
+)
 def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []

@@ -126,7 +126,7 @@ class Pool:
         start(LOOK_AFTER_S, "look after logins", self._look_after_logins, UPKEEP_S)
         start(IMPORT_AFTER_S, "import what was spent outside", self.outside.import_if_due, IMPORT_AFTER_S)
         if self.organisation.has_key:
-            start(SYNC_LOOK_S, "read the organisation's reports", self.organisation.sync_if_due, SYNC_LOOK_S)
+            start(SYNC_LOOK_S, "read the organization's reports", self.organisation.sync_if_due, SYNC_LOOK_S)
 
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""

@@ -128,7 +128,7 @@ async def test_more_than_a_dollar_off_is_a_warning_that_says_where(home: Home) -
     ]
     found = await home.ours.reconcile("2026-11-20")
     assert found.warnings == [
-        f"2026-11-20 work {OPUS}: the organisation has +$1.25 against the ledger (most at 14:00Z +$1.25), key {ORG_KEY}"
+        f"2026-11-20 work {OPUS}: the organization has +$1.25 against the ledger (most at 14:00Z +$1.25), key {ORG_KEY}"
     ]
     assert found.difference_usd == pytest.approx(2.6499)
     assert [(one.at, one.model, one.difference_usd) for one in found.hours] == [
@@ -316,7 +316,7 @@ async def test_the_key_is_read_from_its_variable_and_is_written_nowhere(home: Ho
 
 async def test_without_an_api_key_subscription_there_is_nothing_to_compare(home: Home, tmp_path: Path) -> None:
     (tmp_path / "pool.toml").write_text('[[subscriptions]]\nid = "login"\n')
-    with pytest.raises(InvalidRequest, match="has an api_key_env: the organisation"):
+    with pytest.raises(InvalidRequest, match="has an api_key_env: the organization"):
         await home.ours.reconcile()
 
 
@@ -336,7 +336,7 @@ async def test_an_agent_reconciles_and_is_told_where_it_is_off(home: Home) -> No
     for tool, result in (("reconcile_usage", found), ("reconcile_usage", nothing), ("usage_report", report)):
         Draft202012Validator(tools.output_schema(tools.TOOLS[tool])).validate(result.structured_content)
     text = next(block.text for block in found.content if block.type == "text")
-    assert f"warning: 2026-11-20 work {OPUS}: the organisation has +$5.00 against the ledger" in text
+    assert f"warning: 2026-11-20 work {OPUS}: the organization has +$5.00 against the ledger" in text
     assert nothing.structured_content
     assert nothing.structured_content["adjusted"] == {"entries": 0, "cost_usd": 0.0}
     assert report.structured_content

@@ -117,7 +117,7 @@ def test_in_a_pipe_every_finding_is_a_line_without_colour_and_each_remedy_a_line
     ]
     at = next(at for at, line in enumerate(lines) if line.startswith("✗ permissions"))
     assert lines[at + 1] == f"    chmod -R go-rwx {machine.home}/pool/runs"
-    assert lines[-1] == "2 to mend; each has its command under it."
+    assert lines[-1] == "2 to fix; the command is under each."
 
 
 def test_where_the_locale_has_no_ticks_words_stand_for_them(machine: Machine) -> None:
@@ -175,7 +175,7 @@ def test_two_logins_of_one_organisation_are_noted(machine: Machine) -> None:
     )
     (_, twin) = look(machine)["login"]
     assert twin.status == "note"
-    assert "the same organisation as ann, so the same quota" in twin.text
+    assert "the same organization as ann, so the same quota" in twin.text
 
 
 def test_sums_that_are_not_what_the_entries_say_are_found(machine: Machine) -> None:

@@ -99,7 +99,7 @@ def test_setup_keeps_what_is_in_the_file_and_adds_what_is_new(machine: Machine) 
 def test_two_logins_of_one_organisation_are_said_to_be_one_quota(machine: Machine) -> None:
     machine.sign_in(".claude", "ann@example.com", "org-1")
     machine.sign_in(".claude-twin", "ann@example.com", "org-1")
-    assert "the same organisation as default: one quota, not two" in machine.say("setup", "--yes")
+    assert "the same organization as default: one quota, not two" in machine.say("setup", "--yes")
 
 
 @pytest.mark.parametrize("answer", ["n\n", ""])

@@ -225,7 +225,7 @@ def _warnings(hours: Sequence[Difference], days: Sequence[Difference]) -> Iterab
             worst = sorted(own, key=lambda hour: -abs(hour.nanousd or 0))[:3]
             most = ", ".join(f"{rfc3339(hour.starts_at_ms)[11:16]}Z {_signed(hour.nanousd or 0)}" for hour in worst)
             yield (
-                f"{where}: the organisation has {_signed(day.nanousd)} against the ledger"
+                f"{where}: the organization has {_signed(day.nanousd)} against the ledger"
                 + (f" (most at {most})" if most else "")
                 + f", key {day.key_id}"
             )

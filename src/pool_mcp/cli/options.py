@@ -67,7 +67,7 @@ def _common() -> list[click.Parameter]:
             help="Print results and errors only.",
         ),
         click.Option(
-            ["--color", "--colour"],
+            ["--color"],
             type=click.Choice(["auto", "always", "never"]),
             expose_value=False,
             callback=color,

@@ -210,7 +210,7 @@ def install(names: tuple[str, ...], name: str, dry_run: bool) -> None:
     variables = _variables(env)
     changed = [_change_host(host_name, name, hosts.launch(env, variables), dry_run) for host_name in names]
     if any(changed):
-        _say(_console(), "A host that is running has to be started anew.")
+        _say(_console(), "Restart every host that is running.")
         if variables:
             _say(_console(), f"It needs {', '.join(variables)} in its environment, as pool.toml says.")
 
@@ -336,7 +336,7 @@ def _show_found(out: "Console", one: "Found") -> None:
     known = " (in pool.toml)" if one.is_listed else ""
     _say(out, f"  {where:<20} {one.login.who} → {one.id}{known}")
     if one.shares_with:
-        _say(out, f"  {'':<20} the same organisation as {one.shares_with}: one quota, not two", "yellow")
+        _say(out, f"  {'':<20} the same organization as {one.shares_with}: one quota, not two", "yellow")
 
 
 def _next_steps(out: "Console", found: "list[Found]") -> None:
@@ -377,4 +377,4 @@ def _show_findings(out: "Console", found: "DoctorResult") -> None:
         if one.fix:
             _say(out, f"    {one.fix}", "bold")
     broken = sum(one.status == "broken" for one in found.findings)
-    _say(out, "\nAll is well." if not broken else f"\n{broken} to mend; each has its command under it.")
+    _say(out, "\nAll is well." if not broken else f"\n{broken} to fix; the command is under each.")

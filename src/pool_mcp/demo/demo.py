@@ -201,7 +201,7 @@ async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str]
     screen.gap()
 
     async def ask(caller: str, subscription: str) -> None:
-        answer = await host.ask("Summarise what changed this week.", caller, subscription)
+        answer = await host.ask("Summarize what changed this week.", caller, subscription)
         screen.pair(caller, tables.ask_line(answer, with_session=False))
 
     with screen.busy("two agents ask"):

@@ -270,7 +270,7 @@ class AdminApi:
             if not reading.shifted or (before is not None and set(before.figures) == set(reading.figures)):
                 return reading
             before = reading
-        raise Overloaded("The organisation's figures kept changing while they were read; sync again later.")
+        raise Overloaded("The organization's figures kept changing while they were read; sync again later.")
 
     async def _pages(self, path: str, parameters: Parameters, headers: Mapping[str, str]) -> AsyncIterator[_Page]:
         token: str | None = None
@@ -319,7 +319,7 @@ class AdminApi:
         status = response.status_code
         said = _message(response)
         if status == 401:
-            return NeedsLogin(f"The organisation refuses the key in {self._key_name} ({said}); put an Admin key there.")
+            return NeedsLogin(f"The organization refuses the key in {self._key_name} ({said}); put an Admin key there.")
         if status in (403, 404):
             return Unavailable(f"{path} is not there for the key in {self._key_name} ({status}: {said}).")
         if status == 429:
@@ -346,7 +346,7 @@ def nanousd_of_cents(cents: Decimal) -> int:
         ValueError: it is no finite amount.
     """
     if not cents.is_finite():
-        raise ValueError(f"{cents} is no amount")
+        raise ValueError(f"{cents} is not an amount")
     return int((cents * _CENT).to_integral_value())
 
 

@@ -164,7 +164,7 @@ class Organisation:
         key = places.read_env(self._env, admin.api_key_env)
         if key is None:
             raise NeedsLogin(
-                f"There is no Admin key in ${admin.api_key_env}; set it to read the organisation's reports "
+                f"There is no Admin key in ${admin.api_key_env}; set it to read the organization's reports "
                 "(individual accounts have none)."
             )
         async with AdminApi(key, admin.api_key_env, admin.base_url, self._clock, self._backoff_s) as api:
@@ -188,7 +188,7 @@ class Organisation:
         subscriptions = [s for s in self._settings.subscriptions if s.is_api_key]
         if not subscriptions:
             raise InvalidRequest(
-                "No subscription in pool.toml has an api_key_env: the organisation's reports know nothing of others."
+                "No subscription in pool.toml has an api_key_env: the organization's reports know nothing of others."
             )
         if self.has_key and not await anyio.to_thread.run_sync(self._is_fresh, span, now_ms):
             await self._sync(span)
@@ -209,7 +209,7 @@ class Organisation:
                 source, sync = MESSAGES, tx.organisation.latest_sync(MESSAGES, span.since_ms)
             if sync is None:
                 raise InvalidRequest(
-                    f"The organisation's figures since {rfc3339(span.since_ms)} are not known; "
+                    f"The organization's figures since {rfc3339(span.since_ms)} are not known; "
                     f"set ${self._settings.admin.api_key_env} and run pool-mcp sync."
                 )
             ids = [s.id for s in subscriptions]

@@ -11,7 +11,7 @@ from pool_mcp.results.base import Instant, Shape, TokensResult, maybe_usd, token
 
 
 class SyncedReport(Shape):
-    """One of the organisation's reports: what was read of it, or why it was not."""
+    """One of the organization's reports: what was read of it, or why it was not."""
 
     report: str
     since: Instant
@@ -22,7 +22,7 @@ class SyncedReport(Shape):
 
 
 class SyncResult(Shape):
-    """What was read of the organisation's reports."""
+    """What was read of the organization's reports."""
 
     synced_at: Instant
     reports: list[SyncedReport]
@@ -36,7 +36,7 @@ class MatchResult(Shape):
 
 
 class DifferenceResult(Shape):
-    """The ledger and the organisation on one UTC day, or hour, subscription and model."""
+    """The ledger and the organization on one UTC day, or hour, subscription and model."""
 
     at: Instant
     subscription: str
@@ -50,7 +50,7 @@ class DifferenceResult(Shape):
 
 
 class BilledResult(Shape):
-    """What the whole organisation was billed for a UTC day."""
+    """What the whole organization was billed for a UTC day."""
 
     day: str
     billed_usd: float
@@ -64,13 +64,13 @@ class AdjustedResult(Shape):
 
 
 class ReconcileResult(Shape):
-    """The ledger against the organisation's figures."""
+    """The ledger compared with the organization's figures."""
 
     since: Instant
     until: Instant
     final_until: Instant = Field(description="Later hours are not final yet and not compared.")
     source: str
-    official_is_estimate: bool = Field(description="Tokens are the organisation's, the price is the list's.")
+    official_is_estimate: bool = Field(description="Tokens are the organization's, the price is the list's.")
     synced_at: Instant
     refreshed_at: Instant | None
     matched: list[MatchResult]

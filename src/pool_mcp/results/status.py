@@ -48,7 +48,7 @@ class OfficialWindowResult(Shape):
 
 
 class CooldownResult(Shape):
-    """Why a subscription is out of the choice."""
+    """Why a subscription is excluded."""
 
     cause: str
     since: Instant

@@ -200,8 +200,8 @@ TOOLS = {
         ),
         Tool(
             "reconcile_usage",
-            "Reconcile with the organisation",
-            "Hold the ledger's API-key subscriptions against the organisation's own reports (needs an Admin key), by "
+            "Reconcile with the organization",
+            "Compare the ledger of API-key subscriptions with the organization's own reports (needs an Admin key), by "
             "hour and day; warnings say where they are more than $1 apart.",
             ReconcileUsageArguments,
             ReconcileResult,

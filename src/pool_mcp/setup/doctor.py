@@ -102,7 +102,7 @@ def _login_finding(
     if not login.signed_in:
         return broken("login", f"{name}: not signed in", f"pool-mcp login {name}")
     if other := next((earlier for earlier, one in seen if one.shares_quota_with(login)), None):
-        return note("login", f"{name}: {login.who}; the same organisation as {other}, so the same quota")
+        return note("login", f"{name}: {login.who}; the same organization as {other}, so the same quota")
     if subscription.is_api_key:
         return ok("login", f"{name}: an API key, from {subscription.api_key_env}")
     if subscription.oauth_token_env:
@@ -244,7 +244,7 @@ def _host(
         return broken("hosts", f"{host.title}: its entry {name!r} starts {missing}, which it will not find", fix)
     if hosts.home_of(entry) != wanted:
         other = hosts.home_of(entry) or "the usual places"
-        return broken("hosts", f"{host.title}: its entry {name!r} keeps its books in {other}", fix)
+        return broken("hosts", f"{host.title}: its entry {name!r} has its ledger in {other}", fix)
     if kept_back := hosts.missing_variables(host, entry, variables):
         if host.passes == "values":
             fix = f'"${{EDITOR:-vi}}" {shlex.quote(str(host.file))}'

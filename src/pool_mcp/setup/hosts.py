@@ -234,7 +234,7 @@ def _entries(host: Host, text: str) -> dict[str, Entry]:
     try:
         content = jsonc.loads(text) if host.form == "json" else tomllib.loads(text)
     except ValueError as error:
-        raise InvalidRequest(f"{host.file}: {error}; mend it, or let {host.title} do so, and try again.") from None
+        raise InvalidRequest(f"{host.file}: {error}; fix it, or let {host.title} do so, and try again.") from None
     servers = content.get(host.key) if isinstance(content, dict) else None
     if not isinstance(servers, dict):
         return {}

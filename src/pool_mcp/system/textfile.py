@@ -22,7 +22,7 @@ def read(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}; mend it and try again.") from None
+        raise InvalidRequest(f"{path} cannot be read: {error}; fix it and try again.") from None
 
 
 def replace(path: Path, text: str, *, backup: bool = False) -> Path | None:
