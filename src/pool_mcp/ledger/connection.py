@@ -8,6 +8,7 @@ from pathlib import Path
 from pool_mcp.errors import LedgerError
 from pool_mcp.ledger import migrations, write_ahead
 from pool_mcp.ledger.failures import BUSY_TIMEOUT_S, damaged
+from pool_mcp.ledger.files import Files
 
 Turn = Callable[[], AbstractContextManager[None]]
 """Waits until this thread is the sole writer."""
@@ -31,11 +32,8 @@ def connect(path: Path, turn: Turn) -> sqlite3.Connection:
 def _prepare(conn: sqlite3.Connection, path: Path, turn: Turn) -> None:
     write_ahead.configure(conn)
     conn.execute("PRAGMA foreign_keys = ON")
-    if _last_page_is_cut(conn, path):
-        with turn():
-            write_ahead.checkpoint(conn)  # the log may hold the whole page: a power cut in a checkpoint
-        if _last_page_is_cut(conn, path):
-            raise damaged(path, "its last page is cut")
+    if _last_page_is_cut(conn, path) and not _is_whole_in_log(conn, path):
+        raise damaged(path, "its last page is cut")
     if not _writes_ahead(conn):
         with turn():
             _write_ahead(conn)
@@ -51,6 +49,11 @@ def _last_page_is_cut(conn: sqlite3.Connection, path: Path) -> bool:
     """SQLite itself notices a cut within the last page only when it reads that page."""
     (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
     return bool(path.stat().st_size % page_bytes)
+
+
+def _is_whole_in_log(conn: sqlite3.Connection, path: Path) -> bool:
+    """Whether the log holds what is cut in the ledger, as after a power cut in a checkpoint; reads everything."""
+    return Files.of(path).log_bytes > 0 and bool(conn.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
 
 
 def _writes_ahead(conn: sqlite3.Connection) -> bool:

@@ -17,15 +17,15 @@ ADD_MODEL = "INSERT INTO entry_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 ADD_TO_HOUR = """
     INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET
-        calls = calls + excluded.calls,
-        unpriced_calls = unpriced_calls + excluded.unpriced_calls,
-        input_tokens = input_tokens + excluded.input_tokens,
-        output_tokens = output_tokens + excluded.output_tokens,
-        cache_creation_tokens = cache_creation_tokens + excluded.cache_creation_tokens,
-        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
-        cost_nanousd = cost_nanousd + excluded.cost_nanousd,
-        estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd
+    ON CONFLICT (subscription, hour_ms, caller, model, source) DO UPDATE SET
+        calls = hours.calls + excluded.calls,
+        unpriced_calls = hours.unpriced_calls + excluded.unpriced_calls,
+        input_tokens = hours.input_tokens + excluded.input_tokens,
+        output_tokens = hours.output_tokens + excluded.output_tokens,
+        cache_creation_tokens = hours.cache_creation_tokens + excluded.cache_creation_tokens,
+        cache_read_tokens = hours.cache_read_tokens + excluded.cache_read_tokens,
+        cost_nanousd = hours.cost_nanousd + excluded.cost_nanousd,
+        estimated_nanousd = hours.estimated_nanousd + excluded.estimated_nanousd
 """
 """Adds to the sums of an hour, whatever is booked."""
 

@@ -139,7 +139,8 @@ class Imports:
     def keep_calls_of_run(self, entry_id: int, message_keys: Iterable[int]) -> None:
         """Note which calls a run's entry covers."""
         self._conn.executemany(
-            "INSERT OR IGNORE INTO run_calls VALUES (?, ?)", ((key, entry_id) for key in message_keys)
+            "INSERT INTO run_calls VALUES (?, ?) ON CONFLICT (message_key) DO NOTHING",
+            ((key, entry_id) for key in message_keys),
         )
 
     def book(
@@ -189,7 +190,11 @@ class Imports:
     def keep_files(self, files: Iterable[tuple[str, FileState]]) -> None:
         """Note how far transcripts have been read."""
         self._conn.executemany(
-            "INSERT OR REPLACE INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?)",
+            """
+            INSERT INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (path) DO UPDATE SET device = excluded.device, inode = excluded.inode, size = excluded.size,
+                modified_ns = excluded.modified_ns, offset = excluded.offset, digest = excluded.digest
+            """,
             ((path, *state) for path, state in files),
         )
 
@@ -358,7 +363,8 @@ class Imports:
         self._conn.execute(
             f"""
             INSERT INTO run_transcripts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _AMOUNTS)}
+            ON CONFLICT (entry_id, model) DO UPDATE
+            SET {", ".join(f"{name} = run_transcripts.{name} + excluded.{name}" for name in _AMOUNTS)}
             """,  # noqa: S608  (column names)
             (entry_id, model, *part.tokens.counts, part.cost_nanousd or 0),
         )

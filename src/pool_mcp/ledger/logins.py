@@ -13,7 +13,11 @@ class Logins:
         """Keep what the CLI says of a subscription's login; whether somebody has signed in since it was last asked."""
         before = self._conn.execute("SELECT signed_in FROM logins WHERE subscription = ?", (subscription,)).fetchone()
         self._conn.execute(
-            "INSERT OR REPLACE INTO logins VALUES (?, ?, ?, ?)",
+            """
+            INSERT INTO logins VALUES (?, ?, ?, ?)
+            ON CONFLICT (subscription) DO UPDATE SET organisation = excluded.organisation,
+                signed_in = excluded.signed_in, checked_at_ms = excluded.checked_at_ms
+            """,
             (subscription, organisation or None, signed_in, now_ms),
         )
         return signed_in and before is not None and not before[0]

@@ -15,7 +15,7 @@ class Notices:
         """Put an alert on record; False where it was told already, by whatever process."""
         return (
             self._conn.execute(
-                "INSERT OR IGNORE INTO alerts VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO alerts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 (alert.key, alert.kind, alert.subscription, alert.message, now_ms, alert.until_ms),
             ).rowcount
             == 1

@@ -37,18 +37,21 @@ class Official:
             changed = self._conn.execute(
                 """
                 INSERT INTO official_windows VALUES (?, ?, ?, ?, ?, ?)
-                ON CONFLICT DO UPDATE SET percent = excluded.percent, resets_at_ms = excluded.resets_at_ms,
-                    status = excluded.status, observed_at_ms = excluded.observed_at_ms
-                WHERE excluded.observed_at_ms >= observed_at_ms
+                ON CONFLICT (subscription, window) DO UPDATE SET percent = excluded.percent,
+                    resets_at_ms = excluded.resets_at_ms, status = excluded.status,
+                    observed_at_ms = excluded.observed_at_ms
+                WHERE excluded.observed_at_ms >= official_windows.observed_at_ms
                 """,
                 values,
             ).rowcount
             if changed:
                 self._conn.execute(
                     """
-                    INSERT OR REPLACE INTO official_readings
+                    INSERT INTO official_readings
                         (subscription, window, percent, resets_at_ms, status, observed_at_ms)
                     VALUES (?, ?, ?, ?, ?, ?)
+                    ON CONFLICT (subscription, window, observed_at_ms) DO UPDATE SET percent = excluded.percent,
+                        resets_at_ms = excluded.resets_at_ms, status = excluded.status
                     """,
                     values,
                 )

@@ -39,7 +39,11 @@ class Organisation:
             (report, sync.since_ms, sync.until_ms),
         )
         self._conn.executemany(
-            f"INSERT OR REPLACE INTO organisation_figures ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",  # noqa: S608
+            f"""
+            INSERT INTO organisation_figures ({_COLUMNS}) VALUES ({", ".join("?" * 14)})
+            ON CONFLICT (report, starts_at_ms, ends_at_ms, key_id, model, detail) DO UPDATE
+            SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[6:])}
+            """,  # noqa: S608  (column names)
             _rows(figures),
         )
         # What is wholly inside has nothing left to say.

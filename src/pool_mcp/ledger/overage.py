@@ -17,10 +17,10 @@ class Overage:
             self._conn.execute(
                 """
                 INSERT INTO overage_readings VALUES (?, ?, ?, ?, ?, ?)
-                ON CONFLICT DO UPDATE SET in_use = excluded.in_use, window = excluded.window,
+                ON CONFLICT (subscription) DO UPDATE SET in_use = excluded.in_use, window = excluded.window,
                     window_resets_at_ms = excluded.window_resets_at_ms, resets_at_ms = excluded.resets_at_ms,
                     observed_at_ms = excluded.observed_at_ms
-                WHERE excluded.observed_at_ms >= observed_at_ms
+                WHERE excluded.observed_at_ms >= overage_readings.observed_at_ms
                 """,
                 (
                     subscription,

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from pool_mcp.ledger.files import Identity
@@ -32,6 +33,7 @@ _IN_USE_BYTE = 128
 """Every connection holds a shared lock on this byte of the index (SQLite's ``UNIX_SHM_DMS``)."""
 
 
+@lru_cache(maxsize=8)
 def lock_path(ledger: Path) -> Path:
     """The file whose lock a writer holds."""
     return ledger.with_suffix(".lock")
