@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
@@ -365,6 +366,30 @@ async def test_a_server_that_is_stopped_books_what_its_cli_reports_before_it_is_
         if run.finished:
             break
     assert (run.state, run.outcome, run.cost) == (RunState.INTERRUPTED, Outcome.CANCELLED, RESULT_COST)
+
+
+@every_stop
+@pytest.mark.parametrize("is_moved", [False, True], ids=["held", "moved away"])
+async def test_a_server_that_cannot_reach_its_ledger_leaves_without_a_traceback(
+    standin: Standin, tmp_path: Path, how: signal.Signals | None, is_moved: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings, env = make_home(tmp_path, standin)
+    standin.accounts["alice"] = Behaviour(mode="hang")
+    async with host(env) as server:
+        await server.begin_ask()
+        await until(lambda: b"message_start" in output(settings), DEADLINE_S)
+        with closing(sqlite3.connect(settings.ledger_path, isolation_level=None)) as other:
+            if is_moved:
+                settings.ledger_path.rename(tmp_path / "elsewhere")
+            else:
+                other.execute("BEGIN IMMEDIATE")
+            assert await server.stop(how) == (0 if how is None else 128 + how)
+            if is_moved:
+                (tmp_path / "elsewhere").rename(settings.ledger_path)
+    assert "Traceback" not in capfd.readouterr().err
+    async with open_pool(settings, env):
+        await until(lambda: is_settled(settings), DEADLINE_S)
+    assert_booked_as_cut(settings, Outcome.CANCELLED, await books(standin))
 
 
 async def test_background_runs_go_on_without_their_servers_and_a_later_one_hands_out_every_answer(
