@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pool_mcp.choosing import cooldowns, rates, windows
 from pool_mcp.choosing.budget import Balance, CallerBalance, estimate_nanousd, likely_nanousd
+from pool_mcp.choosing.overage import OverageBalance, month_start_ms
 from pool_mcp.choosing.pacing import Alert, alerts
 from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.snapshot import Snapshot
@@ -67,7 +68,16 @@ class State:
                     for one in tx.notices.current(now_ms)
                     if one[1].subscription in {balance.subscription.id for balance in balances}
                 ],
+                self._overage(tx, now_ms),
             )
+
+    def _overage(self, tx: Transaction, now_ms: int) -> dict[str, OverageBalance]:
+        readings, since_ms = tx.overage.latest(), month_start_ms(now_ms)
+        known = (
+            OverageBalance(one, tx.overage.spent_nanousd(one.id, since_ms), readings.get(one.id))
+            for one in self._settings.subscriptions
+        )
+        return {one.subscription.id: one for one in known if one.is_worth_telling}
 
     def learn(self, ledger: Ledger, now_ms: int) -> None:
         """Learn the rates again where that is due. Called before a write, during which others wait."""

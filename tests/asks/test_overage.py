@@ -79,7 +79,11 @@ async def test_with_a_budget_a_run_goes_on_and_only_what_is_beyond_the_plan_is_b
     async with open_pool(settings, env) as pool:
         answer = await pool.ask(Ask("ping", "tests"))
         assert answer.text == "done"
-        notices = [one.message for one in (await pool.status()).alerts if one.kind == "overage"]
+        status = await pool.status()
+        notices = [one.message for one in status.alerts if one.kind == "overage"]
+        shown = status.subscriptions[0].overage
+    assert shown is not None
+    assert (round(shown.cost_usd * NANO), shown.budget_usd, shown.in_use) == (paid(settings), 5.0, True)
     first, *rest = (call.cost_nanousd or 0 for call in standin.books)
     assert len(rest) == 2
     assert answer.cost_usd == pytest.approx((first + sum(rest)) / NANO)

@@ -15,14 +15,15 @@ from pool_mcp.model import HOUR_MS, NANO, Cooldown, OverageReading, Subscription
 class OverageBalance:
     """What a subscription may pay beyond its plan in this month, and has paid; nano-dollars."""
 
-    budget: int
+    subscription: Subscription
     spent: int
     reading: OverageReading | None = None
 
     @property
-    def left(self) -> int:
-        """What the month's budget leaves, at least 0."""
-        return max(0, self.budget - self.spent)
+    def is_worth_telling(self) -> bool:
+        """Whether there is a budget, or anything was paid or is being paid."""
+        is_used = self.reading is not None and self.reading.in_use
+        return bool(self.subscription.overage_budget_nanousd or self.spent or is_used)
 
     def in_use(self, now_ms: int) -> bool:
         """Whether the subscription goes on beyond its plan now, as far as is known."""

@@ -1,10 +1,11 @@
 """What is known of all subscriptions, and of one caller, at one instant; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pool_mcp.choosing import budget, pacing
+from pool_mcp.choosing.overage import OverageBalance
 from pool_mcp.choosing.selection import Request
 
 _USABLE = (budget.Status.AVAILABLE, budget.Status.APPROACHING)
@@ -15,7 +16,7 @@ class Snapshot:
     """The pool at ``now_ms``; money in nano-dollars.
 
     ``request`` is an ask of the usual size. ``alerts`` are those that still hold, newest first,
-    each with when it was raised.
+    each with when it was raised. ``overage`` is paid use, by subscription, where there is any.
     """
 
     now_ms: int
@@ -24,6 +25,7 @@ class Snapshot:
     strategy: Literal["headroom", "health"]
     spent_today: int
     alerts: Sequence[tuple[int, pacing.Alert]]
+    overage: Mapping[str, OverageBalance]
 
     @property
     def advice(self) -> pacing.Advice:

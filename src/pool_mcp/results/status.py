@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from pool_mcp.choosing import budget, cooldowns, pacing, selection
+from pool_mcp.choosing.overage import OverageBalance
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.choosing.windows import percent_now, week_start_ms
@@ -75,6 +76,15 @@ class HealthResult(Shape):
     unused_block_bonus: float
 
 
+class OverageResult(Shape):
+    """Use beyond the plan's limits, which is real money, in this calendar month (UTC)."""
+
+    cost_usd: float
+    budget_usd: float = Field(description="0: never.")
+    in_use: bool
+    resets_at: Instant | None = Field(description="When the account's own allowance for it begins again.")
+
+
 class SubscriptionResult(Shape):
     """One subscription's state."""
 
@@ -96,6 +106,10 @@ class SubscriptionResult(Shape):
     headroom_usd: float = 0.0
     organisation: str | None = None
     cooldown: CooldownResult | None = None
+    overage: OverageResult | None = None
+    is_real_money: bool = Field(
+        default=False, description="Amounts are billed per call, and not list prices of use that a flat plan covers."
+    )
 
 
 class PoolTotals(Shape):
@@ -159,7 +173,7 @@ def status_result(now: Snapshot, imported_at_ms: int | None = None) -> StatusRes
         generated_at=now.now_ms,
         advice=advice_result(now.advice, now.now_ms),
         pool=_totals(now.balances, now.spent_today),
-        subscriptions=[_subscription(one) for one in now.balances],
+        subscriptions=[_subscription(one, now.overage.get(one.subscription.id)) for one in now.balances],
         caller=None if now.caller is None else _caller(now.caller),
         alerts=[
             AlertResult(at=at_ms, kind=one.kind, subscription=one.subscription, message=one.message)
@@ -182,7 +196,7 @@ def _totals(balances: Sequence[budget.Balance], today_nanousd: int) -> PoolTotal
     )
 
 
-def _subscription(balance: budget.Balance) -> SubscriptionResult:
+def _subscription(balance: budget.Balance, paid: OverageBalance | None) -> SubscriptionResult:
     available, now_ms = budget.availability(balance), balance.at_ms
     health = budget.health(balance)
     subscription, block = balance.subscription, balance.block
@@ -227,6 +241,17 @@ def _subscription(balance: budget.Balance) -> SubscriptionResult:
         headroom_usd=usd(pacing.headroom_nanousd(balance)),
         organisation=balance.organization,
         cooldown=_cooldown(cooldowns.worst(balance.cooldowns, None, now_ms), now_ms),
+        overage=None if paid is None else _overage(paid, now_ms),
+        is_real_money=subscription.is_api_key,
+    )
+
+
+def _overage(paid: OverageBalance, now_ms: int) -> OverageResult:
+    return OverageResult(
+        cost_usd=usd(paid.spent),
+        budget_usd=usd(paid.subscription.overage_budget_nanousd),
+        in_use=paid.in_use(now_ms),
+        resets_at=None if paid.reading is None else paid.reading.resets_at_ms,
     )
 
 

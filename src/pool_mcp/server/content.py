@@ -138,6 +138,11 @@ def _subscription(one: SubscriptionResult) -> Iterator[str]:
         now = "" if window.percent_now is None else f", now about {window.percent_now:g}%"
         resets = f", resets {rfc3339(window.resets_at)}" if window.resets_at else ""
         yield f"  official {name}: {percent} at {rfc3339(window.observed_at)}{now}{resets}, {window.status}"
+    if one.is_real_money:
+        yield "  billed per call: its amounts are real money"
+    if paid := one.overage:
+        use = "in use" if paid.in_use else "not in use"
+        yield f"  beyond the plan, real money: ${paid.cost_usd:.2f} of ${paid.budget_usd:.2f} this month, {use}"
 
 
 def _pick(result: PickResult) -> Iterator[str]:
