@@ -223,3 +223,14 @@ with ledger.write() as tx:
 )
 def test_builds_with_the_bug_are_known(version: tuple[int, int, int], has_it: bool) -> None:
     assert write_ahead.has_wal_reset_bug(version) == has_it
+
+
+def test_sqlite_makes_no_checkpoint_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_ahead, "CHECKPOINT_FRAMES", 1_000_000)
+    with closing(Ledger(path)) as ledger:
+        before = path.read_bytes()
+        with ledger.write() as tx:
+            for number in range(1500):
+                tx.runs.insert_ask(f"ask-{number}", "host", None, "x" * 4000, 0)
+        assert path.with_name("ledger.db-wal").stat().st_size > 1000 * 4096
+        assert path.read_bytes() == before
