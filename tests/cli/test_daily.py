@@ -426,8 +426,8 @@ async def test_a_run_is_listed_shown_and_cancelled_by_the_beginning_of_its_id(st
         True,
         True,
     )
-    assert again.stdout.startswith(f"run {hangs.run_id[:8]} under bob was cancelled after ")
-    assert f"it cost at least ${stopped['cost_usd']:.4f}." in again.stdout
+    cost = f"it cost at least ${stopped['cost_usd']:.4f}."
+    assert again.stdout == f"run {hangs.run_id[:8]} under bob had ended already (cancelled); {cost}\n"
     assert waiting["pool"]["in_flight"] == 0
 
 
@@ -532,3 +532,22 @@ def test_watching_on_a_terminal_draws_on_its_other_screen_and_gives_the_first_on
     os.close(ours)
     assert seen.index(b"\x1b[?1049h") < seen.index(b"Ctrl-C ends") < seen.rindex(b"\x1b[?1049l")
     assert seen.rindex(b"\x1b[?25l") < seen.rindex(b"\x1b[?25h")
+
+
+def test_an_output_that_takes_no_more_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    _, env = make_home(tmp_path)
+    with open("/dev/full", "w") as full:  # noqa: PTH123  (a device)
+        ended = subprocess.run(
+            [*COMMAND, "status"], env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "pool-mcp: the output cannot be written: No space left on device\n",
+    )
+
+
+def test_a_report_of_somebody_who_never_asked_says_so(tmp_path: Path) -> None:
+    _, env = make_home(tmp_path)
+    shown = pool_mcp(env, "report", "--caller", "nope")
+    assert shown.returncode == 0
+    assert "'nope' has spent nothing in this time; who ever did: nobody" in shown.stderr

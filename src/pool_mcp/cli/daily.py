@@ -149,18 +149,19 @@ def show(run_id: str, answer: bool, as_json: bool) -> None:
 def cancel(run_id: str, as_json: bool) -> None:
     """Stop a run, in whatever process, and say what it cost."""
 
-    async def stop(pool: "Pool") -> "AskDetails":
-        latest = await pool.look(pool.history.find, run_id)
-        await pool.supervision.cancel(latest)
-        return await pool.look(pool.history.ask, latest)
+    async def stop(pool: "Pool") -> "tuple[AskDetails, bool]":
+        before = await pool.look(pool.history.ask, run_id)
+        latest = before.attempts[-1]
+        await pool.supervision.cancel(latest.run_id)
+        return await pool.look(pool.history.ask, latest.run_id), latest.ended_at is not None
 
-    found = run.with_pool(stop, as_json=as_json)
+    found, had_ended = run.with_pool(stop, as_json=as_json)
     if as_json:
         run.print_json(found)
     else:
         from pool_mcp.views import status as status_view
 
-        run.terminal.console().print(status_view.cancel_line(found))
+        run.terminal.console().print(status_view.cancel_line(found, had_ended=had_ended))
     if found.attempts[-1].ended_at is None:
         sys.exit(1)
 

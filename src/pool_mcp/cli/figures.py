@@ -93,6 +93,10 @@ def report(
             _write_picture(Path(chart), picture)
         return
     found = run.with_pool(sums, as_json=as_json)
+    if caller is not None and not found.total.calls:
+        known = run.with_pool(lambda pool: pool.look(pool.figures.report, "caller"))
+        names = ", ".join(row.key for row in known.rows) or "nobody"
+        click.echo(f"pool-mcp: {caller!r} has spent nothing in this time; who ever did: {names}", err=True)
     if as_json:
         run.print_json(found)
     elif as_csv:

@@ -1,9 +1,11 @@
 """The human's door: the commands. Data goes to stdout, everything else to stderr."""
 
+import errno
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -46,10 +48,18 @@ Money is in dollars at list price: what the same tokens would cost by the API. A
 """
 
 
+_SIGPIPE = 141
+"""What a shell gives for a program whose reader has gone."""
+
+
 def main() -> None:
     """Run the command line; every failure is one line on stderr and an exit code."""
     try:
-        sys.exit(commands.main(prog_name="pool-mcp", standalone_mode=False))
+        code = commands.main(prog_name="pool-mcp", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
+    except OSError as error:
+        _cannot_print(error)
     except PoolError as error:
         run.fail(error)
     except click.ClickException as error:
@@ -58,6 +68,15 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("pool-mcp: cancelled", err=True)
         sys.exit(130)
+
+
+def _cannot_print(error: OSError) -> NoReturn:
+    """End where standard output takes no more; what it holds is dropped, so that nothing complains at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        sys.exit(_SIGPIPE)
+    click.echo(f"pool-mcp: the output cannot be written: {error.strerror}", err=True)
+    sys.exit(1)
 
 
 @click.group(

@@ -255,9 +255,12 @@ def _change_host(host_name: str, entry: str, wanted: "hosts.Launch | None", dry_
             _say(out, f"{host.title} would be told by its own command:\n  {shlex.join(plan.command)}\nwhich comes to:")
         _show_difference(out, host.file, plan.before, plan.after)
         return False
+    was_here = host.is_here
     by_command, copy = hosts.carry_out(plan, env)
     how = f"by its own command, in {_short(host.file)}" if by_command else f"in {_short(host.file)}"
     _say(out, f"{host.title}: {'put in' if wanted else 'taken out'}, {how}")
+    if wanted and not was_here:
+        _say(out, f"  {host.title} does not seem to be on this machine; it will find this once it is.", "yellow")
     if copy:
         _say(out, f"  as it was: {_short(copy)}", "dim")
     if wanted and (missing := hosts.missing_variables(host, hosts.entries(host)[entry], wanted.variables)):

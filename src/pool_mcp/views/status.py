@@ -348,19 +348,19 @@ def _models_table(run: RunDetails) -> Table:
     return table
 
 
-def cancel_line(ask: AskDetails) -> Text:
+def cancel_line(ask: AskDetails, *, had_ended: bool) -> Text:
     """What has become of an ask that was to be cancelled, and what it cost."""
     run = ask.attempts[-1]
     name = f"run {run.run_id[:_SHORT_ID]} under {run.subscription}"
     if run.ended_at is None:
         return Text(
-            f"{name} is being stopped; `pool-mcp show {run.run_id[:_SHORT_ID]}` will tell what it cost.", "yellow"
+            f"{name} is being stopped; `pool-mcp show {run.run_id[:_SHORT_ID]}` shows then what it cost.", "yellow"
         )
     about = "at least " if run.cost_is_estimate else ""
     cost = f"it cost {about}${run.cost_usd or 0:.4f}"
-    if run.outcome == "cancelled":
+    if run.outcome == "cancelled" and not had_ended:
         return Text(f"{name} was cancelled after {took(run.duration_ms)}; {cost}.")
-    return Text(f"{name} had ended before: {run.outcome}; {cost}.")
+    return Text(f"{name} had ended already ({run.outcome}); {cost}.")
 
 
 def _outcome(run: RunResult) -> Text:
