@@ -121,6 +121,12 @@ def test_a_run_is_not_stopped_inside_its_cap(tmp_path: Path) -> None:
         assert desk.reserved(run) == NANO
 
 
+def test_no_more_is_reserved_for_a_run_than_its_cap(desk: Desk) -> None:
+    run = desk.begin(replace(ASK, max_cost_nanousd=NANO))
+    assert desk.reservations.extend(run, 9 * NANO // 10, NANO // 10)
+    assert desk.reserved(run) == NANO
+
+
 def test_a_run_goes_on_while_its_next_call_fits_and_is_stopped_when_it_does_not(tmp_path: Path) -> None:
     desk = Desk(tmp_path, weekly_budget_usd=0.5, block_budget_usd=0.5)
     with closing(desk.ledger):

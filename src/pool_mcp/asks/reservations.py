@@ -192,8 +192,7 @@ class Reservations:
 
     def _record_overage(self, tx: Transaction, run: Run, reading: OverageReading | None) -> list[Alert]:
         """Keep what Anthropic reported of paid use; where it has no budget, the subscription is out at once."""
-        known = {one.id: one for one in self._settings.subscriptions}
-        subscription = known.get(run.subscription)
+        subscription = self._subscription(run)
         if reading is None or subscription is None or not tx.overage.record(run.subscription, reading):
             return []
         notice = overage.notice(subscription, reading)
@@ -227,9 +226,11 @@ class Reservations:
         log.info("run %s: reserves $%.4f in all", run.run_id, max(reserved, granted, spent_nanousd) / NANO)
         return granted >= min(spent_nanousd + next_nanousd, cap)
 
+    def _subscription(self, run: Run) -> Subscription | None:
+        return next((one for one in self._settings.subscriptions if one.id == run.subscription), None)
+
     def _overage_left(self, tx: Transaction, run: Run) -> int:
-        known = {one.id: one for one in self._settings.subscriptions}
-        subscription = known.get(run.subscription)
+        subscription = self._subscription(run)
         budget_nanousd = 0 if subscription is None else subscription.overage_budget_nanousd
         return budget_nanousd - tx.overage.spent_nanousd(run.subscription, overage.month_start_ms(self._clock()))
 
@@ -284,14 +285,7 @@ class Reservations:
                 following = self._next_attempt(tx, settlement, run, ask, tried)
             elif not booked:
                 following = self._attempt_after(tx, run)
-        log.info(
-            "run %s: %s (%s) for $%.6f%s",
-            settlement.run_id,
-            settlement.state if booked else "was settled by another process",
-            settlement.outcome,
-            settlement.cost.nanousd / NANO,
-            " at least" if settlement.cost.is_estimate else "",
-        )
+        _log_settlement(settlement, is_ours=booked)
         if following is not None:
             log.info("run %s: goes on as run %s under %s", run.run_id, following.run_id, following.subscription)
         return following
@@ -341,6 +335,17 @@ class Reservations:
         """
         with self._ledger.read() as tx:
             return tx.runs.of_ask(_run(tx, run_id).ask_id)
+
+
+def _log_settlement(settlement: Settlement, *, is_ours: bool) -> None:
+    log.info(
+        "run %s: %s (%s) for $%.6f%s",
+        settlement.run_id,
+        settlement.state if is_ours else "was settled by another process",
+        settlement.outcome,
+        settlement.cost.nanousd / NANO,
+        " at least" if settlement.cost.is_estimate else "",
+    )
 
 
 def _run(tx: Transaction, run_id: str) -> Run:
