@@ -114,7 +114,7 @@ class Ours:
             block=windows.block_at(now_ms, readings.get(FIVE_HOUR)),
             hour_spent=tx.spent_since(now_ms - HOUR_MS) if self._strategy == "health" else 0,
             week_spent=tx.spent_since(now_ms - WEEK_MS) if self._strategy == "health" else 0,
-            reserved=sum(run.held for run in tx.held.values()),
+            reserved=sum(max(0, run.held - run.spent) for run in tx.held.values()),
             in_flight=len(tx.held),
             readings=readings,
             cooldowns=[] if cooldown is None else [cooldown],
@@ -136,17 +136,19 @@ class Ours:
         if run.job.session is not None:
             self._sessions[run.job.session] = run.account
 
-    def heard(self, run: Run, readings: Mapping[str, WindowReading], now_ms: int) -> None:  # noqa: ARG002
+    def heard(self, run: Run, readings: Mapping[str, WindowReading], now_ms: int) -> None:
         """Extend the reservation, keep the readings, lift a cooldown that they disprove."""
         books = self._books[run.account]
         run.held = max(run.held, round(run.spent * budget.EXTENSION))
-        books.hear(readings)
+        books.hear(readings)  # came with the answer's first words, so without what this call has spent
+        books.book(now_ms + 1, run.spent - run.booked)
+        run.booked = run.spent
 
     def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
         """Settle."""
         books = self._books[run.account]
         books.held.pop(run.job.number, None)
-        books.book(now_ms, run.spent)
+        books.book(now_ms, run.spent - run.booked)
         if refused is None:
             books.costs.setdefault(run.job.kind, []).append(run.spent)
             if books.cooldown is not None and books.cooldown.since_ms <= run.started_at_ms:

@@ -147,6 +147,8 @@ class Run:
     started_at_ms: int
     held: int = 0
     spent: int = 0
+    booked: int = 0
+    """What of it the policy has written down."""
     calls_done: int = 0
     extra: int = 0
     """What it costs more because the session's context is not cached."""

@@ -19,6 +19,8 @@ DEFAULT = Subscription(
     plan="",
     weekly_budget_nanousd=456_000_000_000,
     block_budget_nanousd=25_000_000_000,
+    week_is_default=True,
+    block_is_default=True,
     priority=0,
     max_in_flight=15,
     enabled=True,
@@ -100,7 +102,8 @@ base_url = "http://127.0.0.1:2"
 
 def test_everything_that_can_be_set_is_taken_over(tmp_path: Path) -> None:
     def subscription(name: str, **said: object) -> Subscription:
-        inherited = {"weekly_budget_nanousd": 100_000_000_000, "block_budget_nanousd": 5_500_000_000}
+        inherited: dict[str, object] = {"weekly_budget_nanousd": 100_000_000_000, "block_budget_nanousd": 5_500_000_000}
+        inherited |= {"week_is_default": False, "block_is_default": False}
         values = {name: getattr(DEFAULT, name) for name in DEFAULT.__slots__}
         return Subscription(**{**values, **inherited, **said, "id": name})
 

@@ -102,7 +102,8 @@ class Tokens:
 class Subscription:
     """One subscription with its defaults filled in; budgets in nano-dollars.
 
-    ``config_dir`` is None for the CLI's own default directory.
+    ``config_dir`` is None for the CLI's own default directory. ``week_is_default`` and ``block_is_default`` say that
+    nobody wrote that budget down.
     """
 
     id: str
@@ -117,6 +118,8 @@ class Subscription:
     enabled: bool
     overage_budget_nanousd: int = 0
     console_key_id: str | None = None
+    week_is_default: bool = False
+    block_is_default: bool = False
 
     @property
     def is_api_key(self) -> bool:

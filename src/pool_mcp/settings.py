@@ -235,6 +235,8 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
                 plan=one.plan,
                 weekly_budget_nanousd=round((one.weekly_budget_usd or parsed.weekly_budget_usd) * NANO),
                 block_budget_nanousd=round((one.block_budget_usd or parsed.block_budget_usd) * NANO),
+                week_is_default=one.weekly_budget_usd is None and "weekly_budget_usd" not in parsed.model_fields_set,
+                block_is_default=one.block_budget_usd is None and "block_budget_usd" not in parsed.model_fields_set,
                 priority=one.priority,
                 max_in_flight=one.max_in_flight,
                 enabled=one.enabled,

@@ -27,6 +27,7 @@ class _Known:
     """What is read once for all subscriptions, by subscription."""
 
     reserved: Mapping[str, Reserved]
+    still_reserved: Sequence[tuple[str, str | None, int]]
     last_used: Mapping[str, int]
     readings: Mapping[str, dict[str, WindowReading]]
     cooldowns: Mapping[str, Sequence[Cooldown]]
@@ -52,9 +53,11 @@ class State:
         only: str | None = None,
         model: str | None = None,
     ) -> Snapshot:
-        """The state of all subscriptions, or of one, and of a caller that asks for a model; one read of the ledger."""
+        """The state of all subscriptions, or of one, and of a caller that asks for a model (None: as it last did)."""
         with ledger.read() as tx:
             now_ms = clock()
+            if caller is not None and model is None:
+                _, model = tx.balances.last_asked(caller)
             balances = [one for one in self.balances(tx, now_ms) if only in (None, one.subscription.id)]
             day_ms = windows.day_start_ms(now_ms)
             return Snapshot(
@@ -94,6 +97,7 @@ class State:
             self._rates, self._learned_at_ms = {}, now_ms
         known = _Known(
             reserved=tx.balances.reserved(),
+            still_reserved=tx.spending.still_reserved(),
             last_used=tx.balances.last_used_ms(),
             readings=tx.official.latest(),
             cooldowns=tx.cooldowns.open(),
@@ -129,12 +133,20 @@ class State:
             last_used_ms=known.last_used.get(name),
             spent_since=spent_since,
             spent_before={
-                window: _spent(tx, quota, one.resets_at_ms - windows.length_ms(window), window) - spent_since[window]
+                window: max(0, _spent(tx, quota, windows.begins_ms(one, now_ms), window) - spent_since[window])
                 for window, one in readings.items()
-                if one.resets_at_ms is not None and one.resets_at_ms > now_ms
+                if not windows.has_reset(one, now_ms)
             },
             rates={window: self._rate(tx, subscription, window, now_ms) for window in readings},
             organization=None if subscription.is_api_key else known.organizations.get(name),
+            still_reserved={
+                window: sum(
+                    amount
+                    for owner, model, amount in known.still_reserved
+                    if owner in quota and windows.applies_to(window, model)
+                )
+                for window in readings
+            },
             reserved_beside=sum(known.reserved.get(one, Reserved()).nanousd for one in quota[1:]),
         )
 
@@ -158,6 +170,8 @@ class State:
             {name: likely_nanousd(cap_nanousd, costs) for name, costs in recent.items()},
             None if caller is None else self.caller(tx, caller, now_ms),
             pool_cooldown=self.pool_cooldown(tx, now_ms),
+            last_asked_ms=None if caller is None else tx.balances.last_asked(caller)[0],
+            active_callers=1 if caller is None else tx.balances.active_callers(caller, now_ms - HOUR_MS),
         )
 
     def least_costs(self, tx: Transaction, model: str | None) -> dict[str, int]:
@@ -210,8 +224,11 @@ def _newest(readings: list[dict[str, WindowReading]]) -> dict[str, WindowReading
 
 
 def _spent(tx: Transaction, subscriptions: list[str], since_ms: int, window: str) -> int:
-    """What subscriptions have spent since an instant of what a window counts."""
+    """What subscriptions have spent since an instant of what a window counts, each call at its time."""
     family = windows.family_of(window)
+    spent = sum(tx.spending.moved_nanousd(one, since_ms, family) for one in subscriptions)
     if family is None:
-        return sum(tx.balances.spent_nanousd(one, since_ms) for one in subscriptions)
-    return sum(tx.balances.family_spent_nanousd(one, since_ms, family) for one in subscriptions)
+        spent += sum(tx.balances.spent_nanousd(one, since_ms) for one in subscriptions)
+    else:
+        spent += sum(tx.balances.family_spent_nanousd(one, since_ms, family) for one in subscriptions)
+    return max(0, spent)

@@ -17,6 +17,7 @@ from pool_mcp.choosing.budget import (
     estimate_nanousd,
     health,
 )
+from pool_mcp.choosing.selection import Request, choose
 from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, CallerBudget
 
 # The health score
@@ -146,18 +147,19 @@ def test_availability_says_what_is_closest_to_its_end_and_when_that_changes(
     ("cap", "recent", "expected"),
     [
         (None, [], NANO // 4),
-        (None, [1], NANO // 4),
-        (None, [NANO], NANO),  # a few samples: never less than the most expensive
-        (None, [NANO, 2 * NANO, 1, 1], 2 * NANO),
+        (None, [NANO], 5 * NANO),  # of a few samples a multiple of the most expensive
+        (None, [NANO, NANO // 2], round(3.5 * NANO)),
+        (None, [NANO, 2 * NANO, 1, 1], round(4.4 * NANO)),
         (None, [100] * 5, 125),
         (None, list(range(1, 21)), round(19 * 1.25)),  # the 95th percentile of 20 is the 19th
         (None, list(range(1, 51)), round(48 * 1.25)),
         (None, list(range(100, 0, -1)), round(95 * 1.25)),
         (None, [0] * 10, 1),
         (NANO, [], NANO),
-        (NANO, [7] * 10, NANO),
         (7, [], NANO // 50),  # no call costs less, and a cap is looked at after a call only
-        (7, [NANO] * 10, NANO),
+        (7 * NANO, [NANO] * 10, round(1.25 * NANO)),  # a cap makes no ask larger than its like
+        (7, [NANO] * 10, NANO),  # what the like is known to cost is reserved
+        (NANO, [NANO], NANO),
     ],
 )
 def test_a_reservation_is_the_cap_or_the_95th_percentile_with_a_margin(
@@ -178,3 +180,42 @@ def test_what_is_left_is_the_tighter_budget_and_never_less_than_nothing() -> Non
     assert [one.left for one in states] == [20 * NANO, 14 * NANO, 9 * NANO, 0]
     caller = CallerBalance("me", NOW, CallerBudget(5 * NANO, 8 * NANO), day_spent=NANO, week_spent=7 * NANO, reserved=1)
     assert (caller.left, replace(caller, reserved=9 * NANO).left) == (NANO - 1, 0)
+
+
+# Defaults that nobody wrote down
+
+DEFAULTS = replace(ONE, week_is_default=True, block_is_default=True)
+
+
+def test_a_default_budget_refuses_only_where_anthropic_reports_no_window() -> None:
+    over = replace(balance(spent=30, week=500), subscription=DEFAULTS)
+    assert (over.left, over.block_binds, over.week_binds) == (0, True, True)
+    reported = replace(balance(official(40), spent=30, week=500), subscription=DEFAULTS)
+    assert (reported.left, reported.block_binds, reported.week_binds) == (None, False, False)
+    assert choose(Request({"one": NANO // 4}), [over]).subscription is None
+    assert choose(Request({"one": NANO // 4}), [reported]).subscription == "one"
+    written = replace(reported, subscription=replace(DEFAULTS, week_is_default=False))
+    assert choose(Request({"one": NANO // 4}), [written]).candidates[0].blocked_by == "budget"
+    assert health(reported) == health(balance(official(40), spent=30, week=500))
+
+
+def test_a_plan_without_five_hours_is_chosen_by_its_week_alone() -> None:
+    ultra = replace(balance(official(30, "seven_day", resets_at_ms=NOW + 3 * DAY_MS), spent=40), subscription=DEFAULTS)
+    scores = [choose(Request({"one": NANO}), [replace(ultra, block_spent=spent)]).candidates[0] for spent in (0, 40)]
+    assert scores[0] == scores[1]
+    assert scores[0].eligible
+
+
+def test_a_window_without_a_percentage_is_as_full_as_own_spend_made_it() -> None:
+    before, since = {"five_hour": 30 * NANO}, {"five_hour": 5 * NANO}
+    state = replace(
+        balance(official(None), spent_before=before, spent_since=since), subscription=replace(DEFAULTS, plan="max_5x")
+    )  # $35
+    assert state.gauges["five_hour"].percent == pytest.approx(100)
+    assert choose(Request({"one": NANO}), [state]).candidates[0].blocked_by == "limit"
+
+
+def test_what_runs_have_spent_is_not_reserved_a_second_time_in_a_window() -> None:
+    reserved = balance(official(40), reserved=3.5, still_reserved={"five_hour": NANO // 2})
+    assert reserved.gauges["five_hour"].reserved_percent == pytest.approx(100 * 0.5 / 35)
+    assert reserved.block_left == round(16.5 * NANO)

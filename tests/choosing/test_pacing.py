@@ -220,7 +220,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
 def test_advice_is_what_the_room_and_the_pace_allow(
     balances: list[Balance], caller: CallerBalance | None, expected: Advice
 ) -> None:
-    assert advised(balances, caller) == expected
+    assert replace(advised(balances, caller), next_ask_at_ms=None) == expected
 
 
 @dataclass
@@ -251,8 +251,9 @@ class Agent:
             else:
                 self.spends.append(now_ms)
                 next_ms = now_ms + 5 * MINUTE_MS
-                if self.obeys and advice.max_nanousd_per_hour is not None:
-                    next_ms = max(next_ms, now_ms + ASK * HOUR_MS // max(1, advice.max_nanousd_per_hour))
+                if self.obeys:
+                    assert advice.next_ask_at_ms is not None
+                    next_ms = max(next_ms, advice.next_ask_at_ms)
             now_ms = next_ms
 
     @property
@@ -280,14 +281,14 @@ class Agent:
             hours=hours,
         )
         if self.daily is None:
-            return advised([mine], estimate=ASK), mine.left
+            return advised([mine], estimate=ASK, last_asked_ms=now_ms), mine.left or 0
         today = self.spent(now_ms - now_ms % DAY_MS, now_ms)
         caller = me(daily=self.daily)
         caller = replace(
             caller, hours=hours, at_ms=now_ms, day_spent=today, hour_spent=mine.hour_spent, week_spent=week, days=days
         )
         assert caller.left is not None
-        return advised([mine], caller, estimate=ASK), min(mine.left, caller.left)
+        return advised([mine], caller, estimate=ASK, last_asked_ms=now_ms), min(mine.left or 0, caller.left)
 
 
 ASK = 3 * NANO // 10
@@ -308,9 +309,50 @@ def test_who_follows_the_advice_spends_what_there_is_and_never_stands_still_for_
 
 def test_while_anthropic_is_overloaded_the_whole_pool_waits() -> None:
     overloaded = Cooldown("overloaded", NOW, NOW + 1000, "overloaded")
-    assert advised([balance()], pool_cooldown=overloaded) == Advice(Action.WAIT, "overloaded", 0, NOW + 1000)
+    waiting = Advice(Action.WAIT, "overloaded", 0, NOW + 1000, next_ask_at_ms=NOW + 1000)
+    assert advised([balance()], pool_cooldown=overloaded) == waiting
     for now_ms, expected in ((NOW + 999, overloaded), (NOW + 1000, None)):
         assert cooldowns.of_pool({cooldowns.WHOLE_POOL: [overloaded]}, now_ms) == expected
+
+
+FAST = balance(hour=6, spent=5)
+"""Bears $4.67 an hour."""
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "minutes"),
+    [
+        pytest.param(balance(), {"last_asked_ms": NOW}, 0, id="proceed: at once"),
+        pytest.param(FAST, {"last_asked_ms": NOW, "estimate": NANO}, 12.86, id="slow down: so long after the last one"),
+        pytest.param(FAST, {"last_asked_ms": NOW - 5 * MINUTE_MS, "estimate": NANO}, 7.86, id="part of it has passed"),
+        pytest.param(FAST, {"last_asked_ms": NOW - HOUR_MS, "estimate": NANO}, 0, id="all of it has passed"),
+        pytest.param(FAST, {"last_asked_ms": NOW, "estimate": NANO, "active_callers": 3}, 38.57, id="one of three"),
+        pytest.param(
+            balance(hour=6, spent=19.99), {"last_asked_ms": NOW, "estimate": NANO // 200}, 180, id="the last of a block"
+        ),
+        pytest.param(balance(cooldowns=[cooldown("burst")]), {}, 1, id="wait: at the time to come back"),
+    ],
+)
+def test_the_next_ask_is_due_when_the_pace_bears_one_of_the_usual_size(
+    state: Balance, asked: dict[str, Any], minutes: float
+) -> None:
+    due_ms = advised([state], **asked).next_ask_at_ms
+    assert due_ms is not None
+    assert due_ms - NOW == pytest.approx(minutes * MINUTE_MS, abs=MINUTE_MS / 100)
+
+
+def test_one_expensive_ask_is_no_reason_for_more_than_a_day_of_silence() -> None:
+    caller = replace(me(weekly=10, week_spent=4, hour_spent=4), days=[4 * NANO])
+    advice = advised([balance()], caller, estimate=5 * NANO, last_asked_ms=NOW)
+    assert advice.action is Action.SLOW_DOWN
+    assert advice.next_ask_at_ms == NOW + DAY_MS
+
+
+def test_advice_is_for_the_model_that_is_asked_for() -> None:
+    state = balance(official(99.8, "seven_day_opus", resets_at_ms=NOW + 90 * HOUR_MS))
+    assert advised([state], model="sonnet").action is Action.PROCEED
+    advice = advised([state], model="opus")
+    assert (advice.action, advice.retry_at_ms) == (Action.WAIT, NOW + 90 * HOUR_MS)
 
 
 pools = st.lists(
@@ -329,7 +371,7 @@ pools = st.lists(
 @given(pools)
 def test_advice_never_promises_more_than_the_budgets_leave(balances: list[Balance]) -> None:
     advice = advised(balances)
-    assert 0 <= advice.headroom_nanousd <= sum(one.left for one in balances)
+    assert 0 <= advice.headroom_nanousd <= sum(one.left or 0 for one in balances)
     assert (advice.max_nanousd_per_hour is not None) == (advice.action is Action.SLOW_DOWN)
     assert (advice.retry_at_ms is not None) == (advice.action is Action.WAIT)
     assert (advice.headroom_nanousd > 0) == (advice.action in (Action.PROCEED, Action.SLOW_DOWN))
@@ -411,3 +453,28 @@ def test_a_failover_is_told_once_a_run() -> None:
     alert = failover("r1", "one", "two", "limit", NOW)
     assert (alert.kind, alert.message) == ("failover", "one refused an ask (limit); it went on under two")
     assert alert.key != failover("r2", "one", "two", "limit", NOW).key
+
+
+better = st.floats(0, 1)
+
+
+@given(pools, better)
+def test_lower_percents_never_give_worse_advice(balances: list[Balance], share: float) -> None:
+    rank = [Action.STOP, Action.WAIT, Action.SLOW_DOWN, Action.PROCEED]
+
+    def lower(one: Balance) -> Balance:
+        readings = {
+            name: replace(reading, percent=None if reading.percent is None else reading.percent * share)
+            for name, reading in one.readings.items()
+        }
+        return replace(one, readings=readings)
+
+    before, after = advised(balances), advised([lower(one) for one in balances])
+    assert rank.index(after.action) >= rank.index(before.action)
+    assert (after.retry_at_ms or 0) <= (before.retry_at_ms or 0)
+
+
+@given(st.data(), pools)
+def test_the_order_of_subscriptions_makes_no_difference_to_advice(data: st.DataObject, balances: list[Balance]) -> None:
+    members = [replace(one, organization="org") for one in balances]
+    assert advised(data.draw(st.permutations(members))) == advised(members)

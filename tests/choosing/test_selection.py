@@ -218,8 +218,8 @@ def test_an_ask_of_exactly_what_is_left_fits() -> None:
     assert [choice(window, estimate=estimate).subscription for estimate in (2 * NANO, 2 * NANO + 1)] == ["a", None]
 
 
-def test_a_generous_cap_is_not_taken_to_need_more_than_half_a_window() -> None:
-    state = balance(readings=official(48.0, "seven_day"))
+def test_no_ask_is_taken_to_need_more_than_nearly_all_of_a_window() -> None:
+    state = balance(readings=official(4.0, "seven_day"))
     state = replace(state, rates={"seven_day": Rate(NANO / 100, 1.0, "learned")})
     assert choice(state, estimate=15 * NANO).subscription == "a"
 

@@ -37,6 +37,11 @@ from pool_mcp.system import locks
 
 log = logging.getLogger(__name__)
 
+NO_CAP = 1 << 62
+
+LIMIT_MARGIN = 1.5
+"""An ask that a limit has cut is taken to need this many times what it had spent when it is tried elsewhere."""
+
 
 class Reservations:
     """Reserves for asks in the name of one owner, this process, and settles what the owner's runs cost."""
@@ -96,8 +101,20 @@ class Reservations:
                 request = replace(request, estimates=given, likely=given)
             return selection.choose(request, self._state.balances(tx, now_ms), self._settings.strategy)
 
-    def _place(self, tx: Transaction, ask: Ask, ask_id: str, tried: frozenset[str], *, pinned: str | None) -> Run:
-        """Choose a subscription for an ask and reserve under it, in the transaction that is open."""
+    def _place(
+        self,
+        tx: Transaction,
+        ask: Ask,
+        ask_id: str,
+        tried: frozenset[str],
+        *,
+        pinned: str | None,
+        needs_nanousd: int = 0,
+    ) -> Run:
+        """Choose a subscription for an ask and reserve under it, in the transaction that is open.
+
+        ``needs_nanousd`` is what it is known to need at least.
+        """
         now_ms = self._clock()
         cap = _cap_left(tx, ask, ask_id)
         least = self._state.least_costs(tx, ask.model).values() if cap is not None else ()
@@ -114,12 +131,15 @@ class Reservations:
             tried=tried,
             may_probe=not tried,
         )
+        needs_nanousd = needs_nanousd if cap is None else min(needs_nanousd, cap)
+        estimates = {name: max(needs_nanousd, amount) for name, amount in request.estimates.items()}
+        request = replace(request, estimates=estimates)
         choice = selection.choose(request, balances, self._settings.strategy)
         if choice.subscription is None:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
-        limits = (chosen.left, cap, request.caller.left if request.caller else None)
+        limits = [chosen.left, cap, request.caller.left if request.caller else None]
         timeout_s = ask.timeout_s or self._settings.claude.timeout_s
         run = Run(
             run_id=self._new_id(),
@@ -136,7 +156,7 @@ class Reservations:
             created_at_ms=now_ms,
             deadline_ms=now_ms + round(timeout_s * SECOND_MS),
             reserved_nanousd=choice.reserve,
-            max_budget_nanousd=min(limit for limit in limits if limit is not None),
+            max_budget_nanousd=min((limit for limit in limits if limit is not None), default=None),
         )
         tx.runs.insert(run)
         return run
@@ -213,15 +233,16 @@ class Reservations:
             if overage_nanousd and overage_nanousd + next_nanousd > self._overage_left(tx, run):
                 return False
             reserved = tx.runs.reserved_nanousd(run.run_id)
-            cap = max(run.max_budget_nanousd or 0, spent_nanousd)
+            tx.spending.record(run.run_id, run.subscription, spent_nanousd, self._clock())
+            cap = NO_CAP if run.max_budget_nanousd is None else max(run.max_budget_nanousd, spent_nanousd)
             wanted = min(round(spent_nanousd * budget.EXTENSION), cap)
             if wanted <= reserved:
                 return True
             now_ms = self._clock()
             balances = [b for b in self._state.balances(tx, now_ms) if b.subscription.id == run.subscription]
             caller = self._state.caller(tx, run.caller, now_ms)
-            limits = [balance.left for balance in balances] + ([] if caller.left is None else [caller.left])
-            granted = min(wanted, reserved + min(limits, default=0))
+            limits = [left for left in (*(one.left for one in balances), caller.left) if left is not None]
+            granted = min(wanted, reserved + min(limits, default=wanted))
             tx.runs.change_reservation(run.run_id, max(reserved, granted, spent_nanousd))
         log.info("run %s: reserves $%.4f in all", run.run_id, max(reserved, granted, spent_nanousd) / NANO)
         return granted >= min(spent_nanousd + next_nanousd, cap)
@@ -296,7 +317,8 @@ class Reservations:
         """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
         again = replace(ask, background=run.background)
         try:
-            return self._place(tx, again, run.ask_id, tried, pinned=None)
+            needs = round(settlement.cost.nanousd * LIMIT_MARGIN) if settlement.outcome is Outcome.LIMIT else 0
+            return self._place(tx, again, run.ask_id, tried, pinned=None, needs_nanousd=needs)
         except PoolError as error:
             log.info("run %s: %s, and no other subscription: %s", run.run_id, settlement.outcome, error)
             return None  # the attempt's own outcome is the answer

@@ -27,7 +27,8 @@ DEFAULT_LIKELY_NANOUSD = NANO // 50
 """What an ask most likely costs while nothing is known of its like: a short answer to the CLI's own instructions."""
 
 ESTIMATE_MARGIN = 1.25
-ENOUGH_SAMPLES = 5
+FEW_SAMPLES = (5.0, 3.5, 2.5, 2.2)
+"""What is reserved of one to four samples, as multiples of the most expensive."""
 
 EXTENSION = 1.5
 """What is reserved for a run, as a multiple of its spend so far: its past and half as much again."""
@@ -62,7 +63,8 @@ class Balance:
     same hour by hour, oldest first, each with its beginning. By official window there are the newest reading, what the
     ledger has spent since (``spent_since``) and before it (``spent_before``), and the rate between dollars and percent.
     Subscriptions of one ``organization`` are one quota, so these count all of them, and ``reserved_beside`` is what is
-    reserved of it for the others.
+    reserved of it for the others. ``still_reserved`` is what unfinished runs may still spend of each window: without
+    what they have spent, which ``spent_since`` counts call by call.
     """
 
     subscription: Subscription
@@ -83,6 +85,7 @@ class Balance:
     rates: Mapping[str, Rate] = field(default_factory=dict)
     organization: str | None = None
     reserved_beside: int = 0
+    still_reserved: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def block_left(self) -> int:
@@ -95,9 +98,24 @@ class Balance:
         return self.subscription.weekly_budget_nanousd - self.week_spent - self.reserved
 
     @property
-    def left(self) -> int:
-        """What the tighter of the two budgets leaves, at least 0."""
-        return max(0, min(self.block_left, self.week_left))
+    def block_binds(self) -> bool:
+        """Whether the block's budget refuses asks: a default is a yardstick where Anthropic reports a window."""
+        return not (self.subscription.block_is_default and self.readings)
+
+    @property
+    def week_binds(self) -> bool:
+        """Whether the week's budget refuses asks; as :attr:`block_binds`."""
+        return not (self.subscription.week_is_default and self.readings)
+
+    @property
+    def left(self) -> int | None:
+        """What the tighter of the budgets that bind leaves, at least 0; None where none does."""
+        left = [
+            amount
+            for amount, binds in ((self.block_left, self.block_binds), (self.week_left, self.week_binds))
+            if binds
+        ]
+        return max(0, min(left)) if left else None
 
     @property
     def week_percent(self) -> float:
@@ -110,7 +128,7 @@ class Balance:
         spent_since = {
             name: 0
             if counts_from_ms(reading, later_ms) > self.at_ms
-            else self.spent_since.get(name, 0) + self.reserved + self.reserved_beside
+            else self.spent_since.get(name, 0) + self._reserved_of(name)
             for name, reading in self.readings.items()
         }
         block_spent = self.block_spent
@@ -128,10 +146,13 @@ class Balance:
             spent_since=spent_since,
         )
 
+    def _reserved_of(self, window: str) -> int:
+        return self.still_reserved.get(window, self.reserved + self.reserved_beside)
+
     def without_reservations(self) -> "Balance":
         """The balance if every run in flight ended now and had cost nothing."""
         idle = [replace(one, is_probed=False) for one in self.cooldowns]
-        return replace(self, reserved=0, reserved_beside=0, in_flight=0, cooldowns=idle)
+        return replace(self, reserved=0, reserved_beside=0, still_reserved={}, in_flight=0, cooldowns=idle)
 
     def week_frees_at_ms(self, needed: int) -> int | None:
         """When so much will fit into the week's budget, by the hours in which it was spent; None: never or unknown."""
@@ -140,19 +161,18 @@ class Balance:
 
     @cached_property
     def gauges(self) -> Mapping[str, Gauge]:
-        """How full each official window is, by name; a window without a percentage is no limit."""
-        found = (
-            gauge(
+        """How full each official window is, by name."""
+        return {
+            name: gauge(
                 reading,
                 self.rates.get(name) or prior(self.subscription, name),
                 self.at_ms,
                 spent_since=self.spent_since.get(name, 0),
                 spent_before=self.spent_before.get(name, 0),
-                reserved=self.reserved + self.reserved_beside,
+                reserved=self._reserved_of(name),
             )
             for name, reading in sorted(self.readings.items())
-        )
-        return {one.window: one for one in found if one is not None}
+        }
 
     def official_percent(self, window: str) -> float | None:
         """What Anthropic last reported of a window, or None where it reported nothing."""
@@ -243,18 +263,23 @@ def _last_part(subscription: Subscription) -> int:
 
 
 def estimate_nanousd(max_cost_nanousd: int | None, recent: Sequence[int], least: int | None = None) -> int:
-    """What to reserve for an ask: its own cap, else the 95th percentile of its like with a margin, else a default.
+    """What to reserve for an ask: by what its like has cost, and no more than its cap.
 
-    A cap below one call is no estimate: the CLI looks at it after a call only. So it is ``least``, what the cheapest of
-    its like has cost, where that is more; while nothing is known, what a short answer costs.
+    The 95th percentile with a margin; of a few samples a multiple of the most expensive. A cap below one call is no
+    estimate: the CLI looks at it after a call only. So it is ``least``, what the cheapest of its like has cost, where
+    that is more; while nothing is known, what a short answer costs.
     """
-    if max_cost_nanousd is not None:
-        known = min(recent, default=DEFAULT_LIKELY_NANOUSD) if least is None else least
-        return max(max_cost_nanousd, known)
-    if len(recent) < ENOUGH_SAMPLES:
-        return max(DEFAULT_ESTIMATE_NANOUSD, *recent, 0)
+    known = min(recent, default=DEFAULT_LIKELY_NANOUSD) if least is None else least
+    if not recent:
+        return DEFAULT_ESTIMATE_NANOUSD if max_cost_nanousd is None else max(max_cost_nanousd, known)
     ordered = sorted(recent)
-    return max(1, round(ordered[(len(ordered) * 95 - 1) // 100] * ESTIMATE_MARGIN))
+    if len(recent) <= len(FEW_SAMPLES):
+        estimate = round(ordered[-1] * FEW_SAMPLES[len(recent) - 1])
+    else:
+        estimate = round(ordered[(len(ordered) * 95 - 1) // 100] * ESTIMATE_MARGIN)
+    if max_cost_nanousd is not None:
+        estimate = max(known, min(estimate, max_cost_nanousd))
+    return max(1, estimate)
 
 
 def likely_nanousd(max_cost_nanousd: int | None, recent: Sequence[int]) -> int:

@@ -5,7 +5,7 @@ is being used. What can be spent an hour until then without running dry is its p
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -25,6 +25,9 @@ from pool_mcp.model import DAY_MS, HOUR_MS, NANO, WEEK_MS
 
 FAST = 1.1
 """A burn this many times what the room bears is too fast; less is within what one hour's burn tells."""
+
+NO_LIMIT = float(10**6 * NANO)
+"""The pace, in nano-dollars an hour, of what nothing limits over a span: a plan without five-hour windows."""
 
 LEAST_HOURS = 1.0
 """A pace is told for at least an hour, or the last minutes of a block would allow any."""
@@ -50,7 +53,8 @@ class Action(StrEnum):
 class Advice:
     """What an agent should do next, and why; ``max_nanousd_per_hour`` for ``slow_down`` only.
 
-    ``exhausts_at_ms`` is when the room is used up if the burn goes on, None where it is refilled before that.
+    ``next_ask_at_ms`` is when an ask of the usual size is due. ``exhausts_at_ms`` is when the room is used up if the
+    burn goes on, None where it is refilled before that.
     """
 
     action: Action
@@ -59,6 +63,7 @@ class Advice:
     retry_at_ms: int | None = None
     max_nanousd_per_hour: int | None = None
     exhausts_at_ms: int | None = None
+    next_ask_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +124,12 @@ def _constraints(balance: Balance, model: str | None = None) -> list[_Constraint
     subscription, now_ms = balance.subscription, balance.at_ms
     block_left, week_left = max(0, balance.block_left), max(0, balance.week_left)
     buffer = BUFFER_SHARE * subscription.block_budget_nanousd
-    found = [_Constraint(now_ms, block_left, balance.block.ends_at_ms, hour, is_weekly=False, buffer=buffer)]
-    buffer = BUFFER_SHARE * subscription.weekly_budget_nanousd
-    found.append(_rolling_week(now_ms, week_left, balance.days, buffer))
+    found = []
+    if balance.block_binds:
+        found.append(_Constraint(now_ms, block_left, balance.block.ends_at_ms, hour, is_weekly=False, buffer=buffer))
+    if balance.week_binds:
+        buffer = BUFFER_SHARE * subscription.weekly_budget_nanousd
+        found.append(_rolling_week(now_ms, week_left, balance.days, buffer))
     for name, gauge in balance.gauges.items():
         if not applies_to(name, model):
             continue
@@ -141,7 +149,7 @@ def exhausts_at_ms(balance: Balance) -> int | None:
 
 def headroom_nanousd(balance: Balance) -> int:
     """What a subscription can spend now: the least that any budget or window leaves."""
-    return min(one.left for one in _constraints(balance))
+    return min((one.left for one in _constraints(balance)), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +185,16 @@ def _horizon(
     for members in quotas.values():
         own = [[one for one in of_one if one.quota is None] for of_one in members]
         shared = [one for of_one in members for one in of_one if one.quota is not None]
-        left += min([sum(min(c.left for c in of_one) for of_one in own), *(c.left for c in shared)])
-        pace += min([sum(min(c.pace for c in of_one) for of_one in own), *(c.pace for c in shared)])
+        budgets = [of_one for of_one in own if of_one]
+        if len(budgets) == len(own):  # a member without a budget that binds has what its organization's windows leave
+            left += min([sum(min(c.left for c in of_one) for of_one in budgets), *(c.left for c in shared)])
+            pace += min([sum(min(c.pace for c in of_one) for of_one in budgets), *(c.pace for c in shared)])
+        else:
+            left += min((c.left for c in shared), default=0)
+            pace += min((c.pace for c in shared), default=NO_LIMIT)
     burn = sum(_burn(one, is_weekly=bool(is_weekly)) for one in balances)
     refills = [one.refills_at_ms for members in quotas.values() for of_one in members for one in of_one]
-    return _Horizon(able[0].at_ms, left, pace, burn, min(refills))
+    return _Horizon(able[0].at_ms, left, pace, burn, min(refills, default=able[0].at_ms + WEEK_MS))
 
 
 def _burn(balance: Balance, *, is_weekly: bool) -> float:
@@ -200,7 +213,8 @@ def advise(
     """
     choice = choose(request, balances, strategy)
     if request.pool_cooldown is not None:
-        return Advice(Action.WAIT, request.pool_cooldown.detail, 0, request.pool_cooldown.until_ms)
+        until_ms = request.pool_cooldown.until_ms
+        return Advice(Action.WAIT, request.pool_cooldown.detail, 0, until_ms, next_ask_at_ms=until_ms)
     if choice.subscription is None:
         retry_at_ms = choice.next_available_at_ms
         if retry_at_ms is None:
@@ -208,18 +222,33 @@ def advise(
             why = reasons.pop() if len(reasons) == 1 else "see each one's status_reason"
             return Advice(Action.STOP, f"No subscription can be used until a person acts: {why.rstrip('.')}.", 0)
         reason = f"The next ask would be refused until {rfc3339(retry_at_ms)}: {choice.reason}."
-        return Advice(Action.WAIT, reason, 0, retry_at_ms)
+        return Advice(Action.WAIT, reason, 0, retry_at_ms, next_ask_at_ms=retry_at_ms)
     able = {one.id for one in choice.candidates if one.eligible}
-    return _paced(request, balances, [one for one in balances if one.subscription.id in able])
+    advice = _paced(request, balances, [one for one in balances if one.subscription.id in able])
+    likely = request.likely.get(choice.subscription, request.estimates[choice.subscription])
+    return replace(advice, next_ask_at_ms=_next_ask_ms(advice, request, likely, balances[0].at_ms))
+
+
+def _next_ask_ms(advice: Advice, request: Request, likely: int, now_ms: int) -> int:
+    """When the next ask of the usual size is due: at once, or as long after the last one as the pace says.
+
+    Never more than a day after it: one expensive ask is no reason for weeks of silence.
+    """
+    if advice.max_nanousd_per_hour is None:
+        return now_ms
+    pause_ms = min(DAY_MS, likely * HOUR_MS // max(1, advice.max_nanousd_per_hour))
+    return max(now_ms, (now_ms if request.last_asked_ms is None else request.last_asked_ms) + pause_ms)
 
 
 def _paced(request: Request, balances: Sequence[Balance], able: Sequence[Balance]) -> Advice:
     """Advice where the next ask would be served: go on, or no faster than the room bears.
 
-    All subscriptions' burn counts, also of those that cannot serve: what is asked goes on to those that can.
+    All subscriptions' burn counts, also of those that cannot serve: what is asked goes on to those that can. Each
+    caller is given its part of the pace: agents do not know of each other.
     """
     caller = request.caller
     block, week = (_horizon(able, balances, request.model, is_weekly=is_weekly) for is_weekly in (False, True))
+    block_pace, week_pace = block.pace / request.active_callers, week.pace / request.active_callers
     headroom = _horizon(able, balances, request.model, is_weekly=None).left
     own = None if caller is None else _caller_constraint(caller)
     if caller is not None and caller.left is not None:
@@ -227,23 +256,23 @@ def _paced(request: Request, balances: Sequence[Balance], able: Sequence[Balance
     if caller is not None and own is not None and own.burn > FAST * own.pace:
         until = rfc3339(own.refills_at_ms)
         reason = f"At ${own.burn / NANO:.2f} an hour {caller.caller}'s own budget would not last until {until}."
-        most = round(min(block.pace, own.pace))
+        most = round(min(block_pace, own.pace))
         return Advice(Action.SLOW_DOWN, reason, headroom, None, most, own.exhausts_at_ms)
     if block.is_too_fast:
         reason = (
             f"At ${block.burn / NANO:.2f} an hour the room of ${headroom / NANO:.2f} would not last until "
             f"{rfc3339(block.refills_at_ms)}."
         )
-        return Advice(Action.SLOW_DOWN, reason, headroom, None, round(block.pace), block.exhausts_at_ms)
+        return Advice(Action.SLOW_DOWN, reason, headroom, None, round(block_pace), block.exhausts_at_ms)
     if week.is_too_fast:
         reason = (
             f"At ${week.burn / NANO:.2f} an hour, the last day's mean, the week's room of ${week.left / NANO:.2f} "
             "would not last until it is filled up again."
         )
-        return Advice(Action.SLOW_DOWN, reason, headroom, None, round(week.pace), week.exhausts_at_ms)
+        return Advice(Action.SLOW_DOWN, reason, headroom, None, round(week_pace), week.exhausts_at_ms)
     if all(availability(one).status is not Status.AVAILABLE for one in able):
         reason = f"Every subscription that is left is over {APPROACHING_PERCENT:.0f}% used."
-        return Advice(Action.SLOW_DOWN, reason, headroom, None, round(min(block.pace, week.pace)))
+        return Advice(Action.SLOW_DOWN, reason, headroom, None, round(min(block_pace, week_pace)))
     return Advice(Action.PROCEED, f"There is room for ${headroom / NANO:.2f}.", headroom)
 
 
@@ -309,8 +338,10 @@ def _levels(balance: Balance) -> Iterator[tuple[str, float, int]]:
     """What can run out, how full it is, and when it is filled up again; a rolling week counts from Thursday on."""
     subscription, now_ms = balance.subscription, balance.at_ms
     spent = 100 * balance.block_spent / subscription.block_budget_nanousd
-    yield "the block budget", spent, balance.block.ends_at_ms
-    yield "the weekly budget", balance.week_percent, now_ms - now_ms % WEEK_MS + WEEK_MS
+    if balance.block_binds:
+        yield "the block budget", spent, balance.block.ends_at_ms
+    if balance.week_binds:
+        yield "the weekly budget", balance.week_percent, now_ms - now_ms % WEEK_MS + WEEK_MS
     for name, gauge in balance.gauges.items():
         if gauge.resets_at_ms is not None:
             # Only Anthropic says that its window is used up.

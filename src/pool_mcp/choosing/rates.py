@@ -1,9 +1,9 @@
 """What one percent of an official window is worth, and how full the window is now; pure, given ``now_ms``.
 
 Anthropic reports percent and the ledger counts dollars. Between two readings of one window the percent rose by what
-the pool spent, at some rate, plus whatever was used elsewhere (a phone, another machine). Use elsewhere only ever adds
-percent, so the rate is a low quantile of percent per dollar over many such stretches, and what the pool's own spend
-does not explain is outside use.
+the pool spent, at some rate, plus whatever was used elsewhere (a phone, another machine). Use elsewhere comes in
+sittings, so the rate is the median of percent per dollar over the newest such intervals, by own spend, and what the
+pool's own spend does not explain is outside use.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ starting point only: Anthropic publishes no figure."""
 WEEK_IN_BLOCKS = 8.0
 """A week's limit in five-hour limits. A guess that a few percent of evidence outweigh: nobody publishes a figure."""
 
-STRETCH_PERCENT = 6.0
-"""A stretch is closed when its percent has risen this far: figures are whole percents at times, and a run's cost is
-booked at its end. Of 3, 6, 12, 20 and 35 the least biased in the simulation."""
+INTERVAL_PERCENT = 6.0
+"""An interval is closed when its percent has risen this far: figures are whole percents at times. Of 3, 6, 12, 20 and
+35 the least biased in the simulation."""
 
-QUANTILE = 0.35
-"""Which of the stretches, by own spend, tells the rate: below the middle, because outside use only adds percent."""
+NEWEST_PERCENT = 120.0
+"""Evidence is the newest intervals that make up this much of rise: plans are changed, and limits drift."""
 
 PRIOR_PERCENT = 8.0
 """The prior weighs as much as this many percent of evidence."""
@@ -94,13 +94,14 @@ class Gauge:
 
 
 def prior(subscription: Subscription, window: str) -> Rate:
-    """The rate to assume before anything is known: the plan's, else that the person's own budget is the limit."""
+    """The rate to assume before anything is known: the plan's, else the person's budget, and never less than Pro's."""
     plan = _known_plan(subscription.plan)
     if plan is not None:
         five_hour = PLAN_FIVE_HOUR_USD[plan] * NANO
         return Rate((five_hour if window == FIVE_HOUR else five_hour * WEEK_IN_BLOCKS) / 100, 0.0, "plan")
     budget = subscription.block_budget_nanousd if window == FIVE_HOUR else subscription.weekly_budget_nanousd
-    return Rate(budget / 100, 0.0, "budget")
+    least = PLAN_FIVE_HOUR_USD["pro"] * NANO * (1 if window == FIVE_HOUR else WEEK_IN_BLOCKS)
+    return Rate(max(budget, least) / 100, 0.0, "budget")
 
 
 def _known_plan(label: str) -> str | None:
@@ -115,15 +116,15 @@ def _known_plan(label: str) -> str | None:
 
 def learn(steps: Sequence[Step], assumed: Rate) -> Rate:
     """The rate that consecutive readings (oldest first) and the own spend between them show, tempered by a prior."""
-    stretches = list(_stretches(steps))
-    spent = sum(own for _, own in stretches)
+    newest = _newest(list(_intervals(steps)))
+    spent = sum(own for _, own in newest)
     if spent <= 0:
         return assumed
-    ordered = sorted((rise / own, own) for rise, own in stretches if own > 0)
+    ordered = sorted((rise / own, own) for rise, own in newest if own > 0)
     passed, percent_per_nanousd = 0.0, ordered[-1][0]
     for ratio, own in ordered:
         passed += own
-        if passed >= QUANTILE * spent:
+        if passed >= spent / 2:
             percent_per_nanousd = ratio
             break
     evidence = percent_per_nanousd * spent
@@ -135,8 +136,21 @@ def learn(steps: Sequence[Step], assumed: Rate) -> Rate:
     return Rate(value, weight, "learned")
 
 
-def _stretches(steps: Iterable[Step]) -> Iterable[tuple[float, int]]:
-    """Rise in percent and own spend of each stretch within which the window did not reset."""
+def _newest(intervals: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """The last intervals, back to :data:`NEWEST_PERCENT` of rise."""
+    found: list[tuple[float, int]] = []
+    for rise, own in reversed(intervals):
+        found.append((rise, own))
+        if sum(one for one, _ in found) >= NEWEST_PERCENT:
+            break
+    return found
+
+
+def _intervals(steps: Iterable[Step]) -> Iterable[tuple[float, int]]:
+    """Rise in percent and own spend of each interval within which the window did not reset.
+
+    The last one may have risen less than the others: what a window has moved so far is learned with little weight.
+    """
     before: WindowReading | None = None
     rise, spent = 0.0, 0
     for step in steps:
@@ -145,16 +159,20 @@ def _stretches(steps: Iterable[Step]) -> Iterable[tuple[float, int]]:
             spent += step.spent_nanousd
             continue
         if before is None or not _same_window(before, now):
+            if rise > 0:
+                yield rise, spent
             rise, spent = 0.0, 0
         else:
             rise += now.percent - (before.percent or 0.0)
             spent += step.spent_nanousd
             if now.percent >= 100:
                 rise, spent = 0.0, 0  # what comes on top of 100 is not shown
-            elif rise >= STRETCH_PERCENT:
+            elif rise >= INTERVAL_PERCENT:
                 yield rise, spent
                 rise, spent = 0.0, 0
         before = now
+    if rise > 0:
+        yield rise, spent
 
 
 def _same_window(before: WindowReading, now: WindowReading) -> bool:
@@ -167,16 +185,16 @@ def _same_window(before: WindowReading, now: WindowReading) -> bool:
 
 def gauge(
     reading: WindowReading, rate: Rate, now_ms: int, *, spent_since: int, spent_before: int, reserved: int
-) -> Gauge | None:
-    """How full a window is now, or None where nothing was said of it.
+) -> Gauge:
+    """How full a window is now; where no percentage was reported, by own spend alone.
 
     ``spent_since`` is the ledger's spend that the reading cannot hold (from :func:`~pool_mcp.windows.counts_from_ms`
     on), ``spent_before`` what it spent in the window until the reading; nano-dollars.
     """
+    own_before = 0.0 if has_reset(reading, now_ms) else spent_before / rate.nanousd_per_percent
     official = percent_now(reading, now_ms)
     if official is None:
-        return None
-    own_before = 0.0 if has_reset(reading, now_ms) else spent_before / rate.nanousd_per_percent
+        official = own_before  # older CLIs and some tokens give no percentage: own spend is all that is known
     return Gauge(
         window=reading.window,
         at_ms=now_ms,

@@ -21,7 +21,7 @@ from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Cooldown
 MARGIN_PERCENT = 0.5
 """What is left free in a window beside the ask: readings are whole percents at times, and others use it, too."""
 
-MOST_NEEDED_PERCENT = 50.0
+MOST_NEEDED_PERCENT = 95.0
 """No ask is taken to need more of a window than this, or one with a generous ``max_cost_usd`` would never fit."""
 
 WEEK_WEIGHT = 0.7
@@ -58,7 +58,8 @@ class Request:
     ``caller`` is who asks, where that one has a budget. ``only`` pins it to one; ``by_name``
     says that the caller named that one, so that it is tried even while it is thought to need a login. ``tried`` have
     already refused it. ``pool_cooldown`` is the pool's own, while Anthropic is overloaded. ``may_probe`` lets the
-    ask itself find out whether somebody has signed in, where every subscription waits for that.
+    ask itself find out whether somebody has signed in, where every subscription waits for that. ``last_asked_ms`` is
+    when its caller last asked, and ``active_callers`` how many share the pool, both for advice only.
     """
 
     estimates: Mapping[str, int]
@@ -70,6 +71,8 @@ class Request:
     tried: frozenset[str] = frozenset()
     pool_cooldown: Cooldown | None = None
     may_probe: bool = False
+    last_asked_ms: int | None = None
+    active_callers: int = 1
 
     def at(self, later_ms: int) -> "Request":
         """The same request at a later instant, when no other run tests whether an overload is over."""
@@ -274,10 +277,10 @@ def _no_room(request: Request, balance: Balance) -> _Obstacle | None:
             return _Obstacle("limit", why, gauge.frees_at_ms, passes=True)
     needs = f"needs ${estimate / NANO:.2f}"
     needed = min(estimate, request.likely.get(name, estimate))
-    if request.fitting(name, balance.week_left, balance.in_flight) is None:
+    if balance.week_binds and request.fitting(name, balance.week_left, balance.in_flight) is None:
         left = f"its weekly budget leaves ${max(0, balance.week_left) / NANO:.2f}, the ask {needs}"
         return _Obstacle("budget", left, balance.week_frees_at_ms(needed), passes=True)
-    if request.fitting(name, balance.block_left, balance.in_flight) is None:
+    if balance.block_binds and request.fitting(name, balance.block_left, balance.in_flight) is None:
         left = f"its block budget leaves ${max(0, balance.block_left) / NANO:.2f}, the ask {needs}"
         until_ms = balance.block.ends_at_ms if needed <= balance.subscription.block_budget_nanousd else None
         return _Obstacle("budget", left, until_ms, passes=True)
@@ -300,9 +303,12 @@ def _score(estimate: int, balance: Balance, gauges: Sequence[Gauge], strategy: s
     block_share, week_share = _budget_shares(estimate, balance)
     block, now_ms = balance.block, balance.at_ms
     block_time_left = (block.ends_at_ms - now_ms) / max(1, block.ends_at_ms - block.starts_at_ms)
-    block_part = min(five_hour, default=_pace(block_share, block_time_left))
+    # Where Anthropic reports a week and no five hours, a plan has none, and its week alone decides.
     week_part = min(weekly, default=_pace(week_share, 1.0, WEEK_POWER))
-    tight = min(1.0, block_share / TIGHT_SHARE, week_share / TIGHT_SHARE)
+    no_block = week_part if weekly and not balance.block_binds else _pace(block_share, block_time_left)
+    block_part = min(five_hour, default=no_block)
+    shares = ((block_share, balance.block_binds), (week_share, balance.week_binds))
+    tight = min([1.0, *(share / TIGHT_SHARE for share, binds in shares if binds)])
     is_warm = balance.in_flight == 0 and balance.last_used_ms is not None and now_ms - balance.last_used_ms < WARM_MS
     score = 100 * tight * (WEEK_WEIGHT * week_part + (1 - WEEK_WEIGHT) * block_part)
     score = score + WARM_BONUS if is_warm else score - IN_FLIGHT_PENALTY * balance.in_flight

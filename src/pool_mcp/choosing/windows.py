@@ -102,6 +102,11 @@ def resets_next_ms(reading: WindowReading, now_ms: int) -> int | None:
     return reading.resets_at_ms + ((now_ms - reading.resets_at_ms) // length + 1) * length
 
 
+def begins_ms(reading: WindowReading, now_ms: int) -> int:
+    """When a window that has not reset began, at the earliest."""
+    return (now_ms if reading.resets_at_ms is None else reading.resets_at_ms) - length_ms(reading.window)
+
+
 def counts_from_ms(reading: WindowReading, now_ms: int) -> int:
     """From when on spend is not in the reading: when it was observed, or where the window that now runs began."""
     if not has_reset(reading, now_ms):

@@ -130,6 +130,28 @@ class Balances:
         ).fetchone()
         return None if least is None else int(least)
 
+    def last_asked(self, caller: str) -> tuple[int | None, str | None]:
+        """When a caller last asked, and for which model."""
+        row = self._conn.execute(
+            "SELECT created_at_ms, model FROM runs WHERE caller = ? ORDER BY created_at_ms DESC LIMIT 1", (caller,)
+        ).fetchone()
+        return (row[0], row[1]) if row else (None, None)
+
+    def active_callers(self, caller: str, since_ms: int) -> int:
+        """How many callers have spent since an instant, to the hour, or are asking; ``caller`` is one of them."""
+        (count,) = self._conn.execute(
+            """
+            SELECT count(*) FROM (
+                SELECT caller FROM hours JOIN (SELECT DISTINCT subscription FROM subscription_hours)
+                    USING (subscription)
+                WHERE hour_ms > :since - :hour AND source = 'pool'
+                UNION SELECT caller FROM unfinished_runs UNION SELECT :caller
+            )
+            """,
+            {"since": since_ms, "hour": HOUR_MS, "caller": caller},
+        ).fetchone()
+        return int(count)
+
     def recent_costs_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> list[int]:
         """Costs of the latest answered runs of one subscription and asked-for model, newest first."""
         rows = self._conn.execute(

@@ -363,6 +363,25 @@ def m_overage(db: Any) -> None:
         db.execute(statement)
 
 
+_CALL_SPENDING = """
+CREATE TABLE call_spending (            -- what unfinished and recent runs spent, call by call; no record of money
+    subscription TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    run_id TEXT NOT NULL,
+    nanousd INTEGER NOT NULL,
+    PRIMARY KEY (subscription, at_ms, run_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX call_spending_by_run ON call_spending (run_id, nanousd);
+CREATE INDEX runs_by_caller ON runs (caller, created_at_ms);
+"""
+
+
+def m_call_spending(db: Any) -> None:
+    """When a run spent what its entry books at its end; a caller's latest run."""
+    for statement in _statements(_CALL_SPENDING):
+        db.execute(statement)
+
+
 STEPS = (
     m001_first,
     m_subscription_hours,
@@ -372,6 +391,7 @@ STEPS = (
     m_read_figures_only,
     m_unfinished,
     m_overage,
+    m_call_spending,
 )
 
 _SET = "pool_mcp"

@@ -68,16 +68,25 @@ class Official:
 
     def steps(self, subscription: str, window: str, family: str | None, since_ms: int) -> list[Step]:
         """A window's changes since an instant, oldest first, each with what was spent since the one before it."""
-        of_all = "SELECT coalesce(sum(cost_nanousd), 0) FROM entries WHERE true"
-        of_family = (
-            "SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)"
-            " WHERE model LIKE :family"
+        span = "subscription = :subscription AND {0}.at_ms > before_ms AND {0}.at_ms <= observed_at_ms"
+        of_entries = f"SELECT sum(cost_nanousd) FROM entries WHERE {span.format('entries')}"  # noqa: S608
+        of_calls, booked = (
+            f"""SELECT sum(nanousd) FROM {tables} JOIN runs USING (run_id)
+            WHERE {table}.{span.format(table)} AND (:family IS NULL OR runs.model LIKE :family)"""  # noqa: S608
+            for tables, table in (
+                ("call_spending", "call_spending"),
+                ("call_spending JOIN entries USING (run_id)", "entries"),
+            )
         )
-        spent = of_all if family is None else of_family
+        if family is not None:
+            of_entries = f"""SELECT sum(m.cost_nanousd) FROM entries JOIN entry_models m USING (entry_id)
+            WHERE model LIKE :family AND {span.format("entries")}"""  # noqa: S608
+        # An entry has the time of its run's end; what the run's calls had spent before is counted at theirs.
+        spent = f"coalesce(({of_entries}), 0) + coalesce(({of_calls}), 0) - coalesce(({booked}), 0)"
         rows = self._conn.execute(
             f"""
             SELECT window, percent, resets_at_ms, status, observed_at_ms,
-                ({spent} AND subscription = :subscription AND at_ms > before_ms AND at_ms <= observed_at_ms)
+                max(0, {spent})
             FROM (
                 SELECT *, lag(observed_at_ms) OVER (ORDER BY observed_at_ms) AS before_ms FROM (
                     SELECT *, lag(percent) OVER earlier AS was_percent, lag(resets_at_ms) OVER earlier AS was_reset_ms
@@ -87,8 +96,13 @@ class Official:
                 ) WHERE percent IS NOT was_percent OR resets_at_ms IS NOT was_reset_ms
                 ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
             ) ORDER BY observed_at_ms
-            """,  # noqa: S608  (spent is one of two literals above)
-            {"subscription": subscription, "window": window, "family": f"%{family}%", "since_ms": since_ms},
+            """,  # noqa: S608  (spent is made of the literals above)
+            {
+                "subscription": subscription,
+                "window": window,
+                "family": None if family is None else f"%{family}%",
+                "since_ms": since_ms,
+            },
         )
         return [Step(WindowReading(*row[:5]), int(row[5])) for row in rows]
 

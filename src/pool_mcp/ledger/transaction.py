@@ -13,6 +13,7 @@ from pool_mcp.ledger.organisation import Organisation
 from pool_mcp.ledger.overage import Overage
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.ledger.runs import Runs
+from pool_mcp.ledger.spending import Spending
 
 
 class Transaction:
@@ -29,4 +30,5 @@ class Transaction:
         self.organisation = Organisation(conn)
         self.overage = Overage(conn)
         self.reports = Reports(conn)
+        self.spending = Spending(conn)
         self.runs = Runs(conn, self.cooldowns, self.imports, self.overage)

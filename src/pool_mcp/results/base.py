@@ -76,6 +76,7 @@ class AdviceResult(Shape):
     reason: str
     retry_at: Instant | None = None
     retry_in_s: int | None = Field(default=None, description="retry_at from now, for whoever has no clock.")
+    next_ask_at: Instant | None = Field(default=None, description="When the next ask of the usual size is due.")
     headroom_usd: float
     max_usd_per_hour: float | None = None
     exhausts_at: Instant | None = Field(default=None, description="When the room ends if spending goes on as it does.")
@@ -88,6 +89,7 @@ def advice_result(advice: pacing.Advice, now_ms: int) -> AdviceResult:
         reason=advice.reason,
         retry_at=advice.retry_at_ms,
         retry_in_s=seconds_until(advice.retry_at_ms, now_ms),
+        next_ask_at=advice.next_ask_at_ms,
         headroom_usd=usd(advice.headroom_nanousd),
         max_usd_per_hour=maybe_usd(advice.max_nanousd_per_hour),
         exhausts_at=advice.exhausts_at_ms,
