@@ -4,6 +4,7 @@ The stand-in's books say what each API call would have cost. A run's entry has t
 were made while it ran, to the nano-dollar; where a call was cut, at most that.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -405,3 +406,50 @@ async def test_a_budget_reached_while_a_subagent_is_at_work_is_booked_as_a_floor
     assert cut.booked.is_estimate
     finished = sum(call.cost_nanousd or 0 for call in cut.calls if call.state == "complete")
     assert finished < cut.booked.nanousd <= cut.billed.nanousd
+
+
+@pytest.mark.parametrize("lost", ["pid", "stdout.jsonl", ""], ids=["pid", "output", "directory"])
+async def test_a_run_whose_files_are_removed_while_it_answers_is_booked_and_its_transcript_completes_it(
+    desk: Desk, lost: str
+) -> None:
+    desk.settle_in(NEWEST)
+    reply = Reply(text="word", text_size=400, mode="slow")
+    desk.standin.accounts["alice"] = Behaviour(replies=(reply,), chunks=10)
+    async with open_pool(desk.settings, desk.env) as pool:
+        with anyio.fail_after(ASK_S):
+            run = await pool.ask(Ask("ping", "test", model=MODEL, background=True))
+            files = desk.settings.runs_dir / run.run_id
+            await until(lambda: b"content_block_delta" in _read(files / "stdout.jsonl"), ASK_S)
+            pid = int((files / "pid").read_text())
+            (files / lost).unlink() if lost else shutil.rmtree(files)
+            await until(lambda: not Path(f"/proc/{pid}/fd/1").exists(), ASK_S)
+            with contextlib.suppress(PoolError):
+                await pool.result(run.run_id, wait_s=ASK_S)
+            await pool.outside.import_all(lambda _: None)
+    assert desk.spent_nanousd() == desk.standin.spent_nanousd()
+
+
+async def test_a_run_whose_files_are_gone_with_its_server_is_an_estimate_that_its_transcript_completes(
+    desk: Desk,
+) -> None:
+    desk.settle_in(NEWEST)
+    reply = Reply(text="word", text_size=400, mode="slow")
+    desk.standin.accounts["alice"] = Behaviour(replies=(reply,), chunks=10)
+    async with open_pool(desk.settings, desk.env) as pool:
+        with anyio.fail_after(ASK_S):
+            run = await pool.ask(Ask("ping", "test", model=MODEL, background=True))
+            files = desk.settings.runs_dir / run.run_id
+            await until(lambda: b"content_block_delta" in _read(files / "stdout.jsonl"), ASK_S)
+            pid = int((files / "pid").read_text())
+    shutil.rmtree(files)
+    await until(lambda: not Path(f"/proc/{pid}/fd/1").exists(), ASK_S)
+    async with open_pool(desk.settings, desk.env) as pool:
+        with anyio.fail_after(ASK_S), pytest.raises(PoolError):
+            await pool.result(run.run_id, wait_s=ASK_S)
+        await pool.outside.import_all(lambda _: None)
+    with closing(open_ledger(desk.settings)) as ledger, ledger.read() as tx:
+        booked = tx.runs.get(run.run_id)
+    assert booked is not None
+    assert booked.cost is not None
+    assert booked.cost.is_estimate
+    assert desk.spent_nanousd() == desk.standin.spent_nanousd() > 0

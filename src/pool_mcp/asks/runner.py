@@ -289,7 +289,8 @@ class Runner:
             prompt = _text_of(files.prompt)
             trace = sessions.trace_run(transcripts, stream.calls, prompt, at_ms)
         is_lost = stream.is_empty and not self._has_refused(files, exit_code, trace)
-        if is_lost and (trace is not None or is_power_cut or not files.stdout.exists()):
+        may_have_asked = trace is not None or is_power_cut or not files.stdout.exists()
+        if is_lost and may_have_asked and not (trace and trace.calls):
             stream.requests += 1
         if stream.result is None and trace is not None:
             for message in trace.calls:
