@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -339,9 +340,10 @@ async def test_a_run_interrupted_in_its_subagent_is_booked_at_least_at_its_own_c
 async def test_a_run_cut_by_its_budget_is_booked_at_all_that_it_cost(desk: Desk, version: CliVersion) -> None:
     desk.settle_in(version)
     session_id = None
-    for _ in range(2):
-        desk.standin.accounts["alice"] = Behaviour(replies=(Reply(tools=(ToolUse("Task"),)),))
-        cut = await desk.ask(session_id, max_cost_nanousd=1_000_000)
+    # A cap below what one call is known to cost would be refused, so the second call costs more than the first.
+    for cap_nanousd, tokens in ((1_000_000, Tokens(1000, 500)), (50_000_000, Tokens(1000, 5000))):
+        desk.standin.accounts["alice"] = Behaviour(replies=(Reply(tools=(ToolUse("Task"),), tokens=tokens),))
+        cut = await desk.ask(session_id, max_cost_nanousd=cap_nanousd)
         assert len(cut.calls) == 1
         assert (cut.run.outcome, cut.run.state) == (Outcome.BUDGET, RunState.INTERRUPTED)
         assert cut.booked == cut.billed
@@ -435,20 +437,21 @@ async def test_a_run_whose_files_are_gone_with_its_server_is_an_estimate_that_it
     desk.settle_in(NEWEST)
     reply = Reply(text="word", text_size=400, mode="slow")
     desk.standin.accounts["alice"] = Behaviour(replies=(reply,), chunks=10)
-    async with open_pool(desk.settings, desk.env) as pool:
-        with anyio.fail_after(ASK_S):
-            run = await pool.ask(Ask("ping", "test", model=MODEL, background=True))
-            files = desk.settings.runs_dir / run.run_id
-            await until(lambda: b"content_block_delta" in _read(files / "stdout.jsonl"), ASK_S)
-            pid = int((files / "pid").read_text())
+    command = [sys.executable, "-m", "pool_mcp", "ask", "ping", f"--model={MODEL}"]
+    async with await anyio.open_process(command, env=desk.env, stdin=subprocess.DEVNULL) as server:
+        outputs = desk.settings.runs_dir
+        await until(lambda: any(b"content_block_delta" in _read(one) for one in outputs.glob("*/stdout.jsonl")), ASK_S)
+        server.kill()
+    (files,) = outputs.iterdir()
+    run_id, pid = files.name, int((files / "pid").read_text())
     shutil.rmtree(files)
     await until(lambda: not Path(f"/proc/{pid}/fd/1").exists(), ASK_S)
     async with open_pool(desk.settings, desk.env) as pool:
         with anyio.fail_after(ASK_S), pytest.raises(PoolError):
-            await pool.result(run.run_id, wait_s=ASK_S)
+            await pool.result(run_id, wait_s=ASK_S)
         await pool.outside.import_all(lambda _: None)
     with closing(open_ledger(desk.settings)) as ledger, ledger.read() as tx:
-        booked = tx.runs.get(run.run_id)
+        booked = tx.runs.get(run_id)
     assert booked is not None
     assert booked.cost is not None
     assert booked.cost.is_estimate
