@@ -103,6 +103,7 @@ def test_the_settings_shown_are_all_there_are_with_their_true_defaults(tmp_path:
     assert _defaults_shown(file["admin"], settings.AdminSettings) == _defaults(settings.AdminSettings)
     in_subscriptions = {key for table in file["subscriptions"] for key in table}
     assert in_subscriptions == set(settings.SubscriptionSettings.model_fields)
+    assert {key for table in file["notify"] for key in table} == set(settings.NotifySettings.model_fields)
     assert set(file["callers"]["night-agent"]) == set(settings.CallerSettings.model_fields)
 
 

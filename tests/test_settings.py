@@ -1,14 +1,16 @@
 """pool.toml and the environment: what is read, and one line for everything that is wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool_mcp.choices import NOTICE_KINDS
 from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import CallerBudget, Subscription
-from pool_mcp.settings import AdminSettings, ClaudeSettings, Settings, SubscriptionSettings, load
+from pool_mcp.settings import AdminSettings, ClaudeSettings, Settings, SubscriptionSettings, load, shown
 from pool_mcp.system.places import read_env
 
 DEFAULT = Subscription(
@@ -210,7 +212,7 @@ def test_a_budget_from_the_host_that_is_none_is_refused_by_the_variables_name(tm
 
 # What is wrong
 
-IN_FILE = "admin, block_budget_usd, callers, claude, strategy, subscriptions, weekly_budget_usd"
+IN_FILE = "admin, block_budget_usd, callers, claude, notify, strategy, subscriptions, weekly_budget_usd"
 IN_CLAUDE = ", ".join(sorted(ClaudeSettings.model_fields))
 IN_SUBSCRIPTION = ", ".join(sorted(SubscriptionSettings.model_fields))
 KEY = "sk-ant-api03-" + "0123456789abcdef" * 6
@@ -395,3 +397,52 @@ def test_a_file_is_read_or_refused_in_one_line_whatever_it_holds(
         assert KEY not in message
         assert message.isprintable()
         assert "\n" not in message
+
+
+def receiver(more: str) -> str:
+    return f"[[notify]]\n{more}"
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("", "0: needs either url or command"),
+        ('url = "https://a.example"\ncommand = ["b"]', "0: needs either url or command"),
+        (f'url = "ftp://{KEY}"', "0.url: must be a web address, such as https://ntfy.example.com/my-topic"),
+        (
+            'url = "https://me:word@a.example"',
+            "0.url: must not hold a name or password; name a variable under headers, such as Authorization",
+        ),
+        ("command = []", "0.command: tuple should have at least 1 item after validation, not 0"),
+        ('command = ["a"]\nkind = "ntfy"', "0: headers and kind belong to a url; a command gets the JSON on stdin"),
+        (
+            f'url = "https://a.example"\nheaders = {{ Authorization = "Bearer {KEY}" }}',
+            f"0.headers.Authorization: {NAME_OF_VARIABLE}",
+        ),
+        (
+            'command = ["a"]\nquiet_hours = "22-7"',
+            "0.quiet_hours: must be two different times of day, such as \"22:00-07:00\", not '22-7'",
+        ),
+        (
+            'command = ["a"]\non = ["queue_done"]',
+            f"0.on.0: input should be {', '.join(map(repr, NOTICE_KINDS[:-1]))} or 'organization', not 'queue_done'",
+        ),
+    ],
+)
+def test_a_receiver_of_notices_that_cannot_be_is_refused_in_one_line_without_its_address(
+    tmp_path: Path, toml: str, expected: str
+) -> None:
+    assert refusal(tmp_path, receiver(toml)) == f"pool.toml: notify.{expected}"
+
+
+def test_a_receiver_stands_in_the_settings_once(tmp_path: Path) -> None:
+    twice = 'command = ["a"]\n[[notify]]\ncommand = ["a"]'
+    expected = "pool.toml: notify: two are for the same receiver at a; make them one"
+    assert refusal(tmp_path, receiver(twice)) == expected
+
+
+def test_an_address_may_be_a_secret_and_is_not_shown(tmp_path: Path) -> None:
+    settings = read(tmp_path, receiver('url = "https://hooks.example/T0/SECRET"'))
+    (one,) = settings.notify
+    assert "SECRET" not in one.name + json.dumps(shown(settings))
+    assert one.name.startswith("hooks.example ")

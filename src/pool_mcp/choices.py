@@ -21,6 +21,13 @@ TIMES: tuple[By, ...] = ("hour", "day", "week", "month", "block")
 """The dimensions whose rows are spans of time; the others' rows are names."""
 
 
+NoticeKind = Literal[
+    "threshold", "limit", "room", "budget", "overage", "login", "failover", "run_failed", "organization"
+]
+NOTICE_KINDS: tuple[NoticeKind, ...] = get_args(NoticeKind)
+"""What a receiver of notices may ask for."""
+
+
 class RunState(StrEnum):
     """Where a run is in its life."""
 

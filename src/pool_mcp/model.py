@@ -4,7 +4,8 @@ Units are in the names: money is integer nano-dollars (``…_nanousd``), instant
 (``…_ms``), shares are 0–100 (``…_percent``).
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -377,3 +378,44 @@ class Ask:
     tool_profile: str | None = None
     background: bool = False
     idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a person should hear of wherever they are; ``subscription`` is "" where it is of none."""
+
+    notice_id: str
+    kind: str
+    subscription: str
+    message: str
+    at_ms: int
+
+    @classmethod
+    def of(cls, key: str, kind: str, subscription: str, message: str, at_ms: int) -> "Notice":
+        """A notice whose id follows from what it is about and when that was."""
+        return cls(hashlib.sha256(f"{key} {at_ms}".encode()).hexdigest()[:32], kind, subscription, message, at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Notices that are sent in one go, under an id that is the same with every try."""
+
+    message_id: str
+    notices: tuple[Notice, ...]
+
+    @classmethod
+    def of(cls, notices: Sequence[Notice]) -> "Message":
+        """A message of one notice has the notice's id; that of several follows from theirs."""
+        if len(notices) == 1:
+            return cls(notices[0].notice_id, tuple(notices))
+        ids = " ".join(one.notice_id for one in notices)
+        return cls(hashlib.sha256(ids.encode()).hexdigest()[:32], tuple(notices))
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverState:
+    """How a receiver of notices does: failures since the last success, why, and how many notices were given up."""
+
+    failures: int
+    problem: str | None
+    given_up: int

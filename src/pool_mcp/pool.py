@@ -24,6 +24,7 @@ from pool_mcp.asks.supervision import Supervision
 from pool_mcp.background.alerts import Alerting, Listener
 from pool_mcp.background.every import Sleep, every, once
 from pool_mcp.background.logins import Upkeep
+from pool_mcp.background.notify import Notifying
 from pool_mcp.claude import process as cli
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import BY_KIND, InvalidRequest, LedgerError, PoolError
@@ -81,6 +82,7 @@ class Pool:
         self._state = State(settings)
         self._alerts = Alerting(ledger, self._state, clock)
         self._logins = Upkeep(settings, ledger, self._state, env, clock)
+        self._notifying = Notifying(settings, ledger, env, clock)
         self._reservations = Reservations(settings, ledger, self._state, self._runner, clock, new_id)
         self._tasks: anyio.abc.TaskGroup | None = None
         self.supervision = Supervision(self._reservations, self._runner, self._alerts, clock)
@@ -125,6 +127,7 @@ class Pool:
         start(LOOK_AFTER_S, "look after earlier runs", self._look_after_runs, 0)
         start(LOOK_AFTER_S, "look after logins", self._look_after_logins, UPKEEP_S)
         start(IMPORT_AFTER_S, "import what was spent outside", self.outside.import_if_due, IMPORT_AFTER_S)
+        self._notifying.start(tasks, self._sleep)
         if self.organisation.has_key:
             start(SYNC_LOOK_S, "read the organization's reports", self.organisation.sync_if_due, SYNC_LOOK_S)
 

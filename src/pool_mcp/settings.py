@@ -5,15 +5,26 @@ is started, and are kept nowhere.
 """
 
 import difflib
+import hashlib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from pool_mcp.choices import Strategy, ToolProfile
+from pool_mcp.choices import NOTICE_KINDS, NoticeKind, Strategy, ToolProfile
 from pool_mcp.errors import InvalidRequest, SettingsError, looks_secret
 from pool_mcp.model import NANO, CallerBudget, Subscription
 from pool_mcp.system import places
@@ -89,6 +100,60 @@ class AdminSettings(_Section):
     base_url: str = ""
 
 
+_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
+
+
+def _web_address(url: str) -> str:
+    try:
+        parsed = _URL.validate_python(url)
+    except ValidationError:
+        raise ValueError("must be a web address, such as https://ntfy.example.com/my-topic") from None
+    if parsed.username or parsed.password:
+        raise ValueError("must not hold a name or password; name a variable under headers, such as Authorization")
+    return url
+
+
+def _hours(span: str) -> str:
+    begin, _, end = span.partition("-")
+    if not re.fullmatch(_CLOCK, begin) or not re.fullmatch(_CLOCK, end) or begin == end:
+        raise ValueError('must be two different times of day, such as "22:00-07:00"')
+    return span
+
+
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+
+
+class NotifySettings(_Section):
+    """``[[notify]]``: somebody who is sent notices, by HTTP or by a command."""
+
+    url: Annotated[str, AfterValidator(_web_address)] | None = None
+    command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] | None = None
+    kind: Literal["webhook", "ntfy"] = "webhook"
+    on: Annotated[tuple[NoticeKind, ...], Field(strict=False, min_length=1)] = NOTICE_KINDS
+    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], EnvName] = {}
+    quiet_hours: Annotated[str, AfterValidator(_hours)] | None = None
+    digest_s: Annotated[int, Field(ge=0, le=3600)] = 60
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "NotifySettings":
+        if (self.url is None) == (self.command is None):
+            raise ValueError("needs either url or command")
+        if self.command is not None and (self.headers or self.kind != "webhook"):
+            raise ValueError("headers and kind belong to a url; a command gets the JSON on stdin")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What it is called in the ledger and for a person; an address may be a secret and is not in it."""
+        whole = self.url or "\0".join(self.command or ())
+        return f"{self.where} {hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+    @property
+    def where(self) -> str:
+        """The host of the address, or the name of the program."""
+        return str(_URL.validate_python(self.url).host) if self.url else Path((self.command or ("",))[0]).name
+
+
 class _File(_Section):
     """The whole of ``pool.toml``."""
 
@@ -101,6 +166,7 @@ class _File(_Section):
     )
     callers: dict[str, CallerSettings] = {}
     admin: AdminSettings = AdminSettings()
+    notify: Annotated[tuple[NotifySettings, ...], Field(strict=False)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +180,7 @@ class Settings:
     subscriptions: tuple[Subscription, ...]
     callers: Mapping[str, CallerBudget]
     admin: AdminSettings
+    notify: tuple[NotifySettings, ...] = ()
 
     @property
     def ledger_path(self) -> Path:
@@ -133,6 +200,7 @@ class Settings:
     def variables(self, env: Mapping[str, str]) -> list[str]:
         """The names of the variables that hold keys and tokens; the Admin key's only where it is set."""
         names = [name for one in self.subscriptions if (name := one.api_key_env or one.oauth_token_env)]
+        names += [name for one in self.notify for name in one.headers.values()]
         return [*names, *([self.admin.api_key_env] if places.read_env(env, self.admin.api_key_env) else [])]
 
     def subscription(self, subscription_id: str) -> Subscription:
@@ -174,6 +242,7 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
             for name, budget in parsed.callers.items()
         },
         admin=parsed.admin,
+        notify=_receivers(config_file, parsed.notify),
     )
 
 
@@ -246,6 +315,13 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
     return tuple(result)
 
 
+def _receivers(config_file: Path, notify: tuple[NotifySettings, ...]) -> tuple[NotifySettings, ...]:
+    names = [one.name for one in notify]
+    if twice := next((one for one in notify if names.count(one.name) > 1), None):
+        raise SettingsError(f"{config_file}: notify: two are for the same receiver at {twice.where}; make them one")
+    return notify
+
+
 def _config_dir(config_file: Path, state_dir: Path, one: SubscriptionSettings) -> Path | None:
     has_credential = bool(one.api_key_env or one.oauth_token_env)
     try:
@@ -273,12 +349,15 @@ def _explain(path: Path, error: ValidationError) -> str:
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{path}: {key}: unknown key{hint}; allowed here: {', '.join(allowed)}"
     if problem["type"] in ("model_type", "dict_type", "tuple_type"):
-        form = "[[subscriptions]]" if key.startswith("subscriptions") else f"[{key}]"
+        lists = ("subscriptions", "notify")
+        form = next((f"[[{name}]]" for name in lists if key.startswith(name)), f"[{key}]")
         return f"{path}: {key}: must be a table, written {form}"
-    if key.endswith("_env"):  # what is there instead of a name may be the key itself, which is never repeated
+    if (
+        key.endswith("_env") or ".headers." in key
+    ):  # what is there instead of a name may be the key itself, which is never repeated
         return f"{path}: {key}: must be the name of an environment variable (letters, digits, _), never a key itself"
     message = problem["msg"].removeprefix("Value error, ")
-    shown = _shown(problem.get("input"))
+    shown = "" if key.endswith(".url") else _shown(problem.get("input"))
     return f"{path}: {key or 'subscriptions'}: {message[:1].lower()}{message[1:]}{shown}"
 
 
@@ -297,6 +376,7 @@ def _section_at(location: list[int | str]) -> type[_Section]:
         "subscriptions": SubscriptionSettings,
         "callers": CallerSettings,
         "admin": AdminSettings,
+        "notify": NotifySettings,
     }
     return sections[str(location[0])] if location else _File
 
@@ -309,7 +389,14 @@ def shown(settings: Settings) -> dict[str, Any]:
         "subscriptions": [_as_settings(one) for one in settings.subscriptions],
         "callers": {name: _as_settings(one) for name, one in settings.callers.items()},
         "admin": settings.admin.model_dump(),
+        "notify": [_as_receiver(one) for one in settings.notify],
     }
+
+
+def _as_receiver(one: NotifySettings) -> dict[str, Any]:
+    """A receiver's settings; of its address, which may be a secret, only the host."""
+    found = one.model_dump(mode="json", exclude_none=True)
+    return {**found, "url": f"https://{one.where}/…"} if one.url else found
 
 
 def _as_settings(noun: Subscription | CallerBudget) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pool_mcp.choosing import cooldowns, rates, windows
 from pool_mcp.choosing.budget import Balance, CallerBalance, estimate_nanousd, likely_nanousd
 from pool_mcp.choosing.overage import OverageBalance, month_start_ms
-from pool_mcp.choosing.pacing import Alert, alerts
+from pool_mcp.choosing.pacing import Alert, alerts, room_again
 from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.ledger.balances import Reserved
@@ -200,7 +200,10 @@ class State:
 
     def tell_alerts(self, tx: Transaction, now_ms: int) -> list[Alert]:
         """Put on record what the pool's state calls for; those that no process has told yet."""
-        return [alert for alert in alerts(self.balances(tx, now_ms)) if tx.notices.record(alert, now_ms)]
+        balances = self.balances(tx, now_ms)
+        told = [alert for alert in alerts(balances) if tx.notices.record(alert, now_ms)]
+        ended = tx.notices.ended_limits(now_ms - HISTORY_MS, now_ms)
+        return told + [alert for alert in room_again(ended, balances) if tx.notices.record(alert, now_ms)]
 
     def _no_cli(self) -> tuple[Cooldown, ...]:
         return () if self.cli_missing is None else (Cooldown("cli_missing", 0, None, self.cli_missing),)

@@ -292,6 +292,22 @@ async def test_one_server_of_several_reads_the_reports_and_once_an_hour(home: Ho
     assert home.spent_usd() == 0  # what is read is no spend
 
 
+async def test_a_difference_of_more_than_a_dollar_is_a_notice_once_a_day(home: Home) -> None:
+    def notices() -> list[tuple[str, str]]:
+        with closing(sqlite3.connect(home.settings.ledger_path)) as conn:
+            return conn.execute("SELECT kind, message FROM outbox").fetchall()
+
+    home.organisation.uses.append(use(DAY, 0.9))
+    await home.ours.sync_if_due()
+    assert notices() == []
+    home.organisation.uses.append(use(DAY, 0.6))
+    message = "the organization reports $1.50 more than the ledger since 2026-11-15T{}:00:00Z; see pool-mcp reconcile"
+    for _ in range(2):
+        home.now_ms += HOUR_MS
+        await home.ours.sync_if_due()
+        assert notices() == [("organization", message.format("10"))]
+
+
 async def test_a_report_that_is_not_there_does_not_keep_the_others_away(home: Home) -> None:
     home.organisation.missing.add("usage_report/messages")
     done = await home.ours.sync("2026-11-20")

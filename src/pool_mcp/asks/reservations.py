@@ -23,6 +23,7 @@ from pool_mcp.model import (
     SECOND_MS,
     Ask,
     Cost,
+    Notice,
     Outcome,
     OverageReading,
     Run,
@@ -306,6 +307,8 @@ class Reservations:
                 following = self._next_attempt(tx, settlement, run, ask, tried)
             elif not booked:
                 following = self._attempt_after(tx, run)
+            if booked and following is None and settlement.outcome not in (Outcome.OK, Outcome.CANCELLED):
+                tx.outbox.add(_failure(run, settlement))
         _log_settlement(settlement, is_ours=booked)
         if following is not None:
             log.info("run %s: goes on as run %s under %s", run.run_id, following.run_id, following.subscription)
@@ -375,6 +378,12 @@ def _run(tx: Transaction, run_id: str) -> Run:
     if run is None:
         raise InvalidRequest(f"No run {run_id!r} in this ledger; pass the run_id that ask_claude gave.")
     return run
+
+
+def _failure(run: Run, settlement: Settlement) -> Notice:
+    """That an ask has failed, without a word of what was asked or answered."""
+    message = f"{run.subscription}: an ask of {run.caller} failed ({settlement.outcome}); pool-mcp show {run.run_id}"
+    return Notice.of(run.run_id, "run_failed", run.subscription, message, settlement.ended_at_ms)
 
 
 def _cap_left(tx: Transaction, ask: Ask, ask_id: str) -> int | None:

@@ -65,4 +65,4 @@ def notice(subscription: Subscription, reading: OverageReading) -> Alert | None:
             "to allow it, or switch extra usage off for the account"
         )
     message = f"{name}: the {reading.window} window is used up; {what}"
-    return Alert(f"{name} overage {reading.window} {until_ms}", "overage", name, message, until_ms)
+    return Alert(f"{name} overage {reading.window} {until_ms}", "overage", name, message, until_ms, "overage")

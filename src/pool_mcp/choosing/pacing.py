@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from pool_mcp.choices import NoticeKind
 from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.budget import (
     APPROACHING_PERCENT,
@@ -38,6 +39,12 @@ BUFFER_SHARE = 1 - LIMITED_PERCENT / 100
 
 THRESHOLDS = (90.0, 80.0)
 """Alerts are given at these percents, and where nothing is left."""
+
+
+BLOCK_BUDGET, WEEKLY_BUDGET = "the block budget", "the weekly budget"
+
+ROOM_SUFFIX = " room"
+"""What the key of a limit's end has after the limit's own."""
 
 
 class Action(StrEnum):
@@ -297,7 +304,7 @@ class Alert:
     """Something that a person should hear of once.
 
     ``key`` is the same for the same event in every process: a threshold of one window, told once however often it is
-    seen. Until ``until_ms`` it is shown in the status.
+    seen. Until ``until_ms`` it is shown in the status. ``notice`` is the kind under which receivers ask for it.
     """
 
     key: str
@@ -305,6 +312,7 @@ class Alert:
     subscription: str
     message: str
     until_ms: int
+    notice: NoticeKind | None = None
 
 
 def alerts(balances: Sequence[Balance]) -> list[Alert]:
@@ -322,16 +330,18 @@ def _alerts(balance: Balance) -> Iterator[Alert]:
             name,
             f"{name}: {cooldown.detail}",
             balance.at_ms + DAY_MS,
+            "login",
         )
     for what, percent, resets_at_ms in _levels(balance):
         # A reset may be given a little differently each time; within ten minutes it is the same one.
         key = f"{name} {what} {round(resets_at_ms / RESET_JITTER_MS)}"
         if percent >= 100:
             message = f"{name}: {what} is used up until {rfc3339(resets_at_ms)}"
-            yield Alert(f"{key} limit", "limit", name, message, resets_at_ms)
+            notice: NoticeKind = "budget" if what in (BLOCK_BUDGET, WEEKLY_BUDGET) else "limit"
+            yield Alert(f"{key} limit", "limit", name, message, resets_at_ms, notice)
         elif passed := [threshold for threshold in THRESHOLDS if percent >= threshold]:
             message = f"{name}: {what} is {percent:.0f}% used; it resets at {rfc3339(resets_at_ms)}"
-            yield Alert(f"{key} {passed[0]:.0f}", f"{passed[0]:.0f}%", name, message, resets_at_ms)
+            yield Alert(f"{key} {passed[0]:.0f}", f"{passed[0]:.0f}%", name, message, resets_at_ms, "threshold")
 
 
 def _levels(balance: Balance) -> Iterator[tuple[str, float, int]]:
@@ -339,9 +349,9 @@ def _levels(balance: Balance) -> Iterator[tuple[str, float, int]]:
     subscription, now_ms = balance.subscription, balance.at_ms
     spent = 100 * balance.block_spent / subscription.block_budget_nanousd
     if balance.block_binds:
-        yield "the block budget", spent, balance.block.ends_at_ms
+        yield BLOCK_BUDGET, spent, balance.block.ends_at_ms
     if balance.week_binds:
-        yield "the weekly budget", balance.week_percent, now_ms - now_ms % WEEK_MS + WEEK_MS
+        yield WEEKLY_BUDGET, balance.week_percent, now_ms - now_ms % WEEK_MS + WEEK_MS
     for name, gauge in balance.gauges.items():
         if gauge.resets_at_ms is not None:
             # Only Anthropic says that its window is used up.
@@ -352,4 +362,25 @@ def _levels(balance: Balance) -> Iterator[tuple[str, float, int]]:
 def failover(run_id: str, before: str, after: str, why: str, now_ms: int) -> Alert:
     """An ask that went on under another subscription."""
     message = f"{before} refused an ask ({why}); it went on under {after}"
-    return Alert(f"{run_id} failover", "failover", before, message, now_ms + HOUR_MS)
+    return Alert(f"{run_id} failover", "failover", before, message, now_ms + HOUR_MS, "failover")
+
+
+def room_again(limits: Sequence[Alert], balances: Sequence[Balance]) -> list[Alert]:
+    """For each limit that was told and no longer holds, that its subscription can be used again; it is not shown."""
+    usable = {
+        one.subscription.id: one.at_ms
+        for one in balances
+        if availability(one).status in (Status.AVAILABLE, Status.APPROACHING)
+    }
+    return [
+        Alert(
+            f"{limit.key}{ROOM_SUFFIX}",
+            "room",
+            limit.subscription,
+            f"{limit.subscription}: there is room again",
+            usable[limit.subscription],
+            "room",
+        )
+        for limit in limits
+        if limit.subscription in usable
+    ]

@@ -10,14 +10,17 @@ from typing import NoReturn
 import click
 
 from pool_mcp import __version__
-from pool_mcp.cli import asking, config, daily, figures, run, setup
+from pool_mcp.cli import asking, config, daily, figures, notices, run, setup
 from pool_mcp.cli.options import Group
 from pool_mcp.errors import PoolError
 from pool_mcp.system import places
 
 SECTIONS = {
     "Every day": ["ask", "status", "runs", "show", "cancel", "report", "pick", "exec"],
-    "Set up": ["setup", "add", "login", "remove", "install", "uninstall", "doctor", "config", "completion", "demo"],
+    "Set up": [
+        *("setup", "add", "login", "remove", "install", "uninstall"),
+        *("doctor", "notify", "config", "completion", "demo"),
+    ],
     "The ledger": ["import", "ledger", "sync", "reconcile"],
     "For other programs": ["serve", "statusline"],
 }
@@ -146,5 +149,12 @@ def demo(home: Path | None) -> None:
     run_demo(home)
 
 
-for _command in (*asking.COMMANDS, *daily.COMMANDS, *figures.COMMANDS, *setup.COMMANDS, *config.COMMANDS):
+for _command in (
+    *asking.COMMANDS,
+    *daily.COMMANDS,
+    *figures.COMMANDS,
+    *setup.COMMANDS,
+    *notices.COMMANDS,
+    *config.COMMANDS,
+):
     commands.add_command(_command)

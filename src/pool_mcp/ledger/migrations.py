@@ -382,6 +382,39 @@ def m_call_spending(db: Any) -> None:
         db.execute(statement)
 
 
+_OUTBOX = """
+CREATE TABLE outbox (                   -- notices for receivers outside, each written with what caused it
+    notice_id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    subscription TEXT NOT NULL,         -- '' where it is of none
+    message TEXT NOT NULL,
+    at_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX outbox_by_time ON outbox (at_ms);
+CREATE TABLE receivers (                -- who is sent them, by a name that holds no address
+    receiver TEXT PRIMARY KEY,
+    since_ms INTEGER NOT NULL,          -- it gets what was written from then on
+    next_at_ms INTEGER NOT NULL,        -- no process sends it anything before; while one is sending, that is ahead
+    failures INTEGER NOT NULL,          -- since the last success
+    problem TEXT                        -- of the last try; NULL where it succeeded
+) STRICT, WITHOUT ROWID;
+CREATE TABLE deliveries (
+    receiver TEXT NOT NULL,
+    notice_id TEXT NOT NULL REFERENCES outbox ON DELETE CASCADE,
+    message_id TEXT NOT NULL,           -- what was sent in one go has one, the same with every try
+    state TEXT NOT NULL,                -- sending, delivered or given_up
+    attempts INTEGER NOT NULL,
+    PRIMARY KEY (receiver, notice_id)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def m_outbox(db: Any) -> None:
+    """Notices are delivered outside."""
+    for statement in _statements(_OUTBOX):
+        db.execute(statement)
+
+
 STEPS = (
     m001_first,
     m_subscription_hours,
@@ -392,6 +425,7 @@ STEPS = (
     m_unfinished,
     m_overage,
     m_call_spending,
+    m_outbox,
 )
 
 _SET = "pool_mcp"

@@ -10,6 +10,7 @@ from pool_mcp.ledger.logins import Logins
 from pool_mcp.ledger.notices import Notices
 from pool_mcp.ledger.official import Official
 from pool_mcp.ledger.organisation import Organisation
+from pool_mcp.ledger.outbox import Outbox
 from pool_mcp.ledger.overage import Overage
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.ledger.runs import Runs
@@ -25,7 +26,8 @@ class Transaction:
         self.imports = Imports(conn)
         self.leases = Leases(conn)
         self.logins = Logins(conn)
-        self.notices = Notices(conn)
+        self.outbox = Outbox(conn)
+        self.notices = Notices(conn, self.outbox)
         self.official = Official(conn, self.cooldowns)
         self.organisation = Organisation(conn)
         self.overage = Overage(conn)

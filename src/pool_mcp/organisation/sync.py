@@ -21,7 +21,7 @@ from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.errors import InvalidRequest, NeedsLogin, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.organisation import Sync
-from pool_mcp.model import CLOCK_SLACK_MS, DAY_MS, HOUR_MS, MINUTE_MS
+from pool_mcp.model import CLOCK_SLACK_MS, DAY_MS, HOUR_MS, MINUTE_MS, WEEK_MS, Notice
 from pool_mcp.results.organisation import (
     ReconcileResult,
     SyncedReport,
@@ -49,6 +49,8 @@ FIRST_DAYS, AGAIN_DAYS, REVISED_DAYS = 30, 3, 30
 """How far back: the first time; every hour; once a day, because figures are revised for so long."""
 FRESH_MS = 5 * MINUTE_MS
 """A reconciliation reads the reports again when they were read longer ago than this."""
+NOTICE_USD = 1.0
+"""A larger difference within the last week is a notice."""
 MAX_DAYS = 92
 """The longest span that is reconciled at once."""
 
@@ -88,6 +90,25 @@ class Organisation:
         if await anyio.to_thread.run_sync(self._ledger.take_lease, "sync", AGAIN_MS, self._clock):
             now_ms = self._clock()
             await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
+            await anyio.to_thread.run_sync(self._notice_difference)
+
+    def _notice_difference(self) -> None:
+        """Put it into the outbox, once a UTC day, where the last week's figures differ from the ledger."""
+        now_ms = self._clock()
+        try:
+            found = self._reconcile(Span((now_ms - WEEK_MS) // HOUR_MS * HOUR_MS, now_ms), adjust=False)
+        except InvalidRequest:
+            return  # there is nothing to compare
+        if abs(found.difference_usd) <= NOTICE_USD:
+            return
+        more = "more" if found.difference_usd > 0 else "less"
+        message = (
+            f"the organization reports ${abs(found.difference_usd):.2f} {more} than the ledger since "
+            f"{rfc3339(found.since)}; see pool-mcp reconcile"
+        )
+        of_day = Notice.of("organization", "organization", "", message, now_ms // DAY_MS * DAY_MS)
+        with self._ledger.write() as tx:
+            tx.outbox.add(replace(of_day, at_ms=now_ms))
 
     def _is_due(self) -> bool:
         with self._ledger.read() as tx:

@@ -9,15 +9,26 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+from pool_mcp.background.notify import missing
 from pool_mcp.claude.fields import as_version
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.login import Login, cli_version, login_of
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.write_ahead import sqlite_build
-from pool_mcp.model import BLOCK_MS, CLOCK_SLACK_MS, NANO, SECOND_MS, WEEK_MS, Subscription, WindowReading
+from pool_mcp.model import (
+    BLOCK_MS,
+    CLOCK_SLACK_MS,
+    NANO,
+    SECOND_MS,
+    WEEK_MS,
+    ReceiverState,
+    Subscription,
+    WindowReading,
+)
 from pool_mcp.results.setup import DoctorResult, FindingResult, broken, doctor_result, note, ok
 from pool_mcp.settings import Settings, load
 from pool_mcp.setup import hosts
@@ -43,6 +54,7 @@ def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
         findings.append(_settings(settings))
         findings += _cli_and_logins(settings, env)
         findings += _ledger(settings, now_ms)
+        findings += _receivers(settings, env)
         findings += _permissions(settings)
     findings += _hosts(env, variables)
     return doctor_result(findings)
@@ -156,6 +168,30 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
         yield ok("runs", "all booked")
     yield _stale_locks(settings)
     yield _clock(readings, newest_ms, now_ms)
+
+
+def _receivers(settings: Settings, env: Mapping[str, str]) -> Iterator[FindingResult]:
+    """Whether those who are to be sent notices can be, and have taken the last."""
+    states: dict[str, ReceiverState] = {}
+    if settings.notify and settings.ledger_path.exists():
+        try:
+            ledger = Ledger(settings.ledger_path)
+        except PoolError:
+            return  # told already
+        with closing(ledger), ledger.read() as tx:
+            states = tx.outbox.receivers()
+    for one in settings.notify:
+        state = states.get(one.name, ReceiverState(0, None, 0))
+        if problem := missing(one, env):
+            edit = f'"${{EDITOR:-vi}}" {shlex.quote(str(settings.config_file))}'
+            yield broken("notify", f"{one.where}: {problem}", edit)
+        elif state.problem is not None:
+            tries = f"{state.failures} tr{'y' if state.failures == 1 else 'ies'}"
+            yield broken("notify", f"{one.where}: {state.problem} ({tries} in a row)", "pool-mcp notify test")
+        elif state.given_up:
+            yield note("notify", f"{one.where}: {state.given_up} notices of the last 30 days never arrived")
+        else:
+            yield ok("notify", f"{one.where}: {', '.join(one.on)}")
 
 
 def _stale_locks(settings: Settings) -> FindingResult:

@@ -1,4 +1,4 @@
-"""Other programs' commands that are run to their end: the CLI's sign-in and status, a host's own configuration."""
+"""Other programs' commands that are run to their end: the CLI's sign-in and status, hosts' configuration, notices."""
 
 import contextlib
 import os
@@ -8,6 +8,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import anyio
+import anyio.abc
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +102,38 @@ def run_attached(command: Sequence[str], env: Mapping[str, str]) -> int:
             return child.wait()
         except KeyboardInterrupt:
             continue
+
+
+async def feed(command: Sequence[str], env: Mapping[str, str], stdin: bytes, timeout_s: float) -> int:
+    """Give a command a small input; its exit code, 127 where it could not be run, 124 where it took too long.
+
+    What it prints goes nowhere. When it is late, or the call is cancelled, it is killed with all that it has started.
+    """
+    quiet = subprocess.DEVNULL
+    try:
+        child = await anyio.open_process(
+            list(command), env=dict(env), stdout=quiet, stderr=quiet, start_new_session=True
+        )
+    except OSError:
+        return 127
+    try:
+        with anyio.move_on_after(timeout_s):
+            await _write(child, stdin)
+            return await child.wait()
+        return 124
+    finally:
+        with anyio.CancelScope(shield=True):
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            with anyio.move_on_after(1):
+                await child.wait()
+                await child.aclose()
+
+
+async def _write(child: anyio.abc.Process, stdin: bytes) -> None:
+    assert child.stdin is not None, "it is a pipe"
+    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        await child.stdin.send(stdin)  # a command may end without reading it
+    with contextlib.suppress(OSError, anyio.BrokenResourceError):
+        await child.stdin.aclose()
