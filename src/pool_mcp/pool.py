@@ -25,6 +25,7 @@ from pool_mcp.background.alerts import Alerting, Listener
 from pool_mcp.background.every import Sleep, every, once
 from pool_mcp.background.logins import Upkeep
 from pool_mcp.background.notify import Notifying
+from pool_mcp.choices import By
 from pool_mcp.claude import process as cli
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import BY_KIND, InvalidRequest, LedgerError, PoolError
@@ -32,6 +33,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, NANO, Ask, Outcome, Run
 from pool_mcp.organisation.sync import SYNC_LOOK_S, Organisation
 from pool_mcp.results.asks import AskResult, ask_result, with_page
+from pool_mcp.results.metrics import exposition
 from pool_mcp.results.status import PickResult, StatusResult, pick_result, status_result
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
@@ -49,6 +51,7 @@ PAGE_CHARS = 48_000
 """One page of an answer's text: well inside the 25,000 tokens that hosts show."""
 _PARTIAL_BYTES = 8 * 1024**2
 """How far back the text of a run that was cut is looked for."""
+METRICS_BY: tuple[By, ...] = ("model", "subscription", "caller")
 PROGRESS_S = 5.0
 LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left, and after logins and stale readings."""
@@ -246,6 +249,17 @@ class Pool:
             self._settings.subscription(subscription)
         now = await self.look(self._state.look, self._ledger, self._clock, caller, only=subscription)
         return status_result(now, self.outside.imported_at_ms())
+
+    async def metrics(self) -> str:
+        """The pool's state in Prometheus' text format."""
+        status = await self.status()
+        reports = [await in_thread(self.figures.report, by) for by in METRICS_BY]
+
+        def outcomes() -> dict[str, int]:
+            with self._ledger.read() as tx:
+                return tx.runs.outcomes()
+
+        return exposition(status, reports, await in_thread(outcomes))
 
     async def pick(
         self, estimated_cost_usd: float | None = None, model: str | None = None, session_id: str | None = None

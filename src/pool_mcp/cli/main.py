@@ -22,7 +22,7 @@ SECTIONS = {
         *("doctor", "notify", "config", "completion", "demo"),
     ],
     "The ledger": ["import", "ledger", "sync", "reconcile"],
-    "For other programs": ["serve", "statusline"],
+    "For other programs": ["serve", "statusline", "metrics"],
 }
 
 EPILOG = """\

@@ -1,11 +1,16 @@
-"""The group ``notify``."""
+"""What tells other programs how the pool is: the group ``notify``, and metrics."""
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pool_mcp.cli import run
-from pool_mcp.cli.options import Group
+from pool_mcp.cli.options import Command, Group
+
+if TYPE_CHECKING:
+    from pool_mcp.pool import Pool
 
 
 @click.group(cls=Group)
@@ -34,4 +39,20 @@ def test() -> None:
         raise SystemExit(1)
 
 
-COMMANDS: tuple[click.Command, ...] = (notify,)
+@click.command(cls=Command)
+@click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="Write into this file, whole.")
+def metrics(file: Path | None) -> None:
+    """Print limits, budgets, runs and costs in Prometheus' text format."""
+    from pool_mcp.system import textfile
+
+    async def work(pool: "Pool") -> str:
+        return await pool.metrics()
+
+    found = run.with_pool(work)
+    if file is None:
+        click.echo(found, nl=False)
+    else:
+        textfile.replace(file, found)
+
+
+COMMANDS: tuple[click.Command, ...] = (notify, metrics)

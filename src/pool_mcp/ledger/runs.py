@@ -241,6 +241,10 @@ class Runs:
         row = self._conn.execute("SELECT run_id FROM unfinished_runs WHERE session_id = ?", (session_id,)).fetchone()
         return row[0] if row else None
 
+    def outcomes(self) -> dict[str, int]:
+        """How many runs have ended in which way."""
+        return dict(self._conn.execute("SELECT outcome, count(*) FROM runs WHERE outcome IS NOT NULL GROUP BY outcome"))
+
     def subscription_of_session(self, session_id: str) -> str | None:
         """The subscription a session belongs to, as far as the pool has seen it."""
         row = self._conn.execute("SELECT subscription FROM sessions WHERE session_id = ?", (session_id,)).fetchone()

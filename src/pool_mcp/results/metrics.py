@@ -1,0 +1,70 @@
+"""The pool's state in Prometheus' text format: gauges whose names and labels stay."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pool_mcp.model import SECOND_MS
+from pool_mcp.results.ledger import ReportResult
+from pool_mcp.results.status import StatusResult, SubscriptionResult
+
+Sample = tuple[dict[str, str], float | None]
+
+
+def exposition(status: StatusResult, reports: Sequence[ReportResult], outcomes: Mapping[str, int]) -> str:
+    """All gauges; one without a value is left out. ``reports`` are of all time, by model, subscription and caller."""
+    lines: list[str] = []
+
+    def gauge(name: str, meaning: str, samples: Iterable[Sample]) -> None:
+        lines.extend((f"# HELP pool_mcp_{name} {meaning}", f"# TYPE pool_mcp_{name} gauge"))
+        for labels, value in samples:
+            if value is not None:
+                written = ",".join(f'{label}="{_escaped(one)}"' for label, one in labels.items())
+                lines.append(f"pool_mcp_{name}{{{written}}} {value!r}" if written else f"pool_mcp_{name} {value!r}")
+
+    every = [({"subscription": one.id}, one) for one in status.subscriptions]
+    gauge("generated_timestamp_seconds", "When this was read.", [({}, status.generated_at / SECOND_MS)])
+    gauge(
+        "subscription_available",
+        "1 where a subscription can serve now.",
+        [(labels, float(one.status in ("available", "approaching"))) for labels, one in every],
+    )
+    windows = [found for one in status.subscriptions for found in _windows(one)]
+    for name, meaning, position in (
+        ("window_used_percent", "Used of an official window, by Anthropic's last report and the ledger since.", 0),
+        ("window_reset_timestamp_seconds", "When an official window begins again.", 1),
+        ("window_observed_timestamp_seconds", "When Anthropic last reported an official window.", 2),
+    ):
+        gauge(name, meaning, [(labels, found[position]) for labels, found in windows])
+    spans = [
+        ({**labels, "period": period}, span)
+        for labels, one in every
+        for period, span in (("block", one.block), ("week", one.week))
+    ]
+    gauge("budget_usd", "A budget.", [(labels, span.budget_usd) for labels, span in spans])
+    gauge("budget_spent_usd", "Spent of a budget.", [(labels, span.cost_usd) for labels, span in spans])
+    gauge("reserved_usd", "Reserved for runs in flight.", [(labels, one.reserved_usd) for labels, one in every])
+    gauge("runs_in_flight", "Runs in flight.", [(labels, float(one.in_flight)) for labels, one in every])
+    gauge("headroom_usd", "What can be spent now.", [(labels, one.headroom_usd) for labels, one in every])
+    gauge("burn_usd_per_hour", "Spent in the last hour.", [(labels, one.burn_usd_per_hour) for labels, one in every])
+    gauge("runs", "Runs that have ended.", [({"outcome": name}, float(count)) for name, count in outcomes.items()])
+    for report in reports:
+        rows = [({report.by: row.key}, row.cost_usd) for row in report.rows]
+        gauge(f"{report.by}_cost_usd", f"All that the ledger holds, by {report.by}.", rows)
+    return "\n".join(lines) + "\n"
+
+
+def _windows(one: SubscriptionResult) -> list[tuple[dict[str, str], tuple[float | None, float | None, float]]]:
+    return [
+        (
+            {"subscription": one.id, "window": name},
+            (
+                window.percent if window.percent_now is None else window.percent_now,
+                None if window.resets_at is None else window.resets_at / SECOND_MS,
+                window.observed_at / SECOND_MS,
+            ),
+        )
+        for name, window in one.official.items()
+    ]
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
