@@ -3,11 +3,12 @@
 The status line is written several times a minute and must not wait for the rest of the command line to be loaded.
 """
 
-import signal
+import _signal  # type: ignore[import-not-found]
 import sys
 
 # Nothing has begun, so Ctrl-C ends the process at once; an exception in the middle of an import would be a traceback.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+# To import "signal" itself, which is built on this one, takes some milliseconds in which that could happen.
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     from pool_mcp.cli import main
 
     if sys.argv[1:] not in ([], ["serve"]):  # a server goes on loading, and then listens for signals itself
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     main.main()
 
 

@@ -79,7 +79,6 @@ class Beginning:
         self.is_over = False
         self._opening: str | None = None
         self._has_handshake = False
-        self._ids: set[str] = set()
 
     def take(self, line: bytes) -> Question | None:
         """The request in a line; None for the notification that goes with the handshake, and for all that ends it."""
@@ -89,12 +88,11 @@ class Beginning:
         if self._has_handshake and message in _INITIALIZED:
             return None
         question = self._question(message)
-        if question is None or str(question.id) in self._ids:  # the SDK takes 1 and "1" for one id
+        if question is None:
             self.is_over = True
             return None
         self._opening = question.opening
         self._has_handshake |= message["method"] == "initialize"
-        self._ids.add(str(question.id))
         return question
 
     def _question(self, message: Any) -> Question | None:
