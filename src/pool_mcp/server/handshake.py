@@ -34,6 +34,8 @@ from pool_mcp.system.private import make_directory
 log = logging.getLogger(__name__)
 
 _LISTS = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
+QUICK = _LISTS | {"initialize", "server/discover", "ping"}
+"""Requests whose answers wait for nothing."""
 _MAX_LINE = 8 * 1024
 """A longer line is no request of a beginning."""
 _MAX_OPENINGS = 8

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import UnionType
 
 import anyio
 import anyio.to_thread
@@ -26,11 +25,12 @@ from mcp_types import (
     JSONRPCError,
     JSONRPCRequest,
     JSONRPCResponse,
+    RequestId,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
-from pool_mcp.server.handshake import Front
+from pool_mcp.server.handshake import QUICK, Front
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ _MAX_ID = 16 * 1024
 """A longer id is not repeated."""
 
 _MOMENT_S = 0.05
-"""How long after the end of input a reply may come; a list takes a few milliseconds."""
+"""How long after the end of input the reply to a call may come; then it is cut, as the SDK does."""
+_LIST_S = 0.5
+"""How long the reply to a request that is never waiting for anything may come; a list takes some 30 ms."""
 
 Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 Outgoing = MemoryObjectSendStream[SessionMessage]
@@ -60,7 +62,7 @@ async def connect(front: Front) -> AsyncIterator[tuple[Incoming, Outgoing]]:
                 except ValidationError as error:
                     await _refuse(front, line, error)
                     continue
-                unanswered.count(message, JSONRPCRequest, 1)
+                unanswered.note(message)
                 with contextlib.suppress(anyio.BrokenResourceError):
                     await to_sdk.send(message)
             await unanswered.wait()
@@ -69,7 +71,7 @@ async def connect(front: Front) -> AsyncIterator[tuple[Incoming, Outgoing]]:
         async with from_sdk:
             async for message in from_sdk:
                 await anyio.to_thread.run_sync(front.send, _serialize(message))
-                unanswered.count(message, JSONRPCResponse | JSONRPCError, -1)
+                unanswered.note(message)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(read)
@@ -78,25 +80,30 @@ async def connect(front: Front) -> AsyncIterator[tuple[Incoming, Outgoing]]:
 
 
 class _Unanswered:
-    """How many requests have no reply yet. The SDK drops them at the end of input, also those about to have one."""
+    """Requests that have no reply yet. The SDK drops them at the end of input, also those about to have one."""
 
     def __init__(self) -> None:
-        self._number = 0
-        self._is_none = anyio.Event()
+        self._methods: dict[RequestId | None, str] = {}
+        self._has_changed = anyio.Event()
 
-    def count(self, message: SessionMessage, kind: type | UnionType, change: int) -> None:
-        """Count a message in, if it is of a kind."""
-        if isinstance(message.message, kind):
-            self._number += change
-            if self._number <= 0:
-                self._is_none.set()
-                self._is_none = anyio.Event()
+    def note(self, message: SessionMessage) -> None:
+        """Take note of a request, or of a reply to one."""
+        match message.message:
+            case JSONRPCRequest(id=request_id, method=method):
+                self._methods[request_id] = method
+            case JSONRPCResponse(id=answered) | JSONRPCError(id=answered):
+                self._methods.pop(answered, None)
+                self._has_changed.set()
+                self._has_changed = anyio.Event()
 
     async def wait(self) -> None:
-        """Wait until every request has its reply, for a moment: what takes longer is a call, and is cut."""
+        """Wait for replies, for a moment; for those that need nothing but this process, until they are there."""
         with anyio.move_on_after(_MOMENT_S):
-            if self._number > 0:
-                await self._is_none.wait()
+            while self._methods:
+                await self._has_changed.wait()
+        with anyio.move_on_after(_LIST_S):
+            while QUICK & set(self._methods.values()):
+                await self._has_changed.wait()
 
 
 class _Lines:
