@@ -3,6 +3,7 @@
 Run as a program: reads conversations as JSON on standard input, writes what each host got on standard output.
 """
 
+import gc
 import json
 import os
 import select
@@ -19,7 +20,7 @@ from mcp.server.stdio import stdio_server
 
 from pool_mcp.errors import LedgerError
 from pool_mcp.pool import Pool
-from pool_mcp.server import server
+from pool_mcp.server import server, tools
 from pool_mcp.server.handshake import Front, Replies
 
 END = b'{"jsonrpc":"2.0","id":"the end","method":"ping"}\n'
@@ -101,6 +102,10 @@ def _become(serve: Callable[[], None], stdin: int, stdout: int, others: set[int]
 
 def main() -> None:
     task = json.load(sys.stdin)
+    gc.disable()  # a collection in a fork would copy the memory of everything that is loaded
+    for tool in tools.TOOLS.values():  # which takes a while the first time
+        tools.input_schema(tool)
+        tools.output_schema(tool)
     home, results = Path(task["home"]), []
     for number, (lines, leaves_at_once) in enumerate(task["conversations"]):
         said, count = "".join(lines).encode("latin-1"), len(lines) + 1

@@ -6,6 +6,7 @@ comes back, and what to do next, in as few words as will do. The whole list stay
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -214,6 +215,7 @@ TOOLS = {
 """Every tool by its name, in the order in which hosts list them."""
 
 
+@cache
 def input_schema(tool: Tool) -> dict[str, Any]:
     """A tool's arguments as JSON Schema, without what only costs context: titles and the null of optional ones."""
     schema = tool.arguments.model_json_schema()
@@ -225,6 +227,7 @@ def input_schema(tool: Tool) -> dict[str, Any]:
     }
 
 
+@cache
 def output_schema(tool: Tool) -> dict[str, Any]:
     """A tool's result or its failure as JSON Schema.
 
