@@ -22,7 +22,7 @@ from pool_mcp.usage.import_schedule import IMPORT_AFTER_S, IMPORT_EVERY_MS
 pytestmark = pytest.mark.anyio
 
 LOOPS = 4
-"""What a pool does by itself: it looks after runs and after logins, reads the organisation's reports, and imports."""
+"""What a pool does by itself: it looks after runs and after logins, reads the organization's reports, and imports."""
 
 
 class Time:
@@ -85,7 +85,7 @@ class Home:
 
     @property
     def syncs(self) -> int:
-        """How often the organisation's reports were asked for."""
+        """How often the organization's reports were asked for."""
         return self.organisation.paths().count("cost_report")
 
     def write_transcript(self, name: str) -> None:
@@ -131,7 +131,7 @@ async def test_reports_that_cannot_be_read_are_tried_again_in_a_while_by_one_ser
             await home.time.passes(SYNC_LOOK_S * SECOND_MS)
         assert home.syncs == 1
         told = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
-        assert [line.partition(":")[0] for line in told] == ["could not read the organisation's reports"]
+        assert [line.partition(":")[0] for line in told] == ["could not read the organization's reports"]
         home.organisation.missing.clear()
         await home.time.passes(AGAIN_MS)
         assert home.syncs == 2
@@ -201,7 +201,7 @@ async def test_a_ledger_that_is_away_for_a_while_stops_none_of_it(home: Home, ca
         assert told == {
             "could not look after earlier runs",
             "could not look after logins",
-            "could not read the organisation's reports",
+            "could not read the organization's reports",
             "could not import what was spent outside",
         }
         aside.rename(home.ledger_path)

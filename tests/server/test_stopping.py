@@ -22,6 +22,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from support import make_home, open_ledger, open_pool, until
 
+from pool_mcp.claude.command import SYSTEM_PROMPT_TOKENS
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour, Call, Reply, ToolUse
 from pool_mcp.model import NANO, Cost, ModelCost, Outcome, Run, RunState, Tokens
@@ -39,8 +40,9 @@ DEADLINE_S = 60.0
 GONE_S = 3.0
 """A stopped server is gone in 0.4 s where nothing else is going on."""
 
-UNHEARD = ModelCost(Tokens(input=len(PROMPT) // 8), len(PROMPT) // 8 * 3000)
-"""What is booked of a request that was sent and never heard of again."""
+UNHEARD_TOKENS = SYSTEM_PROMPT_TOKENS + len(PROMPT) // 8
+UNHEARD = ModelCost(Tokens(input=UNHEARD_TOKENS), UNHEARD_TOKENS * 3000)
+"""What is booked of a request that was sent and never heard of again: the CLI's own prompt and ours."""
 
 SLOWLY = Reply(text="word", text_size=4000, mode="slow", tokens=Tokens(1200, 1000, 300, 4000, 15_000))
 """An answer of four characters a token, as the CLI counts what it cannot know."""
