@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pool_mcp.choosing.budget import Status
 from pool_mcp.model import SECOND_MS
 from pool_mcp.results.ledger import ReportResult
 from pool_mcp.results.status import StatusResult, SubscriptionResult
@@ -25,7 +26,7 @@ def exposition(status: StatusResult, reports: Sequence[ReportResult], outcomes: 
     gauge(
         "subscription_available",
         "1 where a subscription can serve now.",
-        [(labels, float(one.status in ("available", "approaching"))) for labels, one in every],
+        [(labels, float(one.status in (Status.AVAILABLE, Status.APPROACHING))) for labels, one in every],
     )
     windows = [found for one in status.subscriptions for found in _windows(one)]
     for name, meaning, position in (
