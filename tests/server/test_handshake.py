@@ -49,17 +49,22 @@ def questions(messages: list[dict[str, Any]]) -> list[Question | None]:
     return [beginning.take(line(message)) for message in messages]
 
 
-def converse(home: Path, messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """All replies of a fresh server to a host that says everything at once, by request id, with their order."""
-    lines = "".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
-    with subprocess.Popen(
+def serve(home: Path) -> "subprocess.Popen[str]":
+    """A real server of a home, with pipes to it."""
+    return subprocess.Popen(
         [sys.executable, "-m", "pool_mcp", "serve"],
         env={"PATH": "/usr/bin:/bin", "HOME": str(home), "POOL_MCP_HOME": str(home / "pool")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as server:
+    )
+
+
+def converse(home: Path, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """All replies of a fresh server to a host that says everything at once, by request id, with their order."""
+    lines = "".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
+    with serve(home) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         server.stdin.write(lines)
@@ -158,14 +163,7 @@ sys.exit(3)
 
 def test_a_host_that_dies_before_it_reads_the_first_reply_leaves_no_server_behind(tmp_path: Path) -> None:
     converse(tmp_path, LEGACY)
-    with subprocess.Popen(
-        [sys.executable, "-m", "pool_mcp", "serve"],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "POOL_MCP_HOME": str(tmp_path / "pool")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
+    with serve(tmp_path) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         server.stdout.close()

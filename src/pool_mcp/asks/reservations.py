@@ -82,7 +82,7 @@ class Reservations:
                 return known, False
             ask_id = self._new_id()
             tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, _fingerprint(ask), self._clock())
-            run = self._place(tx, ask, ask_id, frozenset(), pinned=self._pin(tx, ask, outside))
+            run = self._place(tx, ask, ask_id, frozenset(), pinned=_pin(tx, self._settings, ask, outside))
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
 
@@ -95,7 +95,7 @@ class Reservations:
         outside = None if session_id is None else self._runner.find_session(session_id)
         with self._ledger.read() as tx:
             now_ms = self._clock()
-            pinned = self._pin(tx, Ask("", "", session_id=session_id), outside)
+            pinned = _pin(tx, self._settings, Ask("", "", session_id=session_id), outside)
             request = replace(self._state.request(tx, None, model, now_ms), only=pinned)
             if estimate_nanousd is not None:
                 given = dict.fromkeys(request.estimates, estimate_nanousd)
@@ -161,31 +161,6 @@ class Reservations:
         )
         tx.runs.insert(run)
         return run
-
-    def _pin(self, tx: Transaction, ask: Ask, outside: Subscription | None) -> str | None:
-        """The only subscription that can serve, where there is but one."""
-        if ask.session_id is None:
-            return ask.subscription
-        belongs = tx.runs.subscription_of_session(ask.session_id) or (outside.id if outside else None)
-        if belongs is None:
-            raise UnknownSession(
-                f"No subscription knows the session {ask.session_id}; leave session_id out to begin a new one."
-            )
-        if belongs not in {s.id for s in self._settings.subscriptions}:
-            raise UnknownSession(
-                f"The session {ask.session_id} belongs to {belongs!r}, which is no longer in pool.toml."
-            )
-        if ask.subscription not in (None, belongs):
-            raise InvalidRequest(
-                f"The session {ask.session_id} belongs to {belongs!r} and cannot go on under {ask.subscription!r}; "
-                "leave subscription out.",
-                subscription=belongs,
-            )
-        if other := tx.runs.on_session(ask.session_id):
-            raise InvalidRequest(
-                f"The session {ask.session_id} is busy with run {other}; wait for it with ask_result.", run_id=other
-            )
-        return belongs
 
     # While it runs
 
@@ -384,6 +359,30 @@ def _failure(run: Run, settlement: Settlement) -> Notice:
     """That an ask has failed, without a word of what was asked or answered."""
     message = f"{run.subscription}: an ask of {run.caller} failed ({settlement.outcome}); pool-mcp show {run.run_id}"
     return Notice.of(run.run_id, "run_failed", run.subscription, message, settlement.ended_at_ms)
+
+
+def _pin(tx: Transaction, settings: Settings, ask: Ask, outside: Subscription | None) -> str | None:
+    """The only subscription that can serve, where there is but one."""
+    if ask.session_id is None:
+        return ask.subscription
+    belongs = tx.runs.subscription_of_session(ask.session_id) or (outside.id if outside else None)
+    if belongs is None:
+        raise UnknownSession(
+            f"No subscription knows the session {ask.session_id}; leave session_id out to begin a new one."
+        )
+    if belongs not in {s.id for s in settings.subscriptions}:
+        raise UnknownSession(f"The session {ask.session_id} belongs to {belongs!r}, which is no longer in pool.toml.")
+    if ask.subscription not in (None, belongs):
+        raise InvalidRequest(
+            f"The session {ask.session_id} belongs to {belongs!r} and cannot go on under {ask.subscription!r}; "
+            "leave subscription out.",
+            subscription=belongs,
+        )
+    if other := tx.runs.on_session(ask.session_id):
+        raise InvalidRequest(
+            f"The session {ask.session_id} is busy with run {other}; wait for it with ask_result.", run_id=other
+        )
+    return belongs
 
 
 def _cap_left(tx: Transaction, ask: Ask, ask_id: str) -> int | None:
