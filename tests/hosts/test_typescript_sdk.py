@@ -66,7 +66,7 @@ def test_every_result_and_failure_fits_its_tools_schema(standin: Standin, tmp_pa
     modes = {"hangs": "hang", "limited": "five_hour_limit", "stranger": "auth", "broke": "billing"}
     for account, mode in modes.items():
         standin.accounts[account] = Behaviour(mode=mode)  # type: ignore[arg-type]  # each is one of its modes
-    _, env = make_home(tmp_path, standin, "alice", *modes, callers={"night-agent": {"daily_budget_usd": 0.1}})
+    _, env = make_home(tmp_path, standin, "alice", *modes, callers={"night-agent": {"daily_budget_usd": 0.001}})
     ended = call_tools(env, [call for call, _ in CALLS])
     assert {name for (name, _), _ in CALLS} == set(TOOLS)
     said = [(name, arguments, outcome(one)) for ((name, arguments), _), one in zip(CALLS, ended, strict=True)]
