@@ -278,7 +278,7 @@ class Imports:
             (json.dumps(sorted({message_keys[key] for key in asked})),),
         )
         of_streams = dict(rows.fetchall())
-        spans = {session: self._spans(session) for session in {calls[key][1].session_id for key in asked}}
+        spans = {session: _spans(self._conn, session) for session in {calls[key][1].session_id for key in asked}}
         covering: dict[int, int] = {}
         for key in asked:
             call, chunk = calls[key]
@@ -290,17 +290,6 @@ class Imports:
             if entry_id is not None:
                 covering[key] = entry_id
         return covering
-
-    def _spans(self, session_id: str) -> list[_RunSpan]:
-        rows = self._conn.execute(
-            """
-            SELECT entry_id, started_at_ms, ended_at_ms, NOT EXISTS (SELECT 1 FROM run_calls WHERE run_calls.entry_id =
-                entries.entry_id)
-            FROM runs JOIN entries USING (run_id) WHERE runs.session_id = ? AND started_at_ms IS NOT NULL
-            """,
-            (session_id,),
-        )
-        return [_RunSpan(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
 
     def _insert(self, new: Sequence[tuple[PricedRow, ImportChunk]]) -> None:
         """Give every call an entry of its own."""
@@ -427,5 +416,17 @@ _AMOUNTS = (
 
 
 @lru_cache(maxsize=8192)
+def _spans(conn: sqlite3.Connection, session_id: str) -> list[_RunSpan]:
+    rows = conn.execute(
+        """
+        SELECT entry_id, started_at_ms, ended_at_ms, NOT EXISTS (SELECT 1 FROM run_calls WHERE run_calls.entry_id =
+            entries.entry_id)
+        FROM runs JOIN entries USING (run_id) WHERE runs.session_id = ? AND started_at_ms IS NOT NULL
+        """,
+        (session_id,),
+    )
+    return [_RunSpan(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
+
+
 def _block_of_hour(hour_ms: int) -> int:
     return grid_block(hour_ms).starts_at_ms
