@@ -1,6 +1,6 @@
 """The project's own choice against other policies and against the most that anybody could do; deterministic.
 
-./dev run python benchmarks/choosing_worlds.py [--quick] [--tuning] [--workload NAME] [--json]
+./dev run python benchmarks/choosing_worlds.py [--quick] [--tuning] [--hard] [--workload NAME] [--json]
 
 Weights and margins in `pool_mcp/choosing/` were chosen on the tuning seeds; what is reported is from other seeds.
 
@@ -14,9 +14,9 @@ import functools
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -50,13 +50,30 @@ ACCOUNTS = (
 )
 """Four plans whose true size is not what is assumed of them."""
 
-KINDS = {"haiku": (0.15, 0.5, 2, 2), "sonnet": (0.55, 0.5, 4, 5), "opus": (1.8, 0.6, 8, 12)}
-"""Mean cost in dollars, its spread (sigma of the log), API calls, minutes."""
+Kinds = Mapping[str, tuple[float, float, int, int]]
+"""By kind of job: mean cost in dollars, its spread (sigma of the log), API calls, minutes."""
+
+KINDS: Kinds = {
+    "haiku": (0.15, 0.5, 2, 2),
+    "sonnet": (0.55, 0.5, 4, 5),
+    "opus": (1.8, 0.6, 8, 12),
+}
 
 
-def _job(draw: random.Random, at_ms: float, patience_ms: float, kind: str | None = None) -> Job:
-    kind = kind or draw.choices(list(KINDS), (0.4, 0.45, 0.15))[0]
-    mean, sigma, calls, minutes = KINDS[kind]
+LONG_KINDS: Kinds = {"haiku": (0.15, 0.5, 2, 2), "sonnet": (0.9, 0.7, 10, 15), "opus": (3.0, 0.8, 20, 40)}
+"""Agents whose runs go on for up to an hour."""
+
+
+def _job(
+    draw: random.Random,
+    at_ms: float,
+    patience_ms: float,
+    kind: str | None = None,
+    kinds: Kinds = KINDS,
+    shares: tuple[float, ...] = (0.4, 0.45, 0.15),
+) -> Job:
+    kind = kind or draw.choices(list(kinds), shares)[0]
+    mean, sigma, calls, minutes = kinds[kind]
     cost = round(mean * draw.lognormvariate(-sigma * sigma / 2, sigma) * NANO)
     duration_ms = round(minutes * MINUTE_MS * draw.uniform(0.5, 1.5))
     return Job(0, kind, round(at_ms), cost, calls, duration_ms, round(at_ms + patience_ms))
@@ -111,6 +128,72 @@ def backlog(draw: random.Random, days: int) -> list[Job]:
     return [_job(draw, EPOCH_MS + draw.uniform(0, days * DAY_MS), DAY_MS) for _ in range(520 * days)]
 
 
+def agents(draw: random.Random, days: int, a_day: int = 300) -> list[Job]:
+    """Agents with long runs, most at night, that can wait for six hours."""
+    found = []
+    for day in range(days):
+        for _ in range(a_day):
+            at_ms = EPOCH_MS + (day + draw.betavariate(2, 2)) * DAY_MS
+            found.append(_job(draw, at_ms, 6 * HOUR_MS, kinds=LONG_KINDS, shares=(0.3, 0.5, 0.2)))
+    return found
+
+
+def big_bursts(draw: random.Random, days: int) -> list[Job]:
+    """Fifty asks at once, sixteen times a day, that can wait for an hour."""
+    times = [EPOCH_MS + draw.uniform(0, days * DAY_MS) for _ in range(16 * days)]
+    return [_job(draw, at_ms, HOUR_MS) for at_ms in times for _ in range(50)]
+
+
+def few(draw: random.Random, days: int) -> list[Job]:
+    """Agents with long runs on one account."""
+    return agents(draw, days, 90)
+
+
+def many(draw: random.Random, days: int) -> list[Job]:
+    """Agents with long runs on twelve accounts."""
+    return agents(draw, days, 700)
+
+
+def _twelve() -> tuple[Account, ...]:
+    sizes = (("pro", 16, 140), ("max_5x", 40, 260), ("max_5x", 30, 300), ("max_20x", 120, 900))
+    return tuple(
+        Account(f"{plan}-{at}", plan, five_hour * NANO, week * NANO)
+        for at, (plan, five_hour, week) in enumerate(sizes * 3)
+    )
+
+
+OPUS_ACCOUNTS = tuple(replace(one, opus_capacity=one.seven_day_capacity // 3) for one in ACCOUNTS)
+"""Each with a weekly window of Opus's own."""
+
+SIZES = (Account("pro", "pro", 16 * NANO, 100 * NANO), Account("ultra", "max_20x", 240 * NANO, 1400 * NANO))
+WEIGHTS = (("opus", 1.4), ("haiku", 0.8))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A world with features of its own, beside those that are drawn by its seed."""
+
+    accounts: tuple[Account, ...]
+    jobs: Callable[[random.Random, int], list[Job]]
+    conditions: Conditions
+    what: str
+
+
+HARD = {
+    "agents": Setting(ACCOUNTS, agents, Conditions(weights=WEIGHTS), "long runs; models count differently"),
+    "opus": Setting(OPUS_ACCOUNTS, agents, Conditions(weights=WEIGHTS), "Opus has a weekly window of its own"),
+    "bursts of 50": Setting(ACCOUNTS, big_bursts, Conditions(weights=WEIGHTS), "fifty asks at once"),
+    "twelve": Setting(_twelve(), many, Conditions(weights=WEIGHTS), "twelve accounts"),
+    "one": Setting(ACCOUNTS[1:2], few, Conditions(weights=WEIGHTS), "one account"),
+    "sizes": Setting(SIZES, agents, Conditions(), "a small account beside a large one"),
+    "cut": Setting(
+        ACCOUNTS, agents, Conditions(cut_at_ms=EPOCH_MS + 5 * DAY_MS // 2, cut_to=0.5), "limits are cut by half"
+    ),
+    "drift": Setting(ACCOUNTS, agents, Conditions(drift_a_week=0.8), "limits shrink by a fifth a week"),
+    "hand use": Setting(ACCOUNTS, agents, Conditions(outside_share=0.4), "two fifths are used by hand"),
+}
+"""Worlds in which choosing goes wrong more easily."""
+
 WORKLOADS: dict[str, Callable[[random.Random, int], list[Job]]] = {
     "overnight": overnight,
     "bursts": bursts,
@@ -123,23 +206,32 @@ WORKLOADS: dict[str, Callable[[random.Random, int], list[Job]]] = {
 def make_world(workload: str, seed: int, days: int) -> World:
     """A world by its seed: what is asked, and what makes it hard."""
     draw = random.Random(f"{workload} {seed}")
-    conditions = Conditions(
+    setting = HARD.get(workload) or Setting(ACCOUNTS, WORKLOADS[workload], Conditions(), "")
+    drawn = Conditions(
         outside_share=draw.choice((0.0, 0.1, 0.2)),
         stale_share=draw.choice((0.0, 0.3, 0.7)),
         early_resets=draw.choice((0, 2)),
         skew_ms=draw.choice((0, -90_000, 90_000)),
         servers=draw.choice((1, 2, 4)),
     )
+    conditions = replace(
+        drawn,
+        outside_share=max(drawn.outside_share, setting.conditions.outside_share),
+        weights=setting.conditions.weights,
+        cut_at_ms=setting.conditions.cut_at_ms,
+        cut_to=setting.conditions.cut_to,
+        drift_a_week=setting.conditions.drift_a_week,
+    )
     ends_at_ms = EPOCH_MS + days * DAY_MS
-    jobs = tuple(numbered(WORKLOADS[workload](draw, days)))
+    jobs = tuple(numbered(setting.jobs(draw, days)))
     return World(
-        ACCOUNTS,
+        setting.accounts,
         jobs,
         conditions,
         seed,
         ends_at_ms,
-        make_windows(ACCOUNTS, conditions, ends_at_ms, draw),
-        make_outside(ACCOUNTS, conditions.outside_share, ends_at_ms, draw),
+        make_windows(setting.accounts, conditions, ends_at_ms, draw),
+        make_outside(setting.accounts, conditions.outside_share, ends_at_ms, draw),
     )
 
 
@@ -155,8 +247,8 @@ class Played:
 def play(workload: str, seed: int, days: int, *, only_ours: bool = False) -> tuple[str, list[Played]]:
     """Every policy in one world."""
     world = make_world(workload, seed, days)
-    others = [] if only_ours else [other(ACCOUNTS, seed) for other in OTHERS]
-    return workload, [play_one(world, policy) for policy in (Ours(ACCOUNTS), *others)]
+    others = [] if only_ours else [other(world.accounts, seed) for other in OTHERS]
+    return workload, [play_one(world, policy) for policy in (Ours(world.accounts), *others)]
 
 
 def play_one(world: World, policy: Policy) -> Played:
@@ -191,15 +283,19 @@ def total(results: Sequence[list[Played]]) -> list[dict[str, float | str]]:
     return rows
 
 
+SHOWN = ("killed", "failed_starts", "expired_usd", "overrun_usd", "cold_usd", "dropped", "unneeded")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, three days")
     parser.add_argument("--tuning", action="store_true", help="the tuning seeds, our own policy only")
-    parser.add_argument("--workload", choices=list(WORKLOADS))
+    parser.add_argument("--workload", choices=[*WORKLOADS, *HARD])
+    parser.add_argument("--hard", action="store_true", help="the harder worlds")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     seeds = QUICK_SEEDS if chosen.quick else TUNING_SEEDS if chosen.tuning else REPORT_SEEDS
-    workloads = [chosen.workload] if chosen.workload else list(WORKLOADS)
+    workloads = [chosen.workload] if chosen.workload else list(HARD if chosen.hard else WORKLOADS)
     days = 3 if chosen.quick else 10
     worlds = [(workload, seed) for workload in workloads for seed in seeds]
     one = functools.partial(play, days=days, only_ours=chosen.tuning)
@@ -210,7 +306,13 @@ def main() -> None:
         print(json.dumps({"seeds": seeds, "days": days, "workloads": found}, indent=2))
         return
     for name, rows in found.items():
-        table = Table(title=f"{name}: {WORKLOADS[name].__doc__}", title_justify="left", box=None, header_style="bold")
+        what = WORKLOADS[name].__doc__ if name in WORKLOADS else HARD[name].what
+        table = Table(
+            title=f"{name}: {what}",
+            title_justify="left",
+            box=None,
+            header_style="bold",
+        )
         for head in (
             "policy",
             "work $",
@@ -222,6 +324,7 @@ def main() -> None:
             "overrun $",
             "cold $",
             "dropped",
+            "unneeded refusals",
         ):
             table.add_column(head, justify="left" if head == "policy" else "right")
         for row in rows:
@@ -232,7 +335,15 @@ def main() -> None:
                 f"{row['share_with_same_waits_percent']:.1f}%",
                 *(
                     f"{row[key]:.0f}"
-                    for key in ("killed", "failed_starts", "expired_usd", "overrun_usd", "cold_usd", "dropped")
+                    for key in (
+                        "killed",
+                        "failed_starts",
+                        "expired_usd",
+                        "overrun_usd",
+                        "cold_usd",
+                        "dropped",
+                        "unneeded",
+                    )
                 ),
             )
         Console().print(table)

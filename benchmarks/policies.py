@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pool_mcp.asks.reservations import LIMIT_MARGIN
 from pool_mcp.background.logins import IN_USE_MS, STALE_MS
-from pool_mcp.choosing import budget, rates, selection, windows
-from pool_mcp.choosing.cooldowns import ROOM_PERCENT
+from pool_mcp.choosing import budget, cooldowns, rates, selection, windows
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
 from simulator import Account, Job, Run
@@ -24,23 +24,26 @@ class _Books:
 
     subscription: Subscription
     readings: dict[str, WindowReading] = field(default_factory=dict)
-    times: list[int] = field(default_factory=list)
-    sums: list[int] = field(default_factory=list)
+    series: dict[str | None, tuple[list[int], list[int]]] = field(default_factory=dict)
+    """Times and sums of all spend, and of each family's."""
     held: dict[int, Run] = field(default_factory=dict)
     steps: dict[str, list[rates.Step]] = field(default_factory=dict)
     learned: dict[str, rates.Rate] = field(default_factory=dict)
     learned_at_ms: int = 0
-    cooldown: Cooldown | None = None
+    cooldowns: dict[str, Cooldown] = field(default_factory=dict)
     last_used_ms: int | None = None
     costs: dict[str, list[int]] = field(default_factory=dict)
 
-    def book(self, at_ms: int, amount: int) -> None:
-        self.times.append(at_ms)
-        self.sums.append((self.sums[-1] if self.sums else 0) + amount)
+    def book(self, at_ms: int, amount: int, kind: str) -> None:
+        for family in {None, kind}:
+            times, sums = self.series.setdefault(family, ([], []))
+            times.append(at_ms)
+            sums.append((sums[-1] if sums else 0) + amount)
 
-    def spent_since(self, since_ms: int) -> int:
-        at = bisect_right(self.times, since_ms - 1)
-        return (self.sums[-1] - (self.sums[at - 1] if at else 0)) if self.sums else 0
+    def spent_since(self, since_ms: int, family: str | None = None) -> int:
+        times, sums = self.series.get(family, ([], []))
+        at = bisect_right(times, since_ms - 1)
+        return (sums[-1] - (sums[at - 1] if at else 0)) if sums else 0
 
     def record(self, readings: Mapping[str, WindowReading]) -> None:
         for window, reading in readings.items():
@@ -50,16 +53,16 @@ class _Books:
             if last is not None and (last.percent, last.resets_at_ms) == (reading.percent, reading.resets_at_ms):
                 continue
             since_ms = last.observed_at_ms if last else 0
-            own = self.spent_since(since_ms + 1) - self.spent_since(reading.observed_at_ms + 1)
+            family = windows.family_of(window)
+            own = self.spent_since(since_ms + 1, family) - self.spent_since(reading.observed_at_ms + 1, family)
             steps.append(rates.Step(reading, own))
 
     def hear(self, readings: Mapping[str, WindowReading]) -> None:
         """Keep readings; one that shows room lifts a limit, however early."""
         self.record(readings)
-        cooldown = self.cooldown
-        said = None if cooldown is None else readings.get(cooldown.cause)
-        if said is not None and (said.percent or 0.0) < ROOM_PERCENT:
-            self.cooldown = None
+        for window, reading in readings.items():
+            if cooldowns.shows_room(reading):
+                self.cooldowns.pop(window, None)
 
     def learn(self, now_ms: int) -> None:
         if now_ms - self.learned_at_ms < LEARN_MS:
@@ -85,17 +88,21 @@ class Ours:
         self._books = {one.name: _Books(_subscription(one)) for one in accounts}
         self._sessions: dict[int, str] = {}
         self._asked_at_ms = 0
+        self._needed: dict[int, int] = {}
+        """By job, what an ask that a limit has cut needs at least elsewhere."""
 
     def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:  # noqa: ARG002
         """Choose; a session stays where it is while that can serve."""
         self._asked_at_ms = now_ms
         balances = [self._balance(one, now_ms) for one in self._books.values()]
+        needed = self._needed.get(job.number, 0)
         estimates = {
-            name: budget.estimate_nanousd(None, one.costs.get(job.kind, [])[-50:]) for name, one in self._books.items()
+            name: max(needed, budget.estimate_nanousd(None, one.costs.get(job.kind, [])[-50:]))
+            for name, one in self._books.items()
         }
         own = self._sessions.get(job.session) if job.session is not None else None
         for only in (own, None) if own is not None else (None,):
-            request = selection.Request(estimates, only=only, tried=tried)
+            request = selection.Request(estimates, job.kind, only=only, tried=tried)
             chosen = selection.choose(request, balances, self._strategy).subscription
             if chosen is not None:
                 return chosen
@@ -103,10 +110,7 @@ class Ours:
 
     def _balance(self, tx: _Books, now_ms: int) -> budget.Balance:
         tx.learn(now_ms)
-        cooldown = tx.cooldown
-        if cooldown is not None:
-            is_probed = any(run.started_at_ms >= cooldown.since_ms for run in tx.held.values())
-            cooldown = Cooldown(cooldown.cause, cooldown.since_ms, cooldown.until_ms, cooldown.detail, is_probed)
+        in_flight = [(run.job.kind, run.started_at_ms) for run in tx.held.values()]
         readings = tx.readings
         return budget.Balance(
             subscription=tx.subscription,
@@ -114,13 +118,19 @@ class Ours:
             block=windows.block_at(now_ms, readings.get(FIVE_HOUR)),
             hour_spent=tx.spent_since(now_ms - HOUR_MS) if self._strategy == "health" else 0,
             week_spent=tx.spent_since(now_ms - WEEK_MS) if self._strategy == "health" else 0,
-            reserved=sum(max(0, run.held - run.spent) for run in tx.held.values()),
+            reserved=sum(run.held for run in tx.held.values()),
+            still_reserved={
+                window: sum(
+                    max(0, run.held - run.spent) for run in tx.held.values() if windows.applies_to(window, run.job.kind)
+                )
+                for window in readings
+            },
             in_flight=len(tx.held),
             readings=readings,
-            cooldowns=[] if cooldown is None else [cooldown],
+            cooldowns=[cooldowns.with_probe(one, in_flight) for one in tx.cooldowns.values()],
             last_used_ms=tx.last_used_ms,
             spent_since={
-                window: tx.spent_since(windows.counts_from_ms(reading, now_ms) + 1)
+                window: tx.spent_since(windows.counts_from_ms(reading, now_ms) + 1, windows.family_of(window))
                 for window, reading in readings.items()
             },
             rates=tx.learned,
@@ -141,21 +151,23 @@ class Ours:
         books = self._books[run.account]
         run.held = max(run.held, round(run.spent * budget.EXTENSION))
         books.hear(readings)  # came with the answer's first words, so without what this call has spent
-        books.book(now_ms + 1, run.spent - run.booked)
+        books.book(now_ms + 1, run.spent - run.booked, run.job.kind)
         run.booked = run.spent
 
     def ended(self, run: Run, now_ms: int, *, refused: WindowReading | None) -> None:
         """Settle."""
         books = self._books[run.account]
         books.held.pop(run.job.number, None)
-        books.book(now_ms, run.spent - run.booked)
+        books.book(now_ms, run.spent - run.booked, run.job.kind)
         if refused is None:
             books.costs.setdefault(run.job.kind, []).append(run.spent)
-            if books.cooldown is not None and books.cooldown.since_ms <= run.started_at_ms:
-                books.cooldown = None
+            for cause, cooldown in list(books.cooldowns.items()):
+                if cooldown.since_ms <= run.started_at_ms and cooldowns.is_lifted_by_answer(cooldown, [run.job.kind]):
+                    del books.cooldowns[cause]
         else:
+            self._needed[run.job.number] = round(run.spent * LIMIT_MARGIN)
             books.record({refused.window: refused})
-            books.cooldown = Cooldown(refused.window, now_ms, refused.resets_at_ms, "refused")
+            books.cooldowns[refused.window] = Cooldown(refused.window, now_ms, refused.resets_at_ms, "refused")
 
     def look(self, usage: Callable[[str], Mapping[str, WindowReading]], now_ms: int) -> None:
         """Refresh what has gone stale and could serve, while the pool is in use."""
@@ -183,19 +195,19 @@ class _Other:
         self._names = tuple(one.name for one in accounts)
         self._capacity = {one.name: one.seven_day_capacity for one in accounts}
         self._readings: dict[tuple[int, str], dict[str, WindowReading]] = {}
-        self._out: dict[tuple[int, str], int] = {}
+        self._out: dict[tuple[int, str, str | None], int] = {}
         self._spent: dict[str, list[tuple[int, int]]] = {name: [] for name in self._names}
         self._in_flight = dict.fromkeys(self._names, 0)
         self._draw = random.Random(seed)
         self._last: dict[int, str] = {}
 
-    def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:  # noqa: ARG002
+    def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:
         able = [
             name
             for name in self._names
             if name not in tried
             and self._in_flight[name] < MAX_IN_FLIGHT
-            and self._out.get((server, name), 0) <= now_ms
+            and all(self._out.get((server, name, family), 0) <= now_ms for family in (None, job.kind))
             and all(self._percent(server, name, window, now_ms) < 100 for window in (FIVE_HOUR, SEVEN_DAY))
         ]
         if not able:
@@ -226,7 +238,8 @@ class _Other:
         self._in_flight[run.account] -= 1
         self._spent[run.account].append((now_ms, run.spent))
         if refused is not None:
-            self._out[run.server, run.account] = refused.resets_at_ms or now_ms + HOUR_MS
+            family = windows.family_of(refused.window)
+            self._out[run.server, run.account, family] = refused.resets_at_ms or now_ms + HOUR_MS
 
     def look(self, usage: Callable[[str], Mapping[str, WindowReading]], now_ms: int) -> None:
         """None of them does."""

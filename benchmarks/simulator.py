@@ -4,8 +4,9 @@ The world knows everything; a policy sees what a pool sees: official percents as
 percents, late or not at all where readings are stale), its own ledger, and refusals. Use of an account elsewhere is
 never shown. Money is nano-dollars, time Unix milliseconds.
 
-What is simple here and is not in the world: the windows of an account follow one another without a gap, a run's calls
-cost the same each and come at equal distances, and a refusal is known at once.
+What is simple here and is not in the world: the windows of an account follow one another without a gap, where a real
+five-hour window begins with its first use; a run's calls cost the same each and come at equal distances; a refusal is
+known at once.
 """
 
 import functools
@@ -17,8 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
-from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, WindowReading
+from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY, applies_to, length_ms
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, WindowReading
+
+SEVEN_DAY_OPUS = "seven_day_opus"
+MOST_IN_FLIGHT = 15
 
 EPOCH_MS = 1_767_571_200_000
 """Where every simulation begins: Monday 2026-01-05, midnight UTC."""
@@ -38,6 +42,14 @@ class Account:
     plan: str
     five_hour_capacity: int
     seven_day_capacity: int
+    opus_capacity: int = 0
+    """Of a weekly window of Opus's own; 0: there is none."""
+
+    @property
+    def capacities(self) -> dict[str, int]:
+        """By window."""
+        found = {FIVE_HOUR: self.five_hour_capacity, SEVEN_DAY: self.seven_day_capacity}
+        return {**found, SEVEN_DAY_OPUS: self.opus_capacity} if self.opus_capacity else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,13 @@ class Job:
 class Conditions:
     """What makes a pool's life hard."""
 
+    weights: tuple[tuple[str, float], ...] = ()
+    """By kind of job: what a dollar of it counts in the windows; the pool is not told."""
+    cut_at_ms: int | None = None
+    """When every limit is cut to ``cut_to``."""
+    cut_to: float = 1.0
+    drift_a_week: float = 1.0
+    """What every limit is multiplied by, in the course of a week."""
     outside_share: float = 0.0
     """Part of each week's capacity that is used elsewhere, unseen."""
     stale_share: float = 0.0
@@ -92,6 +111,7 @@ class World:
     seed: int
     ends_at_ms: int
     windows: Mapping[tuple[str, str], tuple[Span, ...]]
+    """By account and window."""
     outside: Mapping[str, tuple[tuple[int, int], ...]]
     """By account: when, and how much."""
 
@@ -102,7 +122,8 @@ def make_windows(
     """Each account's windows from a random phase on; some five-hour ones end early and the next begins at once."""
     found: dict[tuple[str, str], tuple[Span, ...]] = {}
     for account in accounts:
-        for window, length in ((FIVE_HOUR, BLOCK_MS), (SEVEN_DAY, WEEK_MS)):
+        for window in account.capacities:
+            length = length_ms(window)
             at_ms = EPOCH_MS - draw.randrange(length // MINUTE_MS) * MINUTE_MS
             early = sorted(draw.randrange(EPOCH_MS, ends_at_ms) for _ in range(conditions.early_resets))
             spans = []
@@ -132,6 +153,13 @@ def make_outside(
             left -= max(size, NANO)
         found[account.name] = tuple(sorted(calls))
     return found
+
+
+def capacity_at(conditions: Conditions, capacity: int, at_ms: int) -> float:
+    """What a window holds at an instant, once limits have been cut or have drifted."""
+    is_cut = conditions.cut_at_ms is not None and at_ms >= conditions.cut_at_ms
+    drift: float = conditions.drift_a_week ** ((at_ms - EPOCH_MS) / WEEK_MS)
+    return capacity * drift * (conditions.cut_to if is_cut else 1.0)
 
 
 # What a policy sees and does
@@ -192,6 +220,8 @@ class Report:
     cold_starts: int = 0
     cold_usd: float = 0.0
     dropped: int = 0
+    unneeded: int = 0
+    """Asks that were not placed when they came, though some account could have served them to their end."""
 
 
 @dataclass(slots=True)
@@ -199,7 +229,7 @@ class _Meter:
     """A window as Anthropic counts it."""
 
     spans: tuple[Span, ...]
-    capacity: int
+    capacity: Callable[[int], float]
     begins: list[int] = field(default_factory=list)
     used: dict[int, int] = field(default_factory=dict)
 
@@ -210,7 +240,7 @@ class _Meter:
         return bisect_right(self.begins, at_ms) - 1
 
     def share(self, at_ms: int) -> float:
-        return self.used.get(self.index(at_ms), 0) / self.capacity
+        return self.used.get(self.index(at_ms), 0) / self.capacity(at_ms)
 
     def add(self, at_ms: int, amount: int) -> None:
         at = self.index(at_ms)
@@ -239,11 +269,15 @@ class Simulation:
         self.started_at_ms: dict[int, int] = {}
         """By job, when it was begun; without those that were killed."""
         capacities = {
-            (one.name, window): capacity
-            for one in world.accounts
-            for window, capacity in ((FIVE_HOUR, one.five_hour_capacity), (SEVEN_DAY, one.seven_day_capacity))
+            (one.name, window): capacity for one in world.accounts for window, capacity in one.capacities.items()
         }
-        self._meters = {key: _Meter(spans, capacities[key]) for key, spans in world.windows.items()}
+        self._meters = {
+            key: _Meter(spans, functools.partial(capacity_at, world.conditions, capacities[key]))
+            for key, spans in world.windows.items()
+        }
+        self._weights = dict(world.conditions.weights)
+        self._left: dict[str, dict[int, float]] = {one.name: {} for one in world.accounts}
+        """By account and job, what runs in flight will still use."""
 
     def run(self) -> Report:
         """Play it to its end."""
@@ -268,15 +302,16 @@ class Simulation:
                 self._arrive(what, now_ms)
             elif kind == _OUTSIDE:
                 assert isinstance(what, tuple)
-                self._use(what[0], what[1], now_ms, is_own=False)
+                self._use(what[0], what[1], now_ms, None)
             elif kind == _POLL:
                 self.policy.look(functools.partial(self._usage, now_ms), self._pool_time(now_ms))
                 self._try_waiting(now_ms)
             else:
                 self._week_ends(str(what), now_ms)
-        for meter in self._meters.values():
-            over = sum(max(0, used - meter.capacity) for used in meter.used.values())
-            self.report.overrun_usd += over / NANO
+        for (_, window), meter in self._meters.items():
+            if window != SEVEN_DAY_OPUS:  # what goes over that counts in the others, too
+                ends = ((used, meter.capacity(meter.spans[at].starts_at_ms)) for at, used in meter.used.items())
+                self.report.overrun_usd += sum(max(0.0, used - capacity) for used, capacity in ends) / NANO
         self.report.work_usd -= self.report.overrun_usd
         return self.report
 
@@ -295,7 +330,23 @@ class Simulation:
         if job.session is not None:
             self._session_busy.add(job.session)
         if not self._place(job, now_ms, frozenset()):
+            self.report.unneeded += any(self._has_room(one.name, job, now_ms) for one in self.world.accounts)
             self._waiting.append(job)
+
+    def _has_room(self, name: str, job: Job, now_ms: int) -> bool:
+        """Whether an account could really have served a job to its end beside what it has in flight."""
+        needed = self._weigh(job.kind, job.cost) + sum(self._left[name].values())
+        meters = [self._meters[name, window] for window in self._windows(name, job.kind)]
+        return len(self._left[name]) < MOST_IN_FLIGHT and all(
+            meter.used.get(meter.index(now_ms), 0) + needed <= meter.capacity(now_ms) for meter in meters
+        )
+
+    def _windows(self, name: str, kind: str | None) -> list[str]:
+        """The account's windows that count a kind of job; use elsewhere is of no kind, and never Opus."""
+        return [one for account, one in self._meters if account == name and applies_to(one, kind)]
+
+    def _weigh(self, kind: str | None, amount: int) -> int:
+        return round(amount * self._weights.get(kind or "", 1.0))
 
     def _place(self, job: Job, now_ms: int, tried: frozenset[str]) -> bool:
         """Place a job, going on to the next account where one refuses at the start."""
@@ -306,8 +357,9 @@ class Simulation:
                 return False
             run = Run(job, name, server, now_ms, extra=self._context(job, name, now_ms))
             self.policy.started(run, self._pool_time(now_ms))
-            window = self._full(name, now_ms)
+            window = self._full(name, now_ms, job.kind)
             if window is None:
+                self._left[name][job.number] = self._weigh(job.kind, job.cost + run.extra)
                 self.started_at_ms[job.number] = now_ms
                 self._at(now_ms + job.duration_ms // (2 * job.calls), _CALL, run)
                 return True
@@ -355,29 +407,29 @@ class Simulation:
 
     # Accounts
 
-    def _full(self, name: str, now_ms: int) -> str | None:
-        return next((w for w in (SEVEN_DAY, FIVE_HOUR) if self._meters[name, w].share(now_ms) >= 1), None)
+    def _full(self, name: str, now_ms: int, kind: str | None) -> str | None:
+        return next((w for w in self._windows(name, kind) if self._meters[name, w].share(now_ms) >= 1), None)
 
-    def _use(self, name: str, amount: int, now_ms: int, *, is_own: bool) -> None:
-        if not is_own and self._full(name, now_ms):
+    def _use(self, name: str, amount: int, now_ms: int, kind: str | None) -> None:
+        if kind is None and self._full(name, now_ms, None):
             return
-        for window in (FIVE_HOUR, SEVEN_DAY):
+        for window in self._windows(name, kind):
             meter = self._meters[name, window]
             meter.add(now_ms, amount)
-            if not is_own:
+            if kind is None:
                 key = (name, window, meter.index(now_ms))
                 self.elsewhere[key] = self.elsewhere.get(key, 0) + amount
 
     def _reading(self, name: str, window: str, now_ms: int) -> WindowReading:
         meter = self._meters[name, window]
         span = meter.spans[meter.index(now_ms)]
-        nominal_ms = span.starts_at_ms + (BLOCK_MS if window == FIVE_HOUR else WEEK_MS)  # an early reset is a surprise
+        nominal_ms = span.starts_at_ms + length_ms(window)  # an early reset is a surprise
         percent = float(round(100 * min(1.0, meter.share(now_ms))))
         return WindowReading(window, percent, nominal_ms, "allowed", self._pool_time(now_ms))
 
     def _usage(self, now_ms: int, name: str) -> dict[str, WindowReading]:
         """What the CLI's `/usage` tells of an account, without a run."""
-        return {window: self._reading(name, window, now_ms) for window in (FIVE_HOUR, SEVEN_DAY)}
+        return {window: self._reading(name, window, now_ms) for account, window in self._meters if account == name}
 
     def _rejection(self, name: str, window: str, now_ms: int) -> WindowReading:
         said = self._reading(name, window, now_ms)
@@ -385,19 +437,21 @@ class Simulation:
 
     def _call(self, run: Run, now_ms: int) -> None:
         job, pool_ms = run.job, self._pool_time(now_ms)
-        window = self._full(run.account, now_ms)
+        window = self._full(run.account, now_ms, job.kind)
         if window is not None:
             self.report.killed += 1
+            del self._left[run.account][job.number]
             del self.started_at_ms[job.number]
             self.policy.ended(run, pool_ms, refused=self._rejection(run.account, window, now_ms))
             if not self._place(job, now_ms, frozenset({run.account})):
                 self._waiting.append(job)
             return
         # What is reported comes with the answer's first words, so this call is not in it.
-        readings = {w: self._reading(run.account, w, now_ms) for w in (FIVE_HOUR, SEVEN_DAY)}
+        readings = self._usage(now_ms, run.account)
         lost = self._draw.random() < self.world.conditions.stale_share
         amount = (job.cost + run.extra) // job.calls
-        self._use(run.account, amount, now_ms, is_own=True)
+        self._use(run.account, self._weigh(job.kind, amount), now_ms, job.kind)
+        self._left[run.account][job.number] -= self._weigh(job.kind, amount)
         run.spent += amount
         run.calls_done += 1
         self.policy.heard(run, {} if lost else readings, pool_ms)
@@ -406,6 +460,7 @@ class Simulation:
         if run.calls_done < job.calls:
             self._at(now_ms + job.duration_ms // job.calls, _CALL, run)
             return
+        del self._left[run.account][job.number]
         self.report.work_usd += job.cost / NANO
         self.policy.ended(run, pool_ms, refused=None)
         self._release(job, now_ms)
@@ -413,7 +468,7 @@ class Simulation:
     def _week_ends(self, name: str, now_ms: int) -> None:
         """What expires of a week's room while asks wait is lost to them."""
         meter = self._meters[name, SEVEN_DAY]
-        unused = max(0.0, 1 - meter.share(now_ms)) * meter.capacity
+        unused = max(0.0, 1 - meter.share(now_ms)) * meter.capacity(now_ms)
         self.report.expired_usd += min(unused, sum(job.cost for job in self._waiting)) / NANO
 
 

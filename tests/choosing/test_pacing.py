@@ -349,7 +349,7 @@ def test_one_expensive_ask_is_no_reason_for_more_than_a_day_of_silence() -> None
 
 
 def test_advice_is_for_the_model_that_is_asked_for() -> None:
-    state = balance(official(99.8, "seven_day_opus", resets_at_ms=NOW + 90 * HOUR_MS))
+    state = balance(official(100, "seven_day_opus", resets_at_ms=NOW + 90 * HOUR_MS))
     assert advised([state], model="sonnet").action is Action.PROCEED
     advice = advised([state], model="opus")
     assert (advice.action, advice.retry_at_ms) == (Action.WAIT, NOW + 90 * HOUR_MS)

@@ -543,3 +543,24 @@ def test_a_small_budget_is_used_to_its_end_by_one_ask_at_a_time() -> None:
     assert choice(balance(), estimate=NANO // 4, likely=likely, caller=beside).subscription is None
     nearly = replace(caller, day_spent=NANO // 10 - NANO // 50 + 1)
     assert choice(balance(), estimate=NANO // 4, likely=likely, caller=nearly).subscription is None
+
+
+@pytest.mark.parametrize(
+    ("percent", "window", "changed", "expected"),
+    [
+        (99.0, "seven_day", {}, "a"),
+        (99.8, "seven_day", {}, "a"),
+        (100.0, "seven_day", {}, None),
+        (99.0, "seven_day", {"in_flight": 1}, None),
+        (99.0, "seven_day", {"spent_since": {"seven_day": NANO}}, None),
+        (99.0, "five_hour", {}, None),
+    ],
+)
+def test_the_last_of_a_week_is_used_up_by_one_ask_at_a_time(
+    percent: float, window: str, changed: dict[str, Any], expected: str | None
+) -> None:
+    state = balance(readings=official(percent, window), **changed)
+    assert choice(state, estimate=2 * NANO).subscription == expected
+    assert choice(state, estimate=5 * NANO).subscription is None
+    refused = balance(readings=official(percent, window, "rejected"), **changed)
+    assert choice(refused, estimate=2 * NANO).subscription is None
