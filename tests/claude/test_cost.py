@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from cli_output import MIDDLE, MIDDLE_COST, NEW, NEW_COST, OLD, OLD_COST, SPLIT, UNSPLIT, cost, line, spent
+from cli_output import MIDDLE, MIDDLE_COST, NEW, NEW_COST, OLD, OLD_COST, SPLIT, UNSPLIT, cost, line, price, read, spent
 from support import capture
 
-from pool_mcp.claude.cost import session_cost
+from pool_mcp.claude.cost import run_cost, session_cost
+from pool_mcp.claude.stream import OpenCall
 from pool_mcp.model import Cost, ModelCost, Tokens
 
 ASKS = ("success", "resume-1", "resume-2")
@@ -97,3 +98,14 @@ def test_a_call_cut_in_the_moment_the_budget_is_reached_is_a_floor() -> None:
         line(type="result", subtype="error_max_budget_usd", is_error=True, terminal_reason="budget_exhausted"),
     ]
     assert cost(lines).is_estimate
+
+
+@pytest.mark.parametrize("has_it", [False, True], ids=["left out", "already there"])
+def test_a_subagents_call_that_a_budget_cut_is_counted_once_whether_the_cli_has_it_or_not(has_it: bool) -> None:
+    usage = {"claude-haiku-4-5": HAIKU} if has_it else {}
+    budget = result(subtype="error_max_budget_usd", total_cost_usd=0.5 * has_it, modelUsage=usage)
+    started = line(type="system", subtype="task_started", task_type="local_agent", task_id="a")
+    stream, _ = read([line(type="system", subtype="init", claude_code_version=NEW), started, budget])
+    cut = run_cost(stream, before=None, price=price, open_calls=[OpenCall("claude-haiku-4-5", 64, 0)])
+    floor = 8 * 1000  # eight tokens at $1 a million
+    assert (cut.nanousd, cut.is_estimate) == (500_000_000 if has_it else floor, True)

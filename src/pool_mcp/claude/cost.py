@@ -65,13 +65,13 @@ def run_cost(
     counts_cut_calls = (as_version(stream.cli_version) or FIRST_COUNTING_CUT_CALLS) >= FIRST_COUNTING_CUT_CALLS
     if not counts_cut_calls and (reported is None or stream.is_cut):
         cost += unfinished
-    cost = cost.at_least(_finished(stream, price) + unfinished)
-    # That account has the subagents' calls that an interrupt cut, but not those that a budget cut.
+    # That account has the subagents' calls that an interrupt cut; those that a budget cut it has at times.
     is_counted = counts_cut_calls and (after is not None if reported is None else stream.is_cut)
     for call in () if is_counted else open_calls:
         model = call.model or plain_model(stream.model or UNATTRIBUTED)
         tokens = Tokens(input=call.new_bytes // BYTES_PER_TOKEN, cache_read=call.repeated_bytes // BYTES_PER_TOKEN)
-        cost += Cost.of({model: ModelCost(tokens, price(model, tokens))})
+        unfinished += Cost.of({model: ModelCost(tokens, price(model, tokens))})
+    cost = cost.at_least(_finished(stream, price) + unfinished)
     has_spent = bool(stream.calls) or stream.has_unanswered_request or bool(open_calls)
     is_known = reported is not None or stream.is_whole
     return replace(cost, is_estimate=has_spent and (not is_known or stream.has_cut_call))
