@@ -5,9 +5,13 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ from pool_mcp.choosing.pacing import Action
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import InvalidRequest
-from pool_mcp.model import DAY_MS, Ask, Cost, Outcome, Run, RunState, Settlement
+from pool_mcp.model import DAY_MS, HOUR_MS, Ask, Cost, Outcome, Run, RunState, Settlement
 from pool_mcp.results.asks import RunResult, RunsResult
 from pool_mcp.results.base import AdviceResult
 from pool_mcp.results.status import (
@@ -37,8 +41,21 @@ from pool_mcp.results.status import (
     SubscriptionResult,
     WeekResult,
 )
+from pool_mcp.usage.reports import Activity
 from pool_mcp.views import status as status_view
 from pool_mcp.views import times
+from pool_mcp.views.gauges import Window
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A person whose clock is UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
 
 LONG = "subscription-of-the-whole-platform-engineering-team.europe-north"
 
@@ -181,9 +198,9 @@ holding $0.25.
 
 subscription   window   used                      own budget  frees in  health
 personal       5 hours  ██████▒░░░  ~71%     $1.03 of $25.00     1h29m      42
-  available    7 days   ██████░░░░   58%   $20.60 of $456.00     1h29m
-work           5 hours  ██████████   97%    $14.60 of $25.00     1h29m       3
-  limited      7 days   ██████████   97%  $292.00 of $456.00     1h29m
+  available    7 days   █████▊░░░░   58%   $20.60 of $456.00     1h29m
+work           5 hours  █████████▊   97%    $14.60 of $25.00     1h29m       3
+  limited      7 days   █████████▊   97%  $292.00 of $456.00     1h29m
 key            5 hours  ░░░░░░░░░░   ~4%     $1.00 of $25.00     1h29m      96
   available    7 days   ░░░░░░░░░░   ~4%   $20.00 of $456.00   rolling
 
@@ -203,20 +220,65 @@ Dollars at list price, not a bill; transcripts not read yet.
     assert len(in_ascii.splitlines()) == len(expected.splitlines())
 
 
-def test_a_wide_terminal_shows_how_old_the_reports_are_and_what_is_held() -> None:
+def test_a_wide_terminal_shows_pace_and_reset_and_a_wider_one_all_there_is() -> None:
     status = status_of(subscription("a", 12, 3, official=True, in_flight=2, reserved_usd=0.5, burn_usd_per_hour=3))
     expected = """\
 proceed: There is room for $1.00.
 Today $1234.57, seven days $9876543.21 of $456.00 (2165909%).
 
-subscription   window   used                               own budget  frees in  reported   held  an hour  health
-a              5 hours  ██░░░░░░░░░░░░░░░░░░   12%    $3.00 of $25.00     1h29m    3m ago  $0.50    $3.00      88
-  available    7 days   ██░░░░░░░░░░░░░░░░░░   12%  $60.00 of $456.00     1h29m    3m ago
+subscription   window   used                     own budget  resets  frees in  pace  runs out  reported   held  an hour  health
+a              5 hours  █▎░░░░░░░░   12%    $3.00 of $25.00   15:00     1h29m  0.2x         -    3m ago  $0.50    $3.00      88
+  available    7 days   █▎░░░░░░░░   12%  $60.00 of $456.00   15:00     1h29m  0.1x         -    3m ago
 
 █ is what Anthropic reported 3m ago.
 Dollars at list price, not a bill; transcripts not read yet.
-"""
-    assert printed(status_view.StatusView(status), width=120) == expected
+"""  # noqa: E501
+    assert printed(status_view.StatusView(status), width=132) == expected
+    narrower = printed(status_view.StatusView(status), width=100)
+    heads = narrower.splitlines()[3].split()
+    assert heads == ["subscription", "window", "used", *["own", "budget", "resets", "pace", "runs", "out", "health"]]
+
+
+def test_recent_spend_is_drawn_small_and_in_ascii_too() -> None:
+    hours, days = [0.0] * 20 + [1.0, 2.0, 4.0, 8.0], [0.0, 10.0] * 7
+    activity = Activity(hours, days, [("opus-5-5", 75.2), ("haiku-4-5", 24.8)], 41.4)
+    view = status_view.StatusView(status_of(subscription("a", 12, 3, official=True)), activity=activity)
+    assert """\
+24 hours ····················▁▂▄█ $15.00
+14 days  ·█·█·█·█·█·█·█ $70.00
+7 days   opus-5-5 75%, haiku-4-5 25%; 41% used outside the pool
+""" in printed(view)
+    assert "24 hours ...................._-=# $15.00" in printed(view, encoding="ascii")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    activity = Activity([1.0] * 24, [1.0] * 14, [("a-model-with-quite-a-long-name", 60.0), ("b", 40.0)], 100)
+    for view in (
+        status_view.StatusView(twelve(), [run_of("b")], activity),
+        status_view.StatusView(twelve(), height=24),
+    ):
+        if width >= 80 or view._height is None:
+            assert max(map(len, printed(view, width=width).splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("percent", "elapsed_hours", "pace", "runs_out_hours"),
+    [
+        (50.0, 2.5, 1.0, None),
+        (80.0, 2.0, 2.0, 2.5),
+        (10.0, 4.0, 0.125, None),
+        (5.0, 0.05, None, None),
+        (0.0, 2.0, 0.0, None),
+    ],
+)
+def test_pace_is_use_against_time_and_says_when_a_window_runs_out(
+    percent: float, elapsed_hours: float, pace: float | None, runs_out_hours: float | None
+) -> None:
+    now_ms = round(elapsed_hours * HOUR_MS)
+    window = Window(percent, percent, 0, 1, 0, 5 * HOUR_MS, now_ms)
+    assert window.pace == (None if pace is None else pytest.approx(pace))
+    assert window.runs_out_at == (None if runs_out_hours is None else round(runs_out_hours * HOUR_MS))
 
 
 def test_twelve_subscriptions_with_long_names_and_huge_sums_fit_into_80_columns_and_24_lines() -> None:
@@ -226,13 +288,13 @@ Today $1234.57, seven days $9876543.21 of $456.00 (2165909%).
 
 subscription   status       5 hours         spent  7 days          spent  health
 team-01        available    ▒░░░░░   ~9%    $0.37  ▒░░░░░   ~9%    $7.40      91
-team-02        available    █░░░░░   19%    $0.74  █░░░░░   19%   $14.80      81
+team-02        available    █▏░░░░   19%    $0.74  █▏░░░░   19%   $14.80      81
 team-03        available    ▒▒░░░░  ~28%    $1.11  ▒▒░░░░  ~28%   $22.20      72
-team-04        available    ██░░░░   37%    $1.48  ██░░░░   37%   $29.60      63
+team-04        available    ██▎░░░   37%    $1.48  ██▎░░░   37%   $29.60      63
 team-05        available    ▒▒▒░░░  ~46%    $1.85  ▒▒▒░░░  ~46%   $37.00      54
-team-06        available    ███░░░   56%    $2.22  ███░░░   56%   $44.40      44
+team-06        available    ███▍░░   56%    $2.22  ███▍░░   56%   $44.40      44
 team-07        available    ▒▒▒▒░░  ~65%    $2.59  ▒▒▒▒░░  ~65%   $51.80      35
-team-08        available    ████░░   74%    $2.96  ████░░   74%   $59.20      26
+team-08        available    ████▌░   74%    $2.96  ████▌░   74%   $59.20      26
 team-09        available    ▒▒▒▒▒░  ~84%    $3.33  ▒▒▒▒▒░  ~84%   $66.60      16
 subscription-  available    ▒▒▒▒▒▒ ~12k%   $1235M  ▒▒▒▒▒▒ ~12k%  $24691M       0
 of-the-whole-
@@ -259,8 +321,8 @@ Today $1234.57, seven days $9876543.21 of $456.00
 (2165909%).
 
 subscription   window   used              frees in
-team-1         5 hours  █░░░░░░░░░   12%     1h29m
-  needs_login  7 days   █░░░░░░░░░   12%     1h29m
+team-1         5 hours  █▎░░░░░░░░   12%     1h29m
+  needs_login  7 days   █▎░░░░░░░░   12%     1h29m
 
 team-1: the five_hour window is 12% used
 █ is what Anthropic reported 3m ago.
@@ -522,7 +584,7 @@ def test_watching_on_a_terminal_draws_on_its_other_screen_and_gives_the_first_on
     with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as watching:
         os.close(theirs)
         seen = b""
-        while seen.count(b"Ctrl-C ends") < 2:
+        while seen.count(b"q quit") < 2:
             seen += os.read(ours, 4096)
         watching.send_signal(number)
         with contextlib.suppress(OSError):  # how a terminal says that nobody is there any more
@@ -530,8 +592,43 @@ def test_watching_on_a_terminal_draws_on_its_other_screen_and_gives_the_first_on
                 seen += more
         assert watching.wait(timeout=20) == exit_code
     os.close(ours)
-    assert seen.index(b"\x1b[?1049h") < seen.index(b"Ctrl-C ends") < seen.rindex(b"\x1b[?1049l")
+    assert seen.index(b"\x1b[?1049h") < seen.index(b"q quit") < seen.rindex(b"\x1b[?1049l")
     assert seen.rindex(b"\x1b[?25l") < seen.rindex(b"\x1b[?25h")
+
+
+def test_keys_sort_cancel_and_quit_and_the_terminal_is_as_it_was(standin: Standin, tmp_path: Path) -> None:
+    _, env = make_home(tmp_path, standin)
+    standin.accounts["alice"] = Behaviour(mode="hang")
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(ours)
+    screen = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    ask = [*COMMAND, "ask", "-q", "Wait."]
+    watch = [*COMMAND, "status", "--watch", "--interval", "60"]
+    seen = b""
+
+    def wait_for(sign: bytes) -> None:
+        nonlocal seen
+        while sign not in seen:
+            assert select.select([ours], [], [], 30)[0], seen[-2000:]
+            seen += os.read(ours, 4096)
+
+    with subprocess.Popen(ask, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
+        assert standin.wait_in_flight(timeout_s=60)
+        with subprocess.Popen(watch, env=env | screen, stdin=theirs, stdout=theirs, stderr=theirs) as watching:
+            for sign, key in (
+                (b"command line", b"s"),
+                (b"sorted the fullest first", b"c"),
+                (b"1 to 9", b"1"),
+                (b"cancelling ", b"q"),
+            ):
+                wait_for(sign)
+                os.write(ours, key)
+            assert asking.wait(timeout=30) == 130
+            wait_for(b"\x1b[?1049l")
+            assert watching.wait(timeout=30) == 0
+    assert termios.tcgetattr(ours) == before
+    os.close(theirs)
+    os.close(ours)
 
 
 def test_an_output_that_takes_no_more_is_one_line_and_no_traceback(tmp_path: Path) -> None:

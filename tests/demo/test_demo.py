@@ -90,7 +90,7 @@ class TestTheDemo:
 
     def test_every_subscription_is_in_the_table_of_what_is_left(self, shown: Shown) -> None:
         rows = re.findall(
-            r"^  (\w+) +5 hours +[█▒░]{10} +~?(\d+)% .+\n    (\w+) +7 days +[█▒░]{10} +~?(\d+)% ",
+            r"^  (\w+) +5 hours +[█▏▎▍▌▋▊▉▒░]+ +~?(\d+)% .+\n    (\w+) +7 days +[█▏▎▍▌▋▊▉▒░]+ +~?(\d+)% ",
             shown.text,
             re.MULTILINE,
         )

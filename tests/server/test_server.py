@@ -145,6 +145,15 @@ def test_a_person_who_starts_the_server_by_hand_is_told_how_to_set_up_a_host(tmp
     assert "claude-code" in hosts.NAMES
 
 
+def test_a_person_who_names_no_command_sees_the_help(tmp_path: Path) -> None:
+    _, env = make_home(tmp_path)
+    ours, theirs = pty.openpty()
+    ended = subprocess.run(SERVE[:-1], env=env, stdin=theirs, capture_output=True, text=True, timeout=60, check=False)
+    os.close(theirs)
+    os.close(ours)
+    assert (ended.returncode, ended.stderr, ended.stdout.startswith("Usage: pool-mcp")) == (0, "", True)
+
+
 async def test_a_server_whose_settings_are_wrong_says_so_in_every_call(tmp_path: Path) -> None:
     home = tmp_path / "pool"
     home.mkdir()

@@ -3,98 +3,75 @@
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pool_mcp.choices import RunState
-from pool_mcp.cli import run
+from pool_mcp.cli import run, watching
 from pool_mcp.cli.options import AS_JSON, Command
-from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
+    from pool_mcp.cli.watching import State
     from pool_mcp.pool import Pool
-    from pool_mcp.results.asks import AskDetails, RunsResult
-    from pool_mcp.results.status import StatusResult
-
-Look = Callable[["Pool"], Awaitable[tuple["StatusResult", "RunsResult"]]]
+    from pool_mcp.results.asks import AskDetails
 
 
 @click.command(cls=Command)
 @click.argument("subscription", required=False)
 @click.option("--caller", help="Show this caller's own budget, too.")
-@click.option("--watch", is_flag=True, help="Show it again and again until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it live until q or Ctrl-C.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.2), default=2.0, show_default=True, metavar="SECONDS", help="For --watch."
 )
+@click.option("--svg", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Write it as a picture.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the whole state as JSON; with --watch, one line each time."
 )
-def status(subscription: str | None, caller: str | None, watch: bool, interval: float, as_json: bool) -> None:
-    """Show what is spent and left, and what runs."""
+def status(
+    subscription: str | None,
+    caller: str | None,
+    watch: bool,
+    interval: float,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what is spent and left, and what runs.
+
+    Money is in dollars at list price, which a flat plan does not bill; percentages are Anthropic's. A pace above 1x
+    uses a window up before it resets.
+    """
+    from pool_mcp.accounting.periods import Only
     from pool_mcp.asks.history import Which
 
     has_caught_up = False
 
-    async def look(pool: "Pool") -> "tuple[StatusResult, RunsResult]":
+    async def look(pool: "Pool") -> "State":
         nonlocal has_caught_up
         if not has_caught_up:
             await pool.catch_up()
             has_caught_up = True
         state = await pool.status(subscription, caller)
-        return state, await pool.look(pool.history.runs, Which(subscription), limit=0)
+        runs = await pool.look(pool.history.runs, Which(subscription), limit=0)
+        return state, runs, await pool.look(pool.figures.activity, Only(subscription))
 
     if watch:
-        number = run.with_pool(lambda pool: _watch(pool, look, interval, as_json=as_json), as_json=as_json)
+        number = run.with_pool(lambda pool: watching.watch(pool, look, interval, as_json=as_json), as_json=as_json)
         sys.exit(0 if number == signal.SIGINT else 128 + number)
-    state, runs = run.with_pool(look, as_json=as_json)
+    state, runs, activity = run.with_pool(look, as_json=as_json)
     if as_json:
         run.print_json(state)
         return
     from pool_mcp.views import status as status_view
+    from pool_mcp.views import tables
 
-    run.terminal.console().print(status_view.StatusView(state, runs.running))
-
-
-async def _watch(pool: "Pool", look: "Look", interval: float, *, as_json: bool) -> signal.Signals:
-    """Look at every interval until a signal comes, and give it: in place on a terminal, else block after block."""
-    import anyio
-
-    from pool_mcp.views import status as status_view
-
-    out = run.terminal.console()
-    show = (
-        status_view.Screen(out)
-        if out.is_terminal and not out.is_dumb_terminal and not as_json
-        else status_view.Scroll(out)
-    )
-    ended_by: signal.Signals | PoolError = signal.SIGPIPE
-
-    async def look_on() -> None:
-        nonlocal ended_by
-        try:
-            while True:
-                state, found = await look(pool)
-                if as_json:
-                    out.out(json.dumps(state.model_dump(mode="json"), ensure_ascii=False), highlight=False)
-                else:
-                    show(state, found.running)
-                await anyio.sleep(interval)
-        except PoolError as error:
-            ended_by = error
-        except (BrokenPipeError, SystemExit):  # the console makes the latter of the former
-            pass
-        tasks.cancel_scope.cancel()
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals, show:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(look_on)
-            ended_by = await anext(signals)
-            tasks.cancel_scope.cancel()
-    if isinstance(ended_by, PoolError):
-        raise ended_by
-    return ended_by
+    view = status_view.StatusView(state, runs.running, activity)
+    if picture is not None:
+        tables.save_picture(view, "pool-mcp status", picture)
+        click.echo(f"{picture}: {picture.stat().st_size} bytes", err=True)
+    else:
+        run.terminal.console().print(view)
 
 
 @click.command(cls=Command)

@@ -4,6 +4,7 @@ Reads are one transaction each. Rows are bounded; the total beside them is alway
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import tzinfo
 
 from pool_mcp.accounting import periods
@@ -25,6 +26,20 @@ _CHART_LAST: dict[By, int] = {"hour": 48, "day": 30, "week": 12, "month": 12, "b
 """How many columns a chart has where no beginning is given."""
 _CHART_COLUMNS = 366
 _CHART_ROWS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Recent spend in dollars, for a person's view.
+
+    ``hours`` are the last 24, ``days`` the last 14, the newest last. ``shares`` is each model's percentage of the last
+    seven days, and ``outside_percent`` what was used outside the pool then.
+    """
+
+    hours: list[float]
+    days: list[float]
+    shares: list[tuple[str, float]]
+    outside_percent: float
 
 
 class Figures:
@@ -92,6 +107,18 @@ class Figures:
         """Back to the end of the last hour in which there is anything; the hour may lie partly after the instant."""
         hour_ms = tx.reports.latest_hour_ms(before_ms, among)
         return periods.ALWAYS.since_ms if hour_ms is None else min(before_ms, hour_ms + HOUR_MS)
+
+    def activity(self, only: Only = Only()) -> Activity:  # noqa: B008
+        """What was spent lately, by the hour, by the day, by model, and outside the pool."""
+        models, sources = (self.report(by, "7d", only=only, limit=4) for by in ("model", "source"))
+        total = models.total.cost_usd or 1.0
+        outside = sum(row.cost_usd for row in sources.rows if row.key == "transcript")
+        return Activity(
+            self.chart("hour", "23h", only=only).totals,
+            self.chart("day", "13d", only=only).totals,
+            [(row.key.removeprefix("claude-"), 100 * row.cost_usd / total) for row in models.rows if row.cost_usd > 0],
+            100 * outside / total,
+        )
 
     def _check(self, tx: Transaction, only: Only) -> None:
         known = [s.id for s in self._settings.subscriptions]

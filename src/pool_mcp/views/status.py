@@ -1,4 +1,4 @@
-"""The daily view: where the pool stands, what runs, what was run; at 80 columns, without colour, in a pipe."""
+"""The daily view: where the pool stands, what runs, what was run; at 60 to 200 columns, without color, in a pipe."""
 
 from collections.abc import Iterator, Sequence
 from typing import Self
@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pool_mcp.results.asks import AskDetails, RunDetails, RunResult, RunsResult
-from pool_mcp.results.status import StatusResult, SubscriptionResult
+from pool_mcp.results.status import OfficialWindowResult, StatusResult, SubscriptionResult
+from pool_mcp.usage.reports import Activity
 from pool_mcp.views import tables
+from pool_mcp.views.gauges import Ink, Window, window_of
 from pool_mcp.views.times import clock, local, localized, took, until
 
 _STATUS_STYLE = {
@@ -35,29 +37,52 @@ _SHORT_ID = 8
 
 
 class StatusView:
-    """Where the pool stands: the advice first, then every subscription, then what runs, then what needs a word.
+    """Where the pool stands: advice, every subscription, what runs, recent spend, and what needs a word.
 
     A subscription takes two lines, or one where ``height`` would not hold two for each.
     """
 
-    def __init__(self, status: StatusResult, running: Sequence[RunResult] = (), height: int | None = None) -> None:
+    def __init__(
+        self,
+        status: StatusResult,
+        running: Sequence[RunResult] = (),
+        activity: Activity | None = None,
+        height: int | None = None,
+    ) -> None:
         self._status = status
         self._running = running
+        self._activity = activity
         self._height = height
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        ink = _Ink(plain=options.ascii_only)
+        ink = Ink(plain=options.ascii_only)
+        lines = 2 * len(self._status.subscriptions) + len(self._running) + 9
         yield from _headlines(self._status)
         yield Text()
-        if self._height is not None and 2 * len(self._status.subscriptions) + len(self._running) + 9 > self._height:
+        if self._height is not None and lines > self._height:
             yield _short_table(self._status, ink)
         else:
             yield _long_table(self._status, ink, options.max_width)
         if self._running:
             yield Text()
             yield runs_table(self._running, self._status.generated_at, wide=options.max_width >= _WIDE)
+        if self._activity is not None and (self._height is None or lines + 4 <= self._height):
+            yield Text()
+            yield from _activity_lines(self._activity, ink, options.max_width)
         yield Text()
         yield from _below(self._status, ink)
+
+
+def _activity_lines(activity: Activity, ink: Ink, width: int) -> Iterator[Text]:
+    """The last day by the hour, the last two weeks by the day, and the week's shares."""
+    for title, values in (("24 hours", activity.hours), ("14 days", activity.days)):
+        yield Text.assemble(
+            (f"{title:<9}", "dim"), (ink.spark(values), "green"), f" {tables.money(sum(values))}", no_wrap=True
+        )
+    parts = [f"{name} {share:.0f}%" for name, share in activity.shares]
+    if parts:
+        line = f"{'7 days':<9}{', '.join(parts)}; {activity.outside_percent:.0f}% used outside the pool"
+        yield Text(line, "dim", no_wrap=width >= _NARROW, overflow="ellipsis")
 
 
 class Screen:
@@ -74,11 +99,16 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def __call__(self, status: StatusResult, running: Sequence[RunResult]) -> None:
-        """Draw it anew."""
-        view = StatusView(status, running, height=self._console.height)
-        title = Text(f"pool-mcp, {clock(status.generated_at)}; Ctrl-C ends", "dim", no_wrap=True)
+    def __call__(
+        self, status: StatusResult, running: Sequence[RunResult], activity: Activity | None, note: str = ""
+    ) -> None:
+        """Draw it again, with a note instead of the keys where there is one."""
+        view = StatusView(status, running, activity, height=self._console.height - 1)
+        title = Text(f"pool-mcp, {clock(status.generated_at)}; {note or KEYS}", "dim", no_wrap=True)
         self._live.update(Group(title, view), refresh=True)
+
+
+KEYS = "q quit, r refresh, s sort, c cancel"
 
 
 class Scroll:
@@ -93,29 +123,12 @@ class Scroll:
     def __exit__(self, *_: object) -> None:
         """Nothing to restore."""
 
-    def __call__(self, status: StatusResult, running: Sequence[RunResult]) -> None:
+    def __call__(
+        self, status: StatusResult, running: Sequence[RunResult], activity: Activity | None, note: str = ""
+    ) -> None:
         """Print a block."""
-        self._console.print(
-            Text(f"== {clock(status.generated_at)}", "bold"), StatusView(status, running), Text(), sep="\n"
-        )
-
-
-class _Ink:
-    """What bars are drawn with; told apart without colour, and where there is ASCII only."""
-
-    def __init__(self, *, plain: bool) -> None:
-        self.official, self.own, self.free = ("#", "=", ".") if plain else ("█", "▒", "░")
-
-    def bar(self, reported: float | None, now: float, cells: int) -> Text:
-        """What Anthropic reported, then what our own figures add to it, then what is free; and the percentage."""
-        style = "red" if now >= 95 else "yellow" if now >= 80 else "green"
-        solid = min(cells, round((reported or 0) / 100 * cells))
-        filled = max(solid, min(cells, round(now / 100 * cells)))
-        bar = Text(self.official * solid, style=style)
-        bar.append(self.own * (filled - solid), style=style)
-        bar.append(self.free * (cells - filled), style="dim")
-        share = f"{now:.0f}%" if now < 999.5 else f"{now / 1000:.0f}k%" if now < 999_500 else ">999k%"
-        return bar.append(f" {'~' if _is_own(reported, now) else ''}{share}".rjust(6))
+        view = StatusView(status, running, activity)
+        self._console.print(Text(f"== {clock(status.generated_at)}", "bold"), view, Text(note), sep="\n")
 
 
 def _headlines(status: StatusResult) -> Iterator[Text]:
@@ -134,40 +147,70 @@ def _headlines(status: StatusResult) -> Iterator[Text]:
         yield Text(f"{status.caller.id} has ${status.caller.headroom_usd:.2f} of its own budget left.")
 
 
-def _long_table(status: StatusResult, ink: _Ink, width: int) -> Table:
-    """Two lines for each: both windows with their bars, what the ledger has of each, and when it frees."""
-    wide, narrow = width >= _WIDE, width < _NARROW
+def _long_table(status: StatusResult, ink: Ink, width: int) -> Table:
+    """Two lines for each: both windows with their bars, what the ledger has of each, its reset and its pace."""
+    columns = next(names for least, names in _COLUMNS if width >= least)
+    id_width = min(tables.ID_WIDTH, max(_STATE_WIDTH, *(len(one.id) for one in status.subscriptions)))
+    taken = id_width + 2 + 9 + 8 + sum(_COLUMN_WIDTHS[name] + 2 for name in columns)
+    cells = max(10, min(40, width - taken))
     table = tables.plain_table()
     table.add_column("subscription", overflow="fold", min_width=_STATE_WIDTH, max_width=tables.ID_WIDTH)
     table.add_column("window", no_wrap=True)
     table.add_column("used", no_wrap=True)
-    names = [] if narrow else ["own budget"]
-    names += ["frees in", *(["reported", "held", "an hour"] if wide else []), *([] if narrow else ["health"])]
-    for name in names:
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    now = status.generated_at
     for one in status.subscriptions:
-        for at, (name, window) in enumerate(_WINDOWS):
-            reported, full, spent, budget, frees = _figures(one, window)
-            first, read = at == 0, one.official.get(window)
-            said = {
-                "own budget": f"{tables.money(spent)} of {tables.money(budget)}",
-                "frees in": "rolling" if frees is None else until(now, frees),
-                "reported": "-" if read is None else f"{until(read.observed_at, now)} ago",
-                "held": tables.money(one.reserved_usd) if first and one.in_flight else "",
-                "an hour": tables.money(one.burn_usd_per_hour) if first and one.burn_usd_per_hour else "",
-                "health": f"{one.health_score:.0f}" if first else "",
-            }
+        for at, (title, name) in enumerate(_WINDOWS):
+            window = window_of(one, name, status.generated_at)
+            cells_of = _cells(one, window, one.official.get(name), status.generated_at, is_first=at == 0)
             table.add_row(
-                one.id if first else Text(f"  {one.status}", style=_STATUS_STYLE[one.status]),
-                name,
-                ink.bar(reported, full, 20 if wide else 10),
-                *(said[column] for column in names),
+                one.id if at == 0 else Text(f"  {one.status}", style=_STATUS_STYLE[one.status]),
+                title,
+                ink.bar(window, cells),
+                *(cells_of[column] for column in columns),
             )
     return table
 
 
-def _short_table(status: StatusResult, ink: _Ink) -> Table:
+def _cells(
+    one: SubscriptionResult, window: Window, read: OfficialWindowResult | None, now: int, *, is_first: bool
+) -> dict[str, str | Text]:
+    """Every column's cell of one window; what belongs to the subscription stands in its first line only."""
+    pace, out = window.pace, window.runs_out_at
+    return {
+        "own budget": f"{tables.money(window.spent_usd)} of {tables.money(window.budget_usd)}",
+        "frees in": "rolling" if window.resets_at is None else until(now, window.resets_at),
+        "resets": "rolling" if window.resets_at is None else local(window.resets_at, now),
+        "pace": "-" if pace is None else Text(f"{min(pace, 99):.1f}x", style="yellow" if pace > 1 else ""),
+        "runs out": "-" if out is None else Text("now" if out <= now else local(out, now), style="yellow"),
+        "reported": "-" if read is None else f"{until(read.observed_at, now)} ago",
+        "held": tables.money(one.reserved_usd) if is_first and one.in_flight else "",
+        "an hour": tables.money(one.burn_usd_per_hour) if is_first and one.burn_usd_per_hour else "",
+        "health": f"{one.health_score:.0f}" if is_first else "",
+    }
+
+
+_COLUMN_WIDTHS = {
+    "own budget": 19,
+    "frees in": 8,
+    "resets": 9,
+    "pace": 5,
+    "runs out": 9,
+    "reported": 9,
+    "held": 7,
+    "an hour": 7,
+    "health": 6,
+}
+_COLUMNS = (
+    (132, ("own budget", "resets", "frees in", "pace", "runs out", "reported", "held", "an hour", "health")),
+    (100, ("own budget", "resets", "pace", "runs out", "health")),
+    (_NARROW, ("own budget", "frees in", "health")),
+    (0, ("frees in",)),
+)
+"""From a width on, the columns that there is room for; the bars take what is left."""
+
+
+def _short_table(status: StatusResult, ink: Ink) -> Table:
     """One line for each: both windows with their bars, and what the ledger has spent there."""
     table = tables.plain_table()
     table.add_column("subscription", overflow="fold", max_width=tables.ID_WIDTH)
@@ -183,24 +226,13 @@ def _short_table(status: StatusResult, ink: _Ink) -> Table:
     for one in status.subscriptions:
         windows: list[RenderableType] = []
         for _, window in _WINDOWS:
-            reported, full, spent, _, _ = _figures(one, window)
-            windows += [ink.bar(reported, full, 6), tables.money(spent)]
+            found = window_of(one, window, status.generated_at)
+            windows += [ink.bar(found, 6), tables.money(found.spent_usd)]
         table.add_row(one.id, Text(one.status, style=_STATUS_STYLE[one.status]), *windows, f"{one.health_score:.0f}")
     return table
 
 
-def _figures(one: SubscriptionResult, window: str) -> tuple[float | None, float, float, float, int | None]:
-    """Of a window: percent as reported, percent now by all that is known, spent, budget, and when it frees."""
-    read = one.official.get(window)
-    own = one.block if window == "five_hour" else one.week
-    frees = one.block.ends_at if window == "five_hour" else None
-    if read is None or read.percent is None:
-        return None, own.percent, own.cost_usd, own.budget_usd, frees
-    now = read.percent if read.percent_now is None else max(read.percent, read.percent_now)
-    return read.percent, now, own.cost_usd, own.budget_usd, read.resets_at or frees
-
-
-def _below(status: StatusResult, ink: _Ink) -> Iterator[Text]:
+def _below(status: StatusResult, ink: Ink) -> Iterator[Text]:
     """What the table has no room for: reasons and forecasts, alerts, and whose figures they are."""
     now = status.generated_at
     told: dict[str, str] = {}
@@ -223,10 +255,9 @@ def _below(status: StatusResult, ink: _Ink) -> Iterator[Text]:
     yield Text(f"{tables.LIST_PRICE}; {tables.imported(status.imported_at, now)}.", "dim")
 
 
-def _legend(status: StatusResult, ink: _Ink) -> Text:
+def _legend(status: StatusResult, ink: Ink) -> Text:
     now = status.generated_at
-    figures = [_figures(one, window) for one in status.subscriptions for _, window in _WINDOWS]
-    is_own = any(_is_own(reported, full) for reported, full, *_ in figures)
+    is_own = any(window_of(one, window, now).is_own for one in status.subscriptions for _, window in _WINDOWS)
     heard = sorted(
         one.official[window].observed_at
         for one in status.subscriptions
@@ -240,10 +271,6 @@ def _legend(status: StatusResult, ink: _Ink) -> Text:
     ago = newest if newest == oldest else f"{newest} to {oldest}"
     official = f"{ink.official} is what Anthropic reported {ago} ago"
     return Text(f"{official}; {own}: spent since, or of your own budget." if is_own else f"{official}.", "dim")
-
-
-def _is_own(reported: float | None, full: float) -> bool:
-    return reported is None or full - reported >= 0.5
 
 
 # Runs

@@ -44,8 +44,8 @@ def console(*, stderr: bool = False, color: str = "auto") -> Console:
 
 
 def save_picture(shown: RenderableType, title: str, path: Path) -> None:
-    """Write what an 80-column terminal would show as an SVG that fetches nothing."""
-    screen = Console(file=io.StringIO(), width=80, record=True, force_terminal=True, color_system="truecolor")
+    """Write what a 100-column terminal would show as an SVG that fetches nothing."""
+    screen = Console(file=io.StringIO(), width=100, record=True, force_terminal=True, color_system="truecolor")
     screen.print(shown)
     without_web_fonts = re.sub(r"@font-face \{.*?\}", "", screen.export_svg(title=title), flags=re.DOTALL)
     path.write_text(without_web_fonts, encoding="utf-8")
