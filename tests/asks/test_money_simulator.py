@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from money_stories import FAULTS, STORIES, play, points_of
-from money_world import FaultKind
+from money_world import FaultKind, Plan
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Thousands of syncs to a disk would take minutes; what a power cut takes away is simulated."""
@@ -24,4 +24,16 @@ def test_whatever_happens_at_whichever_point_every_cent_is_booked_once(story: st
             found = play(story, Path(folder) / f"{plan.point}", plan)
             if found:
                 wrong[plan] = found
+    assert wrong == {}
+
+
+def test_a_clock_that_is_set_back_does_not_hide_a_power_cut() -> None:
+    wrong = {}
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        points = [plan.point for plan in points_of("one ask", "power", Path(folder) / "plain")]
+        back = Plan("clock back", points[len(points) // 4])
+        for point in points[len(points) // 4 :: 5]:
+            found = play("one ask", Path(folder) / f"{point}", back, Plan("power", point))
+            if found:
+                wrong[point] = found
     assert wrong == {}

@@ -152,7 +152,7 @@ class World:
         self.bad_ends: list[str] = []
         """Servers that ended with an error instead of by themselves."""
         self.is_full = False
-        self.booted_at_ms = 0
+        self.boots = 1
         self._offset_ms = 0
         self._ids = 0
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -200,7 +200,7 @@ class World:
             # Made after the last sync of their folder.
             for name in (path, cli.files.pid, cli.files.stderr):
                 name.unlink(missing_ok=True)
-        self.booted_at_ms = self.now_ms()
+        self.boots += 1
 
     # The CLI
 
@@ -490,7 +490,7 @@ def virtual(world: World) -> Iterator[None]:
             patch.setattr(module, "in_thread", inline)
         patch.setattr(runner_module, "start", start)
         patch.setattr(runner_module, "find_cli", lambda *_: Path("claude"))
-        patch.setattr(runner_module, "booted_at_ms", lambda: world.booted_at_ms)
+        patch.setattr(process_module, "boot_id", lambda: str(world.boots))
         patch.setattr(process_module, "CliProcess", lambda files, *_: _Process(files, world))
         patch.setattr(process_module.RunFiles, "prepare", prepared)
         patch.setattr(locks, "is_alive", lambda _, owner: world.is_owner_alive(owner))

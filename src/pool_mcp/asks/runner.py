@@ -18,7 +18,7 @@ from pool_mcp.claude.command import SYSTEM_PROMPT_TOKENS, Command, argv, request
 from pool_mcp.claude.cost import Price, baseline, cost_so_far, run_cost, session_cost
 from pool_mcp.claude.fields import MAX_MS, as_text
 from pool_mcp.claude.find import find_cli
-from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, booted_at_ms, environment, follow, start
+from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, environment, follow, start
 from pool_mcp.claude.stream import LineBuffer, RunStream
 from pool_mcp.claude.transcripts import message_key
 from pool_mcp.claude.verdict import judge
@@ -280,8 +280,7 @@ class Runner:
     def _cost(self, run: Run, stream: RunStream, exit_code: int | None) -> Cost:
         """What a run cost, by its stream and its session's transcripts; ``stream`` takes in the calls they add."""
         files, at_ms = self.files(run.run_id), _started_at_ms(run)
-        is_power_cut = at_ms <= booted_at_ms()
-        if stream.is_empty and files.was_never_started and not is_power_cut:
+        if stream.is_empty and files.was_never_started:
             return Cost()
         transcripts = self._transcripts(run)
         trace = None
@@ -289,7 +288,7 @@ class Runner:
             prompt = _text_of(files.prompt)
             trace = sessions.trace_run(transcripts, stream.calls, prompt, at_ms)
         is_lost = stream.is_empty and not self._has_refused(files, exit_code, trace)
-        may_have_asked = trace is not None or is_power_cut or not files.stdout.exists()
+        may_have_asked = trace is not None or files.may_have_lost_files or not files.stdout.exists()
         if is_lost and may_have_asked and not (trace and trace.calls):
             stream.requests += 1
         if stream.result is None and trace is not None:

@@ -153,7 +153,7 @@ class RunFiles:
     def prepare(self, prompt: str, request_tokens: int) -> None:
         """Make the directory, the prompt and the facts, on the disk before anything is started."""
         make_directory(self.directory)
-        facts = {"request_tokens": request_tokens, "pid_namespace": _pid_namespace()}
+        facts = {"request_tokens": request_tokens, "pid_namespace": _pid_namespace(), "boot_id": boot_id()}
         for path, text in ((self.prompt, prompt), (self.facts, json.dumps(facts))):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(fd, "wb") as file:
@@ -190,12 +190,17 @@ class RunFiles:
             return ended_at_ms
 
     @property
-    def was_never_started(self) -> bool:
-        """Whether the files prove that the CLI never began: those that come before it are there, the next is not.
+    def may_have_lost_files(self) -> bool:
+        """Whether the machine may have been started again since the files were made.
 
-        After a power cut they prove nothing.
+        A power cut takes away what was made after them. No clock is asked for that, since clocks jump.
         """
-        return self.facts.exists() and not self.stdout.exists()
+        return self._facts().get("boot_id") != (boot_id() or None)
+
+    @property
+    def was_never_started(self) -> bool:
+        """Whether the files prove that the CLI never began: those that come before it are there, the next is not."""
+        return not self.may_have_lost_files and not self.stdout.exists()
 
     @property
     def request_tokens(self) -> int | None:
@@ -369,17 +374,11 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def booted_at_ms() -> int:
-    """When this machine was started, Unix ms; 0 where it cannot be told."""
-    try:
+def boot_id() -> str:
+    """What names this start of the machine and no other; empty where it cannot be told."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         if sys.platform == "darwin":
-            said = subprocess.run(
-                ["/usr/sbin/sysctl", "-n", "kern.boottime"], capture_output=True, check=True, text=True, timeout=5
-            )
-            return int(said.stdout.split("sec = ")[1].split(",")[0]) * 1000
-        for line in Path("/proc/stat").read_text().splitlines():
-            if line.startswith("btime "):
-                return int(line.split()[1]) * 1000
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
-        pass
-    return 0
+            sysctl = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(sysctl, capture_output=True, check=True, text=True, timeout=5).stdout.strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
