@@ -4,7 +4,6 @@ Each receiver has a task of its own in every server, so one that hangs keeps no 
 makes one process send at a time. A notice is sent at least once, always under the same id.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -81,7 +80,7 @@ class Notifying:
         await in_thread(self._note, receiver, message, problem)
 
     def _claim(self, receiver: NotifySettings) -> Message | None:
-        name, kinds, now_ms = receiver.name, json.dumps(receiver.on), self._clock()
+        name, kinds, now_ms = receiver.name, receiver.on, self._clock()
         if is_quiet(receiver.quiet_hours, now_ms, self._zone):
             return None
         with self._ledger.read() as tx:

@@ -14,13 +14,13 @@ _CHECKS = (
             SELECT subscription, hour_ms, caller, model, source, calls, unpriced_calls, input_tokens, output_tokens,
                 cache_creation_tokens, cache_read_tokens, cost_nanousd, estimated_nanousd FROM hours
             UNION ALL
-            SELECT subscription, at_ms - at_ms % 3600000, caller, model, source, -(kind <> 'adjustment'),
-                -(m.cost_nanousd IS NULL),
+            SELECT subscription, at_ms - at_ms % 3600000, caller, model, source,
+                CASE WHEN kind = 'adjustment' THEN 0 ELSE -1 END, CASE WHEN m.cost_nanousd IS NULL THEN -1 ELSE 0 END,
                 -input_tokens, -output_tokens, -(cache_creation_5m_tokens + cache_creation_1h_tokens),
                 -cache_read_tokens, -coalesce(m.cost_nanousd, 0),
-                -iif(is_estimate, coalesce(m.cost_nanousd, 0), 0)
+                CASE WHEN is_estimate = 1 THEN -coalesce(m.cost_nanousd, 0) ELSE 0 END
             FROM entries JOIN entry_models m USING (entry_id)
-        ) GROUP BY subscription, hour_ms, caller, model, source
+        ) AS sums GROUP BY subscription, hour_ms, caller, model, source
         HAVING sum(calls) <> 0 OR sum(unpriced_calls) <> 0 OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0
             OR sum(cache_creation_tokens) <> 0 OR sum(cache_read_tokens) <> 0 OR sum(cost_nanousd) <> 0
             OR sum(estimated_nanousd) <> 0
@@ -36,7 +36,7 @@ _CHECKS = (
             UNION ALL
             SELECT subscription, hour_ms, -calls, -unpriced_calls, -input_tokens, -output_tokens,
                 -cache_creation_tokens, -cache_read_tokens, -cost_nanousd FROM hours
-        ) GROUP BY subscription, hour_ms
+        ) AS sums GROUP BY subscription, hour_ms
         HAVING sum(calls) <> 0 OR sum(unpriced_calls) <> 0 OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0
             OR sum(cache_creation_tokens) <> 0 OR sum(cache_read_tokens) <> 0 OR sum(cost_nanousd) <> 0
         """,
@@ -46,7 +46,7 @@ _CHECKS = (
         "an entry's amount differs from its models'",
         """
         SELECT 'entry ' || entry_id FROM entries LEFT JOIN entry_models m USING (entry_id)
-        GROUP BY entry_id HAVING entries.cost_nanousd <> coalesce(sum(m.cost_nanousd), 0)
+        GROUP BY entry_id, entries.cost_nanousd HAVING entries.cost_nanousd <> coalesce(sum(m.cost_nanousd), 0)
         """,
     ),
     (

@@ -39,16 +39,16 @@ class Balances:
         (total,) = self._conn.execute(
             """
             SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM hours
-                    WHERE subscription = :subscription AND hour_ms >= :first_whole_hour AND model LIKE :models)
+                    WHERE subscription = :subscription AND hour_ms >= :first_whole_hour AND lower(model) LIKE :models)
                  + (SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)
                     WHERE subscription = :subscription AND at_ms >= :since AND at_ms < :first_whole_hour
-                        AND model LIKE :models)
+                        AND lower(model) LIKE :models)
             """,
             {
                 "subscription": subscription,
                 "since": since_ms,
                 "first_whole_hour": first_whole_hour,
-                "models": f"%{family}%",
+                "models": f"%{family.lower()}%",
             },
         ).fetchone()
         return int(total)
@@ -118,15 +118,15 @@ class Balances:
     def least_cost_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> int | None:
         """The least that a late run of one subscription and asked-for model has cost, also one stopped by its cap."""
         (least,) = self._conn.execute(
-            """
+            f"""
             SELECT min(cost_nanousd) FROM (
                 SELECT cost_nanousd FROM runs JOIN entries USING (run_id)
-                WHERE runs.subscription = ? AND model IS ? AND outcome IN ('ok', 'budget') AND NOT is_estimate
+                WHERE runs.subscription = ? AND {_is_model(model)} AND outcome IN ('ok', 'budget') AND is_estimate = 0
                     AND cost_nanousd > 0
                 ORDER BY ended_at_ms DESC LIMIT ?
-            )
-            """,
-            (subscription, model, limit),
+            ) AS late
+            """,  # noqa: S608
+            (subscription, *_given(model), limit),
         ).fetchone()
         return None if least is None else int(least)
 
@@ -146,7 +146,7 @@ class Balances:
                     USING (subscription)
                 WHERE hour_ms > :since - :hour AND source = 'pool'
                 UNION SELECT caller FROM unfinished_runs UNION SELECT :caller
-            )
+            ) AS active
             """,
             {"since": since_ms, "hour": HOUR_MS, "caller": caller},
         ).fetchone()
@@ -155,11 +155,20 @@ class Balances:
     def recent_costs_nanousd(self, subscription: str, model: str | None, limit: int = 50) -> list[int]:
         """Costs of the latest answered runs of one subscription and asked-for model, newest first."""
         rows = self._conn.execute(
-            """
+            f"""
             SELECT cost_nanousd FROM runs JOIN entries USING (run_id)
-            WHERE runs.subscription = ? AND model IS ? AND state = 'settled'
+            WHERE runs.subscription = ? AND {_is_model(model)} AND state = 'settled'
             ORDER BY ended_at_ms DESC LIMIT ?
-            """,
-            (subscription, model, limit),
+            """,  # noqa: S608
+            (subscription, *_given(model), limit),
         )
         return [cost for (cost,) in rows]
+
+
+def _is_model(model: str | None) -> str:
+    """NULL equals nothing, and no form for that is known to every engine."""
+    return "model IS NULL" if model is None else "model = ?"
+
+
+def _given(model: str | None) -> tuple[str, ...]:
+    return () if model is None else (model,)

@@ -37,7 +37,7 @@ def _prepare(conn: sqlite3.Connection, path: Path, turn: Turn) -> None:
     if not _writes_ahead(conn):
         with turn():
             _write_ahead(conn)
-    known, taken = [step.__name__ for step in migrations.STEPS], migrations.applied(conn)
+    known, taken = [step.name for step in migrations.STEPS], migrations.applied(conn)
     if set(known) - set(taken):
         with turn():
             _migrate(conn)

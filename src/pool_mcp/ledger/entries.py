@@ -9,7 +9,7 @@ from pool_mcp.model import HOUR_MS, Cost
 INSERT_ENTRY = """
     INSERT INTO entries (entry_id, kind, run_id, at_ms, block_start_ms, subscription, session_id, caller, source,
         cost_nanousd, is_estimate, note)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (coalesce(?, (SELECT coalesce(max(entry_id), 0) + 1 FROM entries)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 """The entry alone; its models and hours are the caller's to add."""
 
@@ -48,14 +48,13 @@ class Entry:
 def add_entry(conn: sqlite3.Connection, entry: Entry) -> int:
     """Book an entry with its models, and add it to its hour; its id."""
     cost, at_ms = entry.cost, entry.at_ms
-    entry_id = conn.execute(
-        INSERT_ENTRY,
+    (entry_id,) = conn.execute(
+        f"{INSERT_ENTRY} RETURNING entry_id",
         (
             *(None, entry.kind, entry.run_id, at_ms, grid_block(at_ms).starts_at_ms, entry.subscription),
             *(entry.session_id, entry.caller, entry.source, cost.nanousd, cost.is_estimate, entry.note),
         ),
-    ).lastrowid
-    assert entry_id is not None
+    ).fetchone()
     calls = 0 if entry.kind == "adjustment" else 1
     for model, part in cost.models.items():
         tokens, nanousd = part.tokens, part.cost_nanousd or 0
@@ -69,4 +68,4 @@ def add_entry(conn: sqlite3.Connection, entry: Entry) -> int:
                 *(nanousd, nanousd if cost.is_estimate else 0),
             ),
         )
-    return entry_id
+    return int(entry_id)

@@ -5,7 +5,6 @@ entry is gone. Which calls are a run's: those that its own stream showed, wherev
 session's transcripts, by their time, its subagents' (which no stream shows) and, where its stream was lost, all.
 """
 
-import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Final, NamedTuple
 from pool_mcp.accounting.pricing import price_of_counts
 from pool_mcp.choosing.windows import grid_block
 from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, INSERT_ENTRY, Entry, add_entry
+from pool_mcp.ledger.lists import rows_among
 from pool_mcp.model import HOUR_MS, Cost, ModelCost, Tokens
 
 CALLER = "outside"
@@ -115,11 +115,8 @@ class Imports:
 
     def marks(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
         """How far transcripts have been read, with the digest, of those paths that are known."""
-        rows = self._conn.execute(
-            """
-            SELECT known.path, offset, digest FROM json_each(?) CROSS JOIN transcript_files known ON known.path = value
-            """,
-            (json.dumps(list(paths)),),
+        rows = rows_among(
+            self._conn, "SELECT path, offset, digest FROM transcript_files WHERE path IN ({marks})", paths
         )
         return {path: (offset, digest) for path, offset, digest in rows}
 
@@ -130,9 +127,8 @@ class Imports:
 
     def sessions_with_runs(self, session_ids: Iterable[str]) -> set[str]:
         """Which sessions the pool has had a run on."""
-        rows = self._conn.execute(
-            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM runs WHERE session_id = value)",
-            (json.dumps(sorted(session_ids)),),
+        rows = rows_among(
+            self._conn, "SELECT DISTINCT session_id FROM runs WHERE session_id IN ({marks})", sorted(session_ids)
         )
         return {session for (session,) in rows}
 
@@ -232,34 +228,31 @@ class Imports:
 
     def _sessions_of(self, keys: Sequence[int]) -> set[str]:
         """The sessions under which calls are booked."""
-        rows = self._conn.execute(
+        rows = rows_among(
+            self._conn,
             """
-            SELECT DISTINCT session_id FROM json_each(?) CROSS JOIN transcript_calls ON call_key = value
-            JOIN entries USING (entry_id) WHERE session_id IS NOT NULL
+            SELECT DISTINCT session_id FROM transcript_calls JOIN entries USING (entry_id)
+            WHERE call_key IN ({marks}) AND session_id IS NOT NULL
             """,
-            (json.dumps(sorted(set(keys))),),
+            sorted(set(keys)),
         )
         return {session for (session,) in rows}
 
     def _tokens_of(self, sessions: AbstractSet[str], model: str) -> Tokens:
         """All that is booked of sessions and one model."""
         names = ", ".join(f"coalesce(sum(m.{name}), 0)" for name in _AMOUNTS[:-1])
-        row = self._conn.execute(
-            f"""
-            SELECT {names} FROM json_each(?) CROSS JOIN entries ON session_id = value
-            JOIN entry_models m USING (entry_id) WHERE model = ?
-            """,  # noqa: S608  (column names)
-            (json.dumps(sorted(sessions)), model),
-        ).fetchone()
-        return Tokens(*row)
+        sql = f"""
+            SELECT {names} FROM entries JOIN entry_models m USING (entry_id)
+            WHERE session_id IN ({{marks}}) AND model = ?
+        """  # noqa: S608  (column names)
+        return Tokens(*map(sum, zip(*rows_among(self._conn, sql, sorted(sessions), model), strict=True)))
 
     def _known(self, keys: Iterable[int]) -> dict[int, tuple[int, int]]:
         """The entry and the booked output tokens of every call that is known."""
-        rows = self._conn.execute(
-            """
-            SELECT call_key, entry_id, output_tokens FROM json_each(?) CROSS JOIN transcript_calls ON call_key = value
-            """,
-            (json.dumps(sorted(keys)),),
+        rows = rows_among(
+            self._conn,
+            "SELECT call_key, entry_id, output_tokens FROM transcript_calls WHERE call_key IN ({marks})",
+            sorted(keys),
         )
         return {key: (entry_id, output) for key, entry_id, output in rows}
 
@@ -273,11 +266,13 @@ class Imports:
         asked = [key for key in message_keys if key in calls and key not in known]
         if not asked:
             return {}
-        rows = self._conn.execute(
-            "SELECT message_key, entry_id FROM json_each(?) CROSS JOIN run_calls ON message_key = value",
-            (json.dumps(sorted({message_keys[key] for key in asked})),),
+        of_streams = dict(
+            rows_among(
+                self._conn,
+                "SELECT message_key, entry_id FROM run_calls WHERE message_key IN ({marks})",
+                sorted({message_keys[key] for key in asked}),
+            )
         )
-        of_streams = dict(rows.fetchall())
         spans = {session: _spans(self._conn, session) for session in {calls[key][1].session_id for key in asked}}
         covering: dict[int, int] = {}
         for key in asked:

@@ -5,7 +5,23 @@ integer Unix milliseconds, booleans are 0 and 1.
 """
 
 import sqlite3
-from typing import Any
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+_SET = "pool_mcp"
+
+# The steps that were taken, as sqlite-utils keeps them.
+_TAKEN = """
+CREATE TABLE IF NOT EXISTS "_sqlite_migrations" (
+   "id" INTEGER PRIMARY KEY,
+   "migration_set" TEXT,
+   "name" TEXT,
+   "applied_at" TEXT
+);
+CREATE UNIQUE INDEX IF NOT EXISTS "idx__sqlite_migrations_migration_set_name"
+    ON "_sqlite_migrations" ("migration_set", "name");
+"""
+
 
 _FIRST = """
 CREATE TABLE asks (
@@ -140,12 +156,6 @@ CREATE INDEX cooldowns_open ON cooldowns (subscription, since_ms) WHERE lifted_a
 """
 
 
-def m001_first(db: Any) -> None:
-    """Asks, runs, sessions, entries with their sums, official windows and cooldowns."""
-    for statement in _statements(_FIRST):
-        db.execute(statement)
-
-
 _SUBSCRIPTION_HOURS = """
 CREATE TABLE subscription_hours (       -- sums of hours; kept by triggers, so that whatever books an hour books this
     subscription TEXT NOT NULL,
@@ -203,12 +213,6 @@ END;
 """
 
 
-def m_subscription_hours(db: Any) -> None:
-    """Sums by subscription and hour: a week is 168 rows however many models, callers and sources it has."""
-    for statement in _statements(_SUBSCRIPTION_HOURS):
-        db.execute(statement)
-
-
 _CHOOSING = """
 CREATE TABLE logins (                   -- what `claude auth status` last said
     subscription TEXT PRIMARY KEY,
@@ -231,12 +235,6 @@ CREATE TABLE leases (                   -- what only one process at a time does
     until_ms INTEGER NOT NULL
 ) STRICT;
 """
-
-
-def m_choosing(db: Any) -> None:
-    """Logins, alerts and leases."""
-    for statement in _statements(_CHOOSING):
-        db.execute(statement)
 
 
 _IMPORTS = """
@@ -278,12 +276,6 @@ CREATE TABLE run_transcripts (          -- what transcripts show of runs whose e
 """
 
 
-def m_imports(db: Any) -> None:
-    """What has been read of transcripts, and which calls are in which entry."""
-    for statement in _statements(_IMPORTS):
-        db.execute(statement)
-
-
 _ORGANISATION = """
 CREATE TABLE organisation_figures (     -- what the organisation's reports say; never spend of the ledger's
     report TEXT NOT NULL,
@@ -313,29 +305,17 @@ CREATE TABLE organisation_syncs (       -- which spans of which report were read
 """
 
 
-def m_organisation(db: Any) -> None:
-    """The organisation's figures."""
-    for statement in _statements(_ORGANISATION):
-        db.execute(statement)
-
-
-def m_read_figures_only(db: Any) -> None:
-    """What nobody reads of the organization's reports goes."""
-    db.execute("DELETE FROM organisation_figures WHERE report = 'claude_code'")
-    db.execute("DELETE FROM organisation_syncs WHERE report = 'claude_code'")
-    db.execute("ALTER TABLE organisation_figures DROP COLUMN requests")
+_READ_FIGURES_ONLY = """               -- what nobody reads of the organization's reports goes
+DELETE FROM organisation_figures WHERE report = 'claude_code';
+DELETE FROM organisation_syncs WHERE report = 'claude_code';
+ALTER TABLE organisation_figures DROP COLUMN requests;
+"""
 
 
 _UNFINISHED = """
 CREATE VIEW unfinished_runs AS          -- those whose reservation counts as spent
 SELECT * FROM runs WHERE state IN ('reserved', 'running');
 """
-
-
-def m_unfinished(db: Any) -> None:
-    """What an unfinished run is, said once."""
-    for statement in _statements(_UNFINISHED):
-        db.execute(statement)
 
 
 _OVERAGE = """
@@ -357,12 +337,6 @@ CREATE INDEX overage_by_time ON overage (subscription, at_ms);
 """
 
 
-def m_overage(db: Any) -> None:
-    """Use beyond a plan is booked apart."""
-    for statement in _statements(_OVERAGE):
-        db.execute(statement)
-
-
 _CALL_SPENDING = """
 CREATE TABLE call_spending (            -- what unfinished and recent runs spent, call by call; no record of money
     subscription TEXT NOT NULL,
@@ -374,12 +348,6 @@ CREATE TABLE call_spending (            -- what unfinished and recent runs spent
 CREATE INDEX call_spending_by_run ON call_spending (run_id, nanousd);
 CREATE INDEX runs_by_caller ON runs (caller, created_at_ms);
 """
-
-
-def m_call_spending(db: Any) -> None:
-    """When a run spent what its entry books at its end; a caller's latest run."""
-    for statement in _statements(_CALL_SPENDING):
-        db.execute(statement)
 
 
 _OUTBOX = """
@@ -409,53 +377,71 @@ CREATE TABLE deliveries (
 """
 
 
-def m_outbox(db: Any) -> None:
-    """Notices are delivered outside."""
-    for statement in _statements(_OUTBOX):
-        db.execute(statement)
+_SEQUENCE = """
+ALTER TABLE runs ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;     -- the order in which runs were reserved
+UPDATE runs SET seq = rowid;
+CREATE UNIQUE INDEX runs_by_seq ON runs (seq);
+ALTER TABLE outbox ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;   -- the order in which notices were written
+UPDATE outbox SET seq = rowid;
+CREATE UNIQUE INDEX outbox_by_seq ON outbox (seq);
+ALTER TABLE organisation_syncs ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+UPDATE organisation_syncs SET seq = rowid;
+CREATE UNIQUE INDEX organisation_syncs_by_seq ON organisation_syncs (seq);
+"""
+
+
+class Step(NamedTuple):
+    """A change of the schema: its name for ever, and its statements, of which no two share a line."""
+
+    name: str
+    script: str
+
+    def statements(self) -> list[str]:
+        """One by one; ``executescript`` would commit the transaction in which they are taken."""
+        found, buffer = [], ""
+        for line in self.script.splitlines(keepends=True):
+            buffer += line
+            if sqlite3.complete_statement(buffer):
+                found.append(buffer)
+                buffer = ""
+        return found
 
 
 STEPS = (
-    m001_first,
-    m_subscription_hours,
-    m_choosing,
-    m_imports,
-    m_organisation,
-    m_read_figures_only,
-    m_unfinished,
-    m_overage,
-    m_call_spending,
-    m_outbox,
+    Step("m001_first", _FIRST),
+    Step("m_subscription_hours", _SUBSCRIPTION_HOURS),
+    Step("m_choosing", _CHOOSING),
+    Step("m_imports", _IMPORTS),
+    Step("m_organisation", _ORGANISATION),
+    Step("m_read_figures_only", _READ_FIGURES_ONLY),
+    Step("m_unfinished", _UNFINISHED),
+    Step("m_overage", _OVERAGE),
+    Step("m_call_spending", _CALL_SPENDING),
+    Step("m_outbox", _OUTBOX),
+    Step("m_sequence", _SEQUENCE),
 )
-
-_SET = "pool_mcp"
+"""In their order; a further one goes at the end."""
 
 
 def applied(conn: sqlite3.Connection) -> list[str]:
     """The steps that a ledger has taken, in their order, by name."""
     if conn.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone() is None:
         return []
-    rows = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY rowid", (_SET,))
+    rows = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id", (_SET,))
     return [name for (name,) in rows]
 
 
 def apply(conn: sqlite3.Connection) -> None:
     """Take the steps that a ledger has not taken yet, in the transaction that is open."""
-    # It takes longer to load than all the rest of the ledger, and hardly any start has a step to take.
-    from sqlite_utils import Database, Migrations
-
-    migrations = Migrations(_SET)
+    taken = applied(conn)
+    if not taken:
+        for statement in Step("", _TAKEN).statements():
+            conn.execute(statement)
     for step in STEPS:
-        migrations()(step)
-    migrations.apply(Database(conn, execute_plugins=False))
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script; ``executescript`` would commit the transaction that the migration runs in."""
-    statements, buffer = [], ""
-    for line in script.splitlines(keepends=True):
-        buffer += line
-        if sqlite3.complete_statement(buffer):
-            statements.append(buffer)
-            buffer = ""
-    return statements
+        if step.name not in taken:
+            for statement in step.statements():
+                conn.execute(statement)
+            conn.execute(
+                "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
+                (_SET, step.name, str(datetime.now(UTC))),
+            )

@@ -72,7 +72,7 @@ class Official:
         of_entries = f"SELECT sum(cost_nanousd) FROM entries WHERE {span.format('entries')}"  # noqa: S608
         of_calls, booked = (
             f"""SELECT sum(nanousd) FROM {tables} JOIN runs USING (run_id)
-            WHERE {table}.{span.format(table)} AND (:family IS NULL OR runs.model LIKE :family)"""  # noqa: S608
+            WHERE {table}.{span.format(table)} AND (:family IS NULL OR lower(runs.model) LIKE :family)"""  # noqa: S608
             for tables, table in (
                 ("call_spending", "call_spending"),
                 ("call_spending JOIN entries USING (run_id)", "entries"),
@@ -80,31 +80,31 @@ class Official:
         )
         if family is not None:
             of_entries = f"""SELECT sum(m.cost_nanousd) FROM entries JOIN entry_models m USING (entry_id)
-            WHERE model LIKE :family AND {span.format("entries")}"""  # noqa: S608
+            WHERE lower(model) LIKE :family AND {span.format("entries")}"""  # noqa: S608
         # An entry has the time of its run's end; what the run's calls had spent before is counted at theirs.
         spent = f"coalesce(({of_entries}), 0) + coalesce(({of_calls}), 0) - coalesce(({booked}), 0)"
         rows = self._conn.execute(
             f"""
             SELECT window, percent, resets_at_ms, status, observed_at_ms,
-                max(0, {spent})
+                {spent}
             FROM (
                 SELECT *, lag(observed_at_ms) OVER (ORDER BY observed_at_ms) AS before_ms FROM (
                     SELECT *, lag(percent) OVER earlier AS was_percent, lag(resets_at_ms) OVER earlier AS was_reset_ms
                     FROM official_readings
                     WHERE subscription = :subscription AND window = :window AND observed_at_ms >= :since_ms
                     WINDOW earlier AS (ORDER BY observed_at_ms)
-                ) WHERE percent IS NOT was_percent OR resets_at_ms IS NOT was_reset_ms
+                ) AS of_window WHERE {_differs("percent", "was_percent")} OR {_differs("resets_at_ms", "was_reset_ms")}
                 ORDER BY observed_at_ms DESC LIMIT {MOST_STEPS}
-            ) ORDER BY observed_at_ms
+            ) AS steps ORDER BY observed_at_ms
             """,  # noqa: S608  (spent is made of the literals above)
             {
                 "subscription": subscription,
                 "window": window,
-                "family": None if family is None else f"%{family}%",
+                "family": None if family is None else f"%{family.lower()}%",
                 "since_ms": since_ms,
             },
         )
-        return [Step(WindowReading(*row[:5]), int(row[5])) for row in rows]
+        return [Step(WindowReading(*row[:5]), max(0, int(row[5]))) for row in rows]
 
     def latest(self) -> dict[str, dict[str, WindowReading]]:
         """The newest reading of every official window, by subscription and window."""
@@ -115,3 +115,8 @@ class Official:
             reading = WindowReading(*rest)
             result.setdefault(subscription, {})[reading.window] = reading
         return result
+
+
+def _differs(one: str, other: str) -> str:
+    """Whether two columns differ, of which either may be NULL, in words that every engine knows."""
+    return f"{one} <> {other} OR ({one} IS NULL) <> ({other} IS NULL)"

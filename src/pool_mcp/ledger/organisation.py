@@ -1,12 +1,12 @@
 """Every statement on what the organisation has reported, and on the ledger's side of a reconciliation."""
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.accounting.reconcile import Amount, Booked, Figure
 from pool_mcp.ledger.entries import Entry, add_entry
+from pool_mcp.ledger.lists import marks
 from pool_mcp.model import CLOCK_SLACK_MS, Cost, Tokens
 
 _COLUMNS = (
@@ -52,7 +52,10 @@ class Organisation:
             (report, sync.since_ms, sync.until_ms),
         )
         self._conn.execute(
-            "INSERT INTO organisation_syncs VALUES (?, ?, ?, ?, ?)",
+            """
+            INSERT INTO organisation_syncs
+            VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM organisation_syncs))
+            """,
             (report, sync.since_ms, sync.until_ms, sync.synced_at_ms, sync.refreshed_at_ms),
         )
 
@@ -69,7 +72,7 @@ class Organisation:
         row = self._conn.execute(
             """
             SELECT since_ms, until_ms, synced_at_ms, refreshed_at_ms FROM organisation_syncs
-            WHERE report = ? AND since_ms <= ? AND until_ms > ? ORDER BY rowid DESC LIMIT 1
+            WHERE report = ? AND since_ms <= ? AND until_ms > ? ORDER BY seq DESC LIMIT 1
             """,
             (report, since_ms, since_ms),
         ).fetchone()
@@ -96,13 +99,13 @@ class Organisation:
     def booked(self, subscriptions: Sequence[str], since_ms: int, until_ms: int) -> list[Booked]:
         """The ledger's hours of some subscriptions by model, adjustments included; whole hours."""
         rows = self._conn.execute(
-            """
+            f"""
             SELECT subscription, hour_ms, model, sum(unpriced_calls), sum(cost_nanousd), sum(input_tokens),
                 sum(output_tokens), sum(cache_creation_tokens), sum(cache_read_tokens)
             FROM hours
-            WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ? GROUP BY 1, 2, 3
-            """,
-            (json.dumps(subscriptions), since_ms, until_ms),
+            WHERE subscription IN ({marks(subscriptions)}) AND hour_ms >= ? AND hour_ms < ? GROUP BY 1, 2, 3
+            """,  # noqa: S608
+            (*subscriptions, since_ms, until_ms),
         )
         return [
             Booked(
@@ -114,11 +117,8 @@ class Organisation:
     def oldest_unfinished_ms(self, subscriptions: Sequence[str]) -> int | None:
         """When the oldest run that is not booked yet was reserved."""
         (at_ms,) = self._conn.execute(
-            """
-            SELECT min(created_at_ms) FROM unfinished_runs
-            WHERE subscription IN (SELECT value FROM json_each(?))
-            """,
-            (json.dumps(subscriptions),),
+            f"SELECT min(created_at_ms) FROM unfinished_runs WHERE subscription IN ({marks(subscriptions)})",  # noqa: S608
+            (*subscriptions,),
         ).fetchone()
         return None if at_ms is None else int(at_ms)
 

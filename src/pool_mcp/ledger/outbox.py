@@ -5,7 +5,9 @@ is sending leaves the message to the next one, which sends it again under the sa
 """
 
 import sqlite3
+from collections.abc import Collection
 
+from pool_mcp.ledger.lists import named_marks
 from pool_mcp.model import CLOCK_SLACK_MS, DAY_MS, HOUR_MS, SECOND_MS, Message, Notice, ReceiverState
 
 KEEP_MS = 30 * DAY_MS
@@ -22,7 +24,7 @@ BACKOFF_MS = (10 * SECOND_MS, 30 * SECOND_MS, 120 * SECOND_MS, 300 * SECOND_MS, 
 
 _PENDING = """
 FROM outbox CROSS JOIN receivers LEFT JOIN deliveries USING (receiver, notice_id)
-WHERE receiver = :receiver AND outbox.at_ms >= since_ms AND kind IN (SELECT value FROM json_each(:kinds))
+WHERE receiver = :receiver AND outbox.at_ms >= since_ms AND kind IN ({kinds})
     AND coalesce(state, 'sending') = 'sending'
 """
 
@@ -36,7 +38,10 @@ class Outbox:
     def add(self, notice: Notice) -> None:
         """Write a notice with what caused it; one that is there already stays as it is."""
         self._conn.execute(
-            "INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?)",
+            """
+            INSERT INTO outbox VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM outbox))
+            ON CONFLICT (notice_id) DO NOTHING
+            """,
             (notice.notice_id, notice.kind, notice.subscription, notice.message, notice.at_ms),
         )
 
@@ -56,24 +61,26 @@ class Outbox:
         self._conn.execute(
             """
             INSERT INTO receivers VALUES (?, ?, 0, 0, NULL)
-            ON CONFLICT (receiver) DO UPDATE SET since_ms = min(since_ms, excluded.since_ms)
+            ON CONFLICT (receiver) DO UPDATE SET since_ms = excluded.since_ms
+            WHERE excluded.since_ms < receivers.since_ms
             """,
             (receiver, now_ms),
         )
         self._conn.execute("DELETE FROM outbox WHERE at_ms < ?", (now_ms - KEEP_MS,))
 
-    def is_due(self, receiver: str, kinds: str, now_ms: int) -> bool:
+    def is_due(self, receiver: str, kinds: Collection[str], now_ms: int) -> bool:
         """Whether there is something to send to a receiver, and nobody is at it or has just been.
 
-        ``kinds`` is a JSON array of those that it wants.
+        ``kinds`` are those that it wants.
         """
+        pending, named = _pending(receiver, kinds)
         row = self._conn.execute(
-            f"SELECT 1 {_PENDING} AND (next_at_ms <= :now_ms OR next_at_ms > :furthest_ms) LIMIT 1",
-            {"receiver": receiver, "kinds": kinds, "now_ms": now_ms, "furthest_ms": now_ms + FURTHEST_MS},
+            f"SELECT 1 {pending} AND (next_at_ms <= :now_ms OR next_at_ms > :furthest_ms) LIMIT 1",
+            {**named, "now_ms": now_ms, "furthest_ms": now_ms + FURTHEST_MS},
         ).fetchone()
         return row is not None
 
-    def claim(self, receiver: str, kinds: str, now_ms: int, keep_ms: int, most: int) -> Message | None:
+    def claim(self, receiver: str, kinds: Collection[str], now_ms: int, keep_ms: int, most: int) -> Message | None:
         """Take a receiver's next message for a while; None where there is none, or another process has it.
 
         What is new comes first, up to ``most`` notices in one message. What was tried before stays in the message in
@@ -81,44 +88,45 @@ class Outbox:
         """
         if not self.is_due(receiver, kinds, now_ms):
             return None
-        named = {"receiver": receiver, "kinds": kinds, "before_ms": now_ms - keep_ms, "most": most}
+        pending, named = _pending(receiver, kinds)
+        named |= {"before_ms": now_ms - keep_ms, "most": most}
         self._conn.execute(
             f"""
             INSERT INTO deliveries
             SELECT receiver, notice_id, coalesce(message_id, notice_id), 'given_up', coalesce(attempts, 0)
-            {_PENDING} AND at_ms < :before_ms
+            {pending} AND at_ms < :before_ms
             ON CONFLICT (receiver, notice_id) DO UPDATE SET state = 'given_up'
             """,
             named,
         )
         columns = "notice_id, kind, outbox.subscription, outbox.message, outbox.at_ms"
         rows = self._conn.execute(
-            f"SELECT {columns} {_PENDING} AND message_id IS NULL ORDER BY at_ms, outbox.rowid LIMIT :most",
+            f"SELECT {columns} {pending} AND message_id IS NULL ORDER BY at_ms, outbox.seq LIMIT :most",
             named,
         ).fetchall()
-        message = Message.of([Notice(*row) for row in rows]) if rows else self._tried_least(columns, named)
+        message = Message.of([Notice(*row) for row in rows]) if rows else self._tried_least(columns, pending, named)
         if message is None:
             return None
         self._conn.executemany(
             """
             INSERT INTO deliveries VALUES (?, ?, ?, 'sending', 1)
-            ON CONFLICT (receiver, notice_id) DO UPDATE SET attempts = attempts + 1
+            ON CONFLICT (receiver, notice_id) DO UPDATE SET attempts = deliveries.attempts + 1
             """,
             [(receiver, notice.notice_id, message.message_id) for notice in message.notices],
         )
         self._wait(receiver, now_ms + CLAIM_MS)
         return message
 
-    def _tried_least(self, columns: str, named: dict[str, object]) -> Message | None:
+    def _tried_least(self, columns: str, pending: str, named: dict[str, object]) -> Message | None:
         """What was tried before, in the message in which it was."""
         row = self._conn.execute(
-            f"SELECT message_id {_PENDING} ORDER BY attempts, at_ms LIMIT 1",
+            f"SELECT message_id {pending} ORDER BY attempts, at_ms LIMIT 1",
             named,
         ).fetchone()
         if row is None:
             return None
         rows = self._conn.execute(
-            f"SELECT {columns} {_PENDING} AND message_id = :message_id ORDER BY at_ms, outbox.rowid",
+            f"SELECT {columns} {pending} AND message_id = :message_id ORDER BY at_ms, outbox.seq",
             {**named, "message_id": row[0]},
         )
         return Message(row[0], tuple(Notice(*one) for one in rows))
@@ -142,3 +150,9 @@ class Outbox:
 
     def _wait(self, receiver: str, next_at_ms: int) -> None:
         self._conn.execute("UPDATE receivers SET next_at_ms = ? WHERE receiver = ?", (next_at_ms, receiver))
+
+
+def _pending(receiver: str, kinds: Collection[str]) -> tuple[str, dict[str, object]]:
+    """Where to look for a receiver's notices that are still to be sent, and the values for that."""
+    marks, named = named_marks("kind", kinds)
+    return _PENDING.format(kinds=marks), {"receiver": receiver, **named}

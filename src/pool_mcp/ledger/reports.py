@@ -5,11 +5,11 @@ else ``hours``. What a span has before and after its whole hours comes from the 
 Sessions, which the sums do not know, come from the entries alone.
 """
 
-import json
 import sqlite3
 from dataclasses import dataclass
 
 from pool_mcp.accounting.periods import Only, Span, Sums, whole_hours
+from pool_mcp.ledger.lists import marks
 from pool_mcp.model import HOUR_MS
 
 _COLUMNS = (
@@ -25,7 +25,8 @@ _PLAIN = ", ".join(_COLUMNS)
 _SUMS = ", ".join(f"coalesce(sum({column}), 0)" for column in _COLUMNS)
 # One model of one entry, in the columns of ``hours``. An adjustment is money, and no call.
 _OF_ENTRIES = """
-    entries.kind <> 'adjustment' AS calls, m.cost_nanousd IS NULL AS unpriced_calls, input_tokens, output_tokens,
+    CASE WHEN entries.kind = 'adjustment' THEN 0 ELSE 1 END AS calls,
+    CASE WHEN m.cost_nanousd IS NULL THEN 1 ELSE 0 END AS unpriced_calls, input_tokens, output_tokens,
     cache_creation_5m_tokens + cache_creation_1h_tokens AS cache_creation_tokens, cache_read_tokens,
     coalesce(m.cost_nanousd, 0) AS cost_nanousd
 """
@@ -34,9 +35,9 @@ NO_SESSION = "(none)"
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """What is counted: subscriptions, as a JSON list, and a caller, or every one."""
+    """What is counted: subscriptions, and a caller, or every one."""
 
-    subscriptions: str
+    subscriptions: tuple[str, ...]
     caller: str | None
 
 
@@ -72,7 +73,7 @@ class Reports:
     def among(self, only: Only) -> Among:
         """What a report is narrowed to, looked up once for all of its rows."""
         subscriptions = self.subscriptions() if only.subscription is None else [only.subscription]
-        return Among(json.dumps(subscriptions), only.caller)
+        return Among(tuple(subscriptions), only.caller)
 
     def total(self, span: Span, among: Among) -> Sums:
         """What everything in a span adds up to."""
@@ -81,17 +82,17 @@ class Reports:
             row = self._conn.execute(
                 f"""
                 SELECT {_SUMS} FROM subscription_hours
-                WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ?
+                WHERE subscription IN ({marks(among.subscriptions)}) AND hour_ms >= ? AND hour_ms < ?
                 """,  # noqa: S608  (the columns above)
-                (among.subscriptions, whole.since_ms, whole.until_ms),
+                (*among.subscriptions, whole.since_ms, whole.until_ms),
             ).fetchone()
         else:
             row = self._conn.execute(
                 f"""
-                SELECT {_SUMS} FROM hours WHERE subscription IN (SELECT value FROM json_each(?))
+                SELECT {_SUMS} FROM hours WHERE subscription IN ({marks(among.subscriptions)})
                     AND hour_ms >= ? AND hour_ms < ? AND caller = ?
                 """,  # noqa: S608
-                (among.subscriptions, whole.since_ms, whole.until_ms, among.caller),
+                (*among.subscriptions, whole.since_ms, whole.until_ms, among.caller),
             ).fetchone()
         for end in ends:
             row = map(sum, zip(row, self._of_entries(end, among), strict=True))
@@ -99,20 +100,20 @@ class Reports:
 
     def latest_hour_ms(self, before_ms: int, among: Among) -> int | None:
         """The last hour before an instant (which may lie within it) in which there is anything."""
+        if not among.subscriptions:
+            return None
         if among.caller is None:
-            sql = """
-                SELECT max(
-                    (SELECT max(hour_ms) FROM subscription_hours WHERE subscription = value AND hour_ms < :before_ms)
-                )
-                FROM json_each(:subscriptions)
-            """
+            # One step of the index per subscription, however many hours each has.
+            of_one = "SELECT max(hour_ms) FROM subscription_hours WHERE subscription = column1 AND hour_ms < ?"
+            given = ", ".join(["(?)"] * len(among.subscriptions))
+            sql = f"SELECT max(latest) FROM (SELECT ({of_one}) AS latest FROM (VALUES {given}) AS given) AS of_each"  # noqa: S608
+            arguments = [before_ms, *among.subscriptions]
         else:
-            sql = """
+            sql = f"""
                 SELECT max(hour_ms) FROM hours
-                WHERE caller = :caller AND hour_ms < :before_ms
-                    AND subscription IN (SELECT value FROM json_each(:subscriptions))
-            """
-        arguments = {"before_ms": before_ms, "subscriptions": among.subscriptions, "caller": among.caller}
+                WHERE caller = ? AND hour_ms < ? AND subscription IN ({marks(among.subscriptions)})
+            """  # noqa: S608
+            arguments = [among.caller, before_ms, *among.subscriptions]
         (hour_ms,) = self._conn.execute(sql, arguments).fetchone()
         return None if hour_ms is None else int(hour_ms)
 
@@ -127,17 +128,17 @@ class Reports:
             parts.append(
                 f"""
                 SELECT {column} AS key, {_PLAIN} FROM hours
-                WHERE subscription IN (SELECT value FROM json_each(?)) AND hour_ms >= ? AND hour_ms < ?
+                WHERE subscription IN ({marks(among.subscriptions)}) AND hour_ms >= ? AND hour_ms < ?
                     AND caller = coalesce(?, caller)
                 """  # noqa: S608  (column is one of the names above)
             )
-            arguments += [among.subscriptions, of_hours.since_ms, of_hours.until_ms, among.caller]
+            arguments += [*among.subscriptions, of_hours.since_ms, of_hours.until_ms, among.caller]
         for end in ends:
-            parts.append(f"SELECT {key} AS key, {_OF_ENTRIES} {_FROM_ENTRIES}")
-            arguments += [among.subscriptions, end.since_ms, end.until_ms, among.caller]
+            parts.append(f"SELECT {key} AS key, {_OF_ENTRIES} {_from_entries(among)}")
+            arguments += [*among.subscriptions, end.since_ms, end.until_ms, among.caller]
         rows = self._conn.execute(
             f"""
-            SELECT key, {_SUMS}, count(*) OVER () FROM ({" UNION ALL ".join(parts)})
+            SELECT key, {_SUMS}, count(*) OVER () FROM ({" UNION ALL ".join(parts)}) AS parts
             GROUP BY key ORDER BY sum(cost_nanousd) DESC, key LIMIT ?
             """,  # noqa: S608
             [*arguments, limit],
@@ -147,14 +148,18 @@ class Reports:
 
     def _of_entries(self, span: Span, among: Among) -> tuple[int, ...]:
         row: tuple[int, ...] = self._conn.execute(
-            f"SELECT {_SUMS} FROM (SELECT {_OF_ENTRIES} {_FROM_ENTRIES})",  # noqa: S608
-            (among.subscriptions, span.since_ms, span.until_ms, among.caller),
+            f"SELECT {_SUMS} FROM (SELECT {_OF_ENTRIES} {_from_entries(among)}) AS found",  # noqa: S608
+            (*among.subscriptions, span.since_ms, span.until_ms, among.caller),
         ).fetchone()
         return row
 
 
-_FROM_ENTRIES = """
-    FROM entries JOIN entry_models m USING (entry_id)
-    WHERE subscription IN (SELECT value FROM json_each(?)) AND at_ms >= ? AND at_ms < ? AND caller = coalesce(?, caller)
-"""
+def _from_entries(among: Among) -> str:
+    return f"""
+        FROM entries JOIN entry_models m USING (entry_id)
+        WHERE subscription IN ({marks(among.subscriptions)}) AND at_ms >= ? AND at_ms < ?
+            AND caller = coalesce(?, caller)
+    """
+
+
 assert HOUR_MS == 3_600_000, "the schema's hours are of this length"

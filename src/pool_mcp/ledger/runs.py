@@ -47,8 +47,8 @@ class Runs:
             """
             INSERT INTO runs (run_id, ask_id, subscription, session_id, resumed, caller, model, state, owner_id,
                 background, structured, created_at_ms, deadline_ms, reserved_nanousd, max_budget_nanousd,
-                baseline_json)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                baseline_json, seq)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM runs))
             """,
             (
                 run.run_id,
@@ -150,7 +150,7 @@ class Runs:
 
     def of_ask(self, ask_id: str) -> list[Run]:
         """An ask's attempts, first to last: in the order of the rows, since a clock can be set back between two."""
-        return self._runs("WHERE ask_id = ? ORDER BY runs.rowid", (ask_id,))
+        return self._runs("WHERE ask_id = ? ORDER BY seq", (ask_id,))
 
     def unfinished(self) -> list[Run]:
         """Every run that is not settled."""
@@ -163,7 +163,7 @@ class Runs:
             WHERE run_id NOT IN (SELECT run_id FROM unfinished_runs)
                 AND runs.subscription = coalesce(?, runs.subscription)
                 AND runs.caller = coalesce(?, runs.caller) AND state = coalesce(?, state)
-            ORDER BY runs.rowid DESC LIMIT ?
+            ORDER BY seq DESC LIMIT ?
             """,
             (subscription, caller, state, limit),
         )
@@ -172,7 +172,7 @@ class Runs:
         """The latest run of each ask whose id, or one of whose runs' ids, begins so; a few at most."""
         rows = self._conn.execute(
             """
-            SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY rowid DESC LIMIT 1)
+            SELECT (SELECT run_id FROM runs WHERE ask_id = found.ask_id ORDER BY seq DESC LIMIT 1)
             FROM (
                 SELECT ask_id FROM runs WHERE run_id >= :begun AND run_id < :past
                 UNION SELECT ask_id FROM runs WHERE ask_id >= :begun AND ask_id < :past
@@ -194,7 +194,7 @@ class Runs:
     def latest_session(self, caller: str) -> str | None:
         """The session of a caller's last run that was answered."""
         row = self._conn.execute(
-            "SELECT session_id FROM runs WHERE caller = ? AND state = 'settled' ORDER BY rowid DESC LIMIT 1", (caller,)
+            "SELECT session_id FROM runs WHERE caller = ? AND state = 'settled' ORDER BY seq DESC LIMIT 1", (caller,)
         ).fetchone()
         return None if row is None else str(row[0])
 
@@ -262,6 +262,7 @@ class Runs:
         return [self._run_from(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 
     def _run_from(self, row: dict[str, object]) -> Run:
+        del row["seq"]
         entry_id = row.pop("entry_id")
         nanousd, is_estimate = row.pop("cost_nanousd"), row.pop("is_estimate")
         cost = None

@@ -24,9 +24,9 @@ class Spending:
             """
             INSERT INTO call_spending
             SELECT :subscription, :now_ms, :run_id, :spent - before
-            FROM (SELECT coalesce(sum(nanousd), 0) AS before FROM call_spending WHERE run_id = :run_id)
+            FROM (SELECT coalesce(sum(nanousd), 0) AS before FROM call_spending WHERE run_id = :run_id) AS spent
             WHERE :spent > before
-            ON CONFLICT DO UPDATE SET nanousd = nanousd + excluded.nanousd
+            ON CONFLICT (subscription, at_ms, run_id) DO UPDATE SET nanousd = call_spending.nanousd + excluded.nanousd
             """,
             {"subscription": subscription, "now_ms": now_ms, "run_id": run_id, "spent": spent_nanousd},
         )
@@ -39,16 +39,16 @@ class Spending:
 
         Calls of runs that have no entry yet are added; of runs whose entry is later, the calls before are taken off.
         """
-        models = "" if family is None else f"%{family}%"
+        models = "" if family is None else f"%{family.lower()}%"
         (moved,) = self._conn.execute(
             """
             SELECT (SELECT coalesce(sum(nanousd), 0) FROM call_spending JOIN runs USING (run_id)
                     WHERE call_spending.subscription = :subscription AND at_ms >= :since
-                        AND (:models = '' OR model LIKE :models))
+                        AND (:models = '' OR lower(model) LIKE :models))
                  - (SELECT coalesce(sum(nanousd), 0) FROM entries JOIN call_spending USING (run_id)
                     JOIN runs USING (run_id)
                     WHERE entries.subscription = :subscription AND entries.at_ms >= :since
-                        AND (:models = '' OR model LIKE :models))
+                        AND (:models = '' OR lower(model) LIKE :models))
             """,
             {"subscription": subscription, "since": since_ms, "models": models},
         ).fetchone()
@@ -56,10 +56,11 @@ class Spending:
 
     def still_reserved(self) -> list[tuple[str, str | None, int]]:
         """Subscription, model asked for, and what it may still spend, of every unfinished run."""
-        return self._conn.execute(
+        rows = self._conn.execute(
             """
-            SELECT subscription, model, max(0, reserved_nanousd - coalesce(
-                (SELECT sum(nanousd) FROM call_spending WHERE run_id = unfinished_runs.run_id), 0))
+            SELECT subscription, model, reserved_nanousd - coalesce(
+                (SELECT sum(nanousd) FROM call_spending WHERE run_id = unfinished_runs.run_id), 0)
             FROM unfinished_runs
             """
-        ).fetchall()
+        )
+        return [(subscription, model, max(0, left)) for subscription, model, left in rows]
