@@ -3,14 +3,14 @@
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pool_mcp.asks.reservations import LIMIT_MARGIN
 from pool_mcp.background.logins import IN_USE_MS, STALE_MS
 from pool_mcp.choosing import budget, cooldowns, rates, selection, windows
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
-from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, Subscription, WindowReading
+from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, DayHours, Subscription, WindowReading
 from simulator import Account, Job, Run
 
 NO_BUDGET = 10**6 * NANO
@@ -82,10 +82,19 @@ def _subscription(account: Account) -> Subscription:
 class Ours:
     """The project's own selection, fed as the pool feeds it: one ledger for all servers, reservations that grow."""
 
-    def __init__(self, accounts: tuple[Account, ...], strategy: Literal["headroom", "health"] = "headroom") -> None:
+    def __init__(
+        self,
+        accounts: tuple[Account, ...],
+        strategy: Literal["headroom", "health"] = "headroom",
+        keep_percent: Mapping[str, float] | None = None,
+        keep_hours: DayHours | None = None,
+    ) -> None:
         self.name = "pool-mcp" if strategy == "headroom" else f"pool-mcp, {strategy}"
         self._strategy: Literal["headroom", "health"] = strategy
-        self._books = {one.name: _Books(_subscription(one)) for one in accounts}
+        self._books = {
+            one.name: _Books(replace(_subscription(one), keep_percent=keep_percent or {}, keep_hours=keep_hours))
+            for one in accounts
+        }
         self._sessions: dict[int, str] = {}
         self._asked_at_ms = 0
         self._needed: dict[int, int] = {}

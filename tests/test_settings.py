@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pool_mcp.choices import NOTICE_KINDS
 from pool_mcp.errors import InvalidRequest, SettingsError
-from pool_mcp.model import CallerBudget, Subscription
+from pool_mcp.model import CallerBudget, DayHours, Subscription
 from pool_mcp.settings import AdminSettings, ClaudeSettings, Settings, SubscriptionSettings, load, shown
 from pool_mcp.system.places import read_env
 
@@ -144,6 +145,17 @@ def test_everything_that_can_be_set_is_taken_over(tmp_path: Path) -> None:
     )
 
 
+def test_a_share_for_the_person_is_a_number_for_all_windows_or_one_for_each(tmp_path: Path) -> None:
+    toml = one('keep_percent = 25\nkeep_hours = "18:30-00:15"\n') + '[[subscriptions]]\nid = "b"\nconfig_dir = "b"\n'
+    found = read(tmp_path, toml + "keep_percent = { seven_day = 12.5 }", TZ="Europe/Berlin")
+    assert [(each.keep_percent, each.keep_hours) for each in found.subscriptions] == [
+        ({"*": 25}, DayHours(18 * 60 + 30, 15, ZoneInfo("Europe/Berlin"))),
+        ({"seven_day": 12.5}, None),
+    ]
+    written = [(each.get("keep_percent"), each.get("keep_hours")) for each in shown(found)["subscriptions"]]
+    assert written == [(25, "18:30-00:15"), ({"seven_day": 12.5}, None)]
+
+
 def test_the_state_has_its_places_in_the_home(tmp_path: Path) -> None:
     settings = load({"POOL_MCP_HOME": str(tmp_path)})
     assert (settings.ledger_path, settings.runs_dir, settings.owners_dir) == (
@@ -219,6 +231,10 @@ KEY = "sk-ant-api03-" + "0123456789abcdef" * 6
 NAME_OF_VARIABLE = "must be the name of an environment variable (letters, digits, _), never a key itself"
 
 
+A_SHARE = "must be a percentage, 0 to 100, or { five_hour = 30, seven_day = 20 }"
+WINDOWS = "use five_hour, seven_day, or one such as seven_day_opus"
+
+
 def one(toml: str) -> str:
     return f'[[subscriptions]]\nid = "a"\n{toml}'
 
@@ -255,6 +271,27 @@ def one(toml: str) -> str:
         (
             '[[subscriptions]]\nid = "../a"',
             "subscriptions.0.id: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$', not '../a'",
+        ),
+        (
+            one("keep_percent = 101"),
+            f"subscriptions.0.keep_percent: {A_SHARE}, not 101",
+        ),
+        (
+            one("keep_percent = { five_hour = 30, seven_day = true }"),
+            f"subscriptions.0.keep_percent: {A_SHARE}",
+        ),
+        (
+            one("keep_percent = { weekly = 5 }"),
+            f"subscriptions.0.keep_percent: no window is called 'weekly'; {WINDOWS}",
+        ),
+        (one('keep_hours = "09:00-18:00"'), "subscriptions.0: has keep_hours without keep_percent; set that, too"),
+        (
+            one('keep_percent = 5\nkeep_hours = "9-18"'),
+            "subscriptions.0.keep_hours: must be two different times of day, such as \"22:00-07:00\", not '9-18'",
+        ),
+        (
+            one('keep_percent = 5\napi_key_env = "A"'),
+            "subscriptions.0: has keep_percent and api_key_env; a key has no windows of which to keep a part",
         ),
         (
             one("") + one('config_dir = "x"'),

@@ -7,6 +7,7 @@ Units are in the names: money is integer nano-dollars (``…_nanousd``), instant
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from enum import StrEnum
 from pathlib import Path
 
@@ -100,11 +101,20 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class DayHours:
+    """A span of every day in a time zone, in minutes after midnight; one that ends earlier goes over midnight."""
+
+    begin_minute: int
+    end_minute: int
+    zone: tzinfo
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """One subscription with its defaults filled in; budgets in nano-dollars.
 
     ``config_dir`` is None for the CLI's own default directory. ``week_is_default`` and ``block_is_default`` say that
-    nobody wrote that budget down.
+    nobody wrote that budget down. ``keep_percent`` is what agents leave of each window, by its name or ``*``.
     """
 
     id: str
@@ -121,6 +131,8 @@ class Subscription:
     console_key_id: str | None = None
     week_is_default: bool = False
     block_is_default: bool = False
+    keep_percent: Mapping[str, float] = field(default_factory=dict)
+    keep_hours: DayHours | None = None
 
     @property
     def is_api_key(self) -> bool:

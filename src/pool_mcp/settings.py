@@ -19,14 +19,16 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    PlainValidator,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from pool_mcp.choices import NOTICE_KINDS, NoticeKind, Strategy, ToolProfile
+from pool_mcp.choosing.kept import ALL_WINDOWS
 from pool_mcp.errors import InvalidRequest, SettingsError, looks_secret
-from pool_mcp.model import NANO, CallerBudget, Subscription
+from pool_mcp.model import NANO, CallerBudget, DayHours, Subscription
 from pool_mcp.system import places
 
 
@@ -63,6 +65,27 @@ def _no_secret(name: str) -> str:
     return name
 
 
+def _keep(given: object) -> float | dict[str, float]:
+    """What to keep of every window, or of each by its name, as it is written."""
+    parts = given if isinstance(given, dict) else {ALL_WINDOWS: given}
+    for window, percent in parts.items():
+        if isinstance(given, dict) and not re.fullmatch(r"(five_hour|seven_day)(_[a-z0-9_]{1,32})?", window):
+            raise ValueError(f"no window is called {window!r}; use five_hour, seven_day, or one such as seven_day_opus")
+        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
+            raise ValueError("must be a percentage, 0 to 100, or { five_hour = 30, seven_day = 20 }")
+    return given if isinstance(given, int | float | dict) else 0
+
+
+def _hours(span: str) -> str:
+    begin, _, end = span.partition("-")
+    if not re.fullmatch(_CLOCK, begin) or not re.fullmatch(_CLOCK, end) or begin == end:
+        raise ValueError('must be two different times of day, such as "22:00-07:00"')
+    return span
+
+
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+
+
 class SubscriptionSettings(_Section):
     """``[[subscriptions]]``: one login, token or key of the person's own."""
 
@@ -78,12 +101,24 @@ class SubscriptionSettings(_Section):
     max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 15
     enabled: bool = True
     overage_budget_usd: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 0
+    keep_percent: Annotated[float | dict[str, float], PlainValidator(_keep)] = 0
+    keep_hours: Annotated[str, AfterValidator(_hours)] | None = None
 
     @model_validator(mode="after")
-    def _one_credential(self) -> "SubscriptionSettings":
+    def _fits_together(self) -> "SubscriptionSettings":
         if self.api_key_env and self.oauth_token_env:
             raise ValueError("has both api_key_env and oauth_token_env; keep one")
+        if self.keep_percent and self.api_key_env:
+            raise ValueError("has keep_percent and api_key_env; a key has no windows of which to keep a part")
+        if self.keep_hours and not self.keep_percent:
+            raise ValueError("has keep_hours without keep_percent; set that, too")
         return self
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """What is kept, by window or ``*``."""
+        kept = self.keep_percent
+        return dict(kept) if isinstance(kept, dict) else {ALL_WINDOWS: kept} if kept else {}
 
 
 class CallerSettings(_Section):
@@ -111,16 +146,6 @@ def _web_address(url: str) -> str:
     if parsed.username or parsed.password:
         raise ValueError("must not hold a name or password; name a variable under headers, such as Authorization")
     return url
-
-
-def _hours(span: str) -> str:
-    begin, _, end = span.partition("-")
-    if not re.fullmatch(_CLOCK, begin) or not re.fullmatch(_CLOCK, end) or begin == end:
-        raise ValueError('must be two different times of day, such as "22:00-07:00"')
-    return span
-
-
-_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 class NotifySettings(_Section):
@@ -236,7 +261,7 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
         state_dir=state_dir,
         strategy=parsed.strategy,
         claude=parsed.claude,
-        subscriptions=_subscriptions(config_file, state_dir, parsed),
+        subscriptions=_subscriptions(config_file, state_dir, parsed, env),
         callers={
             name: CallerBudget(_nano(budget.daily_budget_usd), _nano(budget.weekly_budget_usd))
             for name, budget in parsed.callers.items()
@@ -280,7 +305,9 @@ def _with_environment(content: dict[str, Any], env: Mapping[str, str]) -> dict[s
     return content
 
 
-def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[Subscription, ...]:
+def _subscriptions(
+    config_file: Path, state_dir: Path, parsed: _File, env: Mapping[str, str]
+) -> tuple[Subscription, ...]:
     if not parsed.subscriptions:
         raise SettingsError(f"{config_file}: subscriptions: at least one [[subscriptions]] table is needed")
     result: list[Subscription] = []
@@ -310,9 +337,18 @@ def _subscriptions(config_file: Path, state_dir: Path, parsed: _File) -> tuple[S
                 max_in_flight=one.max_in_flight,
                 enabled=one.enabled,
                 overage_budget_nanousd=round(one.overage_budget_usd * NANO),
+                keep_percent=one.kept,
+                keep_hours=_day_hours(one.keep_hours, env),
             )
         )
     return tuple(result)
+
+
+def _day_hours(span: str | None, env: Mapping[str, str]) -> DayHours | None:
+    if span is None:
+        return None
+    begin, end = (int(one[:2]) * 60 + int(one[3:]) for one in span.split("-"))
+    return DayHours(begin, end, places.time_zone(env))
 
 
 def _receivers(config_file: Path, notify: tuple[NotifySettings, ...]) -> tuple[NotifySettings, ...]:
@@ -403,9 +439,13 @@ def _as_settings(noun: Subscription | CallerBudget) -> dict[str, Any]:
     """A noun's fields as settings: dollars, and paths as text; without what is not set."""
     found: dict[str, Any] = {}
     for name, value in asdict(noun).items():
-        if value is None:
+        if value is None or value == {}:
             continue
-        if name.endswith("_nanousd"):
+        if name == "keep_percent":
+            found[name] = value.get(ALL_WINDOWS, value)
+        elif name == "keep_hours":
+            found[name] = "-".join(f"{at // 60:02}:{at % 60:02}" for at in (value["begin_minute"], value["end_minute"]))
+        elif name.endswith("_nanousd"):
             found[name.replace("_nanousd", "_budget_usd" if "budget" not in name else "_usd")] = value / NANO
         else:
             found[name] = str(value) if isinstance(value, Path) else value

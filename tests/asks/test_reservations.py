@@ -12,7 +12,20 @@ from support import make_home, new_id, now_ms, open_ledger
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Runner
 from pool_mcp.errors import BudgetExceeded, InvalidRequest
-from pool_mcp.model import DAY_MS, NANO, Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
+from pool_mcp.model import (
+    DAY_MS,
+    HOUR_MS,
+    NANO,
+    Ask,
+    Cost,
+    ModelCost,
+    Outcome,
+    Run,
+    RunState,
+    Settlement,
+    Tokens,
+    WindowReading,
+)
 from pool_mcp.state import State
 
 
@@ -20,7 +33,8 @@ class Desk:
     """Reservations over a real ledger, by a clock that the test sets."""
 
     def __init__(self, home: Path, **more: Any) -> None:
-        self.settings, env = make_home(home, None, "alice", "bob", subscriptions={"alice": {"priority": 1}}, **more)
+        more = {"subscriptions": {"alice": {"priority": 1}}, **more}
+        self.settings, env = make_home(home, None, "alice", "bob", **more)
         self.ledger = open_ledger(self.settings)
         self.now_ms = now_ms()
         runner = Runner(self.settings, env, self.clock)
@@ -110,6 +124,21 @@ def test_an_empty_key_is_no_key(desk: Desk) -> None:
 
 
 # What a run may spend
+
+
+def test_a_run_leaves_what_is_kept_for_the_person(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, subscriptions={"alice": {"plan": "pro", "keep_percent": 30}})
+    with closing(desk.ledger):
+        reading = WindowReading("five_hour", 65.0, desk.now_ms + 3 * HOUR_MS, "allowed", desk.now_ms)
+        with desk.ledger.write() as tx:
+            tx.official.record("alice", [reading], desk.now_ms)
+        run = desk.begin(replace(ASK, subscription="alice"))
+        assert run.max_budget_nanousd == 5 * 18 * NANO // 100  # five percent of what a plan is taken to have
+        assert desk.reservations.extend(run, 70 * NANO // 100, NANO // 10)
+        assert desk.reservations.extend(run, 85 * NANO // 100, NANO // 10)  # its CLI stops at that by itself
+        assert desk.reserved(run) == run.max_budget_nanousd
+        with pytest.raises(BudgetExceeded, match=r"0\.0% left beside the 30% kept for its person"):
+            desk.reservations.reserve(replace(ASK, subscription="alice"))
 
 
 def test_a_run_is_not_stopped_inside_its_cap(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_reset_between_two_readings_teaches_nothing() -> None:
 
 
 def test_percent_now_is_the_official_one_and_what_was_spent_since() -> None:
-    found = gauge(official(40.0), ASSUMED, NOW, spent_since=3 * NANO, spent_before=30 * NANO, reserved=2 * NANO)
+    found = gauge(ONE, official(40.0), ASSUMED, NOW, spent_since=3 * NANO, spent_before=30 * NANO, reserved=2 * NANO)
     assert found is not None
     assert (found.official_percent, found.percent, found.reserved_percent) == (40.0, 43.0, 2.0)
     assert (found.outside_percent, found.room_percent, found.left_nanousd) == (10.0, 55.0, 55 * NANO)
@@ -100,7 +100,7 @@ def test_percent_now_is_the_official_one_and_what_was_spent_since() -> None:
 
 def test_a_reset_empties_a_window_and_own_spend_counts_from_there() -> None:
     over = official(90.0, resets_at_ms=NOW - HOUR_MS, observed_at_ms=NOW - 2 * HOUR_MS)
-    found = gauge(over, ASSUMED, NOW, spent_since=3 * NANO, spent_before=90 * NANO, reserved=0)
+    found = gauge(ONE, over, ASSUMED, NOW, spent_since=3 * NANO, spent_before=90 * NANO, reserved=0)
     assert found is not None
     assert (found.official_percent, found.percent, found.outside_percent, found.resets_at_ms) == (0.0, 3.0, 0.0, None)
     assert counts_from_ms(over, NOW) == NOW - HOUR_MS
@@ -120,7 +120,7 @@ def test_a_week_follows_on_a_week_and_a_five_hour_window_begins_with_its_first_u
 def test_a_gauge_never_shows_less_than_anthropic_said(
     percent: float | None, since: int, before: int, reserved: int
 ) -> None:
-    found = gauge(official(percent), ASSUMED, NOW, spent_since=since, spent_before=before, reserved=reserved)
+    found = gauge(ONE, official(percent), ASSUMED, NOW, spent_since=since, spent_before=before, reserved=reserved)
     assert found.percent >= found.official_percent >= found.outside_percent >= 0
     assert 0 <= found.room_percent <= 100
     assert 0 <= found.share_of_time_left <= 1

@@ -1,6 +1,7 @@
 """Choosing: whatever the candidates, the choice is allowed, explained, and the same each time."""
 
 from dataclasses import replace
+from datetime import UTC
 from typing import Any, Literal
 
 import pytest
@@ -21,6 +22,7 @@ from pool_mcp.model import (
     WEEK_MS,
     CallerBudget,
     Cooldown,
+    DayHours,
     Subscription,
     WindowReading,
 )
@@ -46,7 +48,8 @@ Strategy = Literal["headroom", "health"]
 
 def balance(name: str = "a", **said: Any) -> Balance:
     """In every window a percent is a dollar."""
-    own = {key: said.pop(key) for key in ("priority", "enabled", "max_in_flight") if key in said}
+    of_settings = ("priority", "enabled", "max_in_flight", "keep_percent", "keep_hours")
+    own = {key: said.pop(key) for key in of_settings if key in said}
     rates = dict.fromkeys(said.get("readings", {}), DOLLAR_A_PERCENT)
     return Balance(replace(ONE, id=name, **own), NOW, GRID, rates=rates, **said)
 
@@ -389,6 +392,8 @@ candidates = st.builds(
             "hours": st.lists(st.tuples(st.integers(0, 168).map(lambda ago: NOW - ago * HOUR_MS), amounts)).map(sorted),
             "spent_since": st.dictionaries(st.sampled_from(["five_hour", "seven_day"]), amounts),
             "reserved_beside": amounts,
+            "keep_percent": st.dictionaries(st.sampled_from(["*", "five_hour"]), st.sampled_from([5.0, 30.0, 100.0])),
+            "keep_hours": st.none() | st.just(DayHours(9 * 60, 18 * 60, UTC)),
         },
     ),
     st.lists(readings, max_size=2),
@@ -450,6 +455,8 @@ def test_whatever_is_chosen_may_serve_and_has_room_for_the_ask(
                 room = 100 - (official_percent or 0) - held / NANO
                 assert official_percent is None or official_percent < FULL_PERCENT
                 assert official_percent is None or estimate / NANO <= room
+                kept = chosen.gauges[reading.window].kept.percent
+                assert official_percent is None or not kept or held + estimate <= (100 - official_percent - kept) * NANO
         for one in chosen.cooldowns:
             if one.cause in ("auth", "billing"):
                 assert ask.by_name or ask.may_probe

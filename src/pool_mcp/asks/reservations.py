@@ -140,7 +140,7 @@ class Reservations:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
-        limits = [chosen.left, cap, request.caller.left if request.caller else None]
+        limits = [chosen.left, chosen.left_beside_kept(ask.model), cap, request.caller.left if request.caller else None]
         timeout_s = ask.timeout_s or self._settings.claude.timeout_s
         run = Run(
             run_id=self._new_id(),
@@ -217,8 +217,14 @@ class Reservations:
             now_ms = self._clock()
             balances = [b for b in self._state.balances(tx, now_ms) if b.subscription.id == run.subscription]
             caller = self._state.caller(tx, run.caller, now_ms)
-            limits = [left for left in (*(one.left for one in balances), caller.left) if left is not None]
-            granted = min(wanted, reserved + min(limits, default=wanted))
+            budgets = [left for left in (*(one.left for one in balances), caller.left) if left is not None]
+            # Windows count a call when it is made, budgets when it is booked.
+            windows = [left for one in balances if (left := one.left_beside_kept(run.model)) is not None]
+            granted = min(
+                wanted,
+                reserved + min(budgets, default=wanted),
+                max(reserved, spent_nanousd) + min(windows, default=wanted),
+            )
             tx.runs.change_reservation(run.run_id, max(reserved, granted, spent_nanousd))
         log.info("run %s: reserves $%.4f in all", run.run_id, max(reserved, granted, spent_nanousd) / NANO)
         return granted >= min(spent_nanousd + next_nanousd, cap)

@@ -7,7 +7,16 @@ from functools import cached_property
 
 from pool_mcp.choosing import cooldowns
 from pool_mcp.choosing.rates import Gauge, Rate, gauge, prior
-from pool_mcp.choosing.windows import FIVE_HOUR, Block, block_at, counts_from_ms, day_start_ms, family_of, percent_now
+from pool_mcp.choosing.windows import (
+    FIVE_HOUR,
+    Block,
+    applies_to,
+    block_at,
+    counts_from_ms,
+    day_start_ms,
+    family_of,
+    percent_now,
+)
 from pool_mcp.model import (
     DAY_MS,
     HOUR_MS,
@@ -164,6 +173,7 @@ class Balance:
         """How full each official window is, by name."""
         return {
             name: gauge(
+                self.subscription,
                 reading,
                 self.rates.get(name) or prior(self.subscription, name),
                 self.at_ms,
@@ -173,6 +183,13 @@ class Balance:
             )
             for name, reading in sorted(self.readings.items())
         }
+
+    def left_beside_kept(self, model: str | None) -> int | None:
+        """What is left, in money, of the tightest window of which a part is kept for the person; None where none is."""
+        return min(
+            (one.left_nanousd for one in self.gauges.values() if one.kept.percent and applies_to(one.window, model)),
+            default=None,
+        )
 
     def official_percent(self, window: str) -> float | None:
         """What Anthropic last reported of a window, or None where it reported nothing."""
@@ -333,27 +350,33 @@ def availability(balance: Balance) -> Availability:
         return Availability(Status.NEEDS_LOGIN, cooldown.detail, cooldown.until_ms)
     if cooldown is not None and cooldowns.is_in_force(cooldown, balance.at_ms):
         return Availability(Status.COOLDOWN, cooldown.detail, cooldown.until_ms)
-    percent, what, frees_at_ms = _fullest(balance)
+    percent, why, frees_at_ms = _fullest(balance)
     if percent >= LIMITED_PERCENT:
-        return Availability(Status.LIMITED, f"{what} is {percent:.0f}% used", frees_at_ms)
+        return Availability(Status.LIMITED, why, frees_at_ms)
     if percent >= APPROACHING_PERCENT:
-        return Availability(Status.APPROACHING, f"{what} is {percent:.0f}% used")
-    return Availability(Status.AVAILABLE, f"{what} is {percent:.0f}% used" if percent else "nothing used yet")
+        return Availability(Status.APPROACHING, why)
+    return Availability(Status.AVAILABLE, why if percent else "nothing used yet")
 
 
 def _fullest(balance: Balance) -> tuple[float, str, int | None]:
-    """The share, the name and the reset of whichever budget, or window of all models, is closest to its end."""
+    """The share, a sentence on it and the reset of whichever budget, or window of all models, is closest to its end."""
     subscription = balance.subscription
+    block_percent = 100 * balance.block_spent / subscription.block_budget_nanousd
     found = [
+        (block_percent, f"the block budget is {block_percent:.0f}% used", balance.block.ends_at_ms),
         (
-            100 * balance.block_spent / subscription.block_budget_nanousd,
-            "the block budget",
-            balance.block.ends_at_ms,
+            balance.week_percent,
+            f"the weekly budget is {balance.week_percent:.0f}% used",
+            balance.week_frees_at_ms(_last_part(subscription)),
         ),
-        (balance.week_percent, "the weekly budget", balance.week_frees_at_ms(_last_part(subscription))),
     ]
     found += [
-        (one.percent, f"the {name} window", one.resets_at_ms)
+        (
+            one.percent_of_usable,
+            f"the {name} window is {one.percent:.0f}% used"
+            + (f", and {one.kept.percent:.0f}% is kept for you" if one.kept.percent else ""),
+            one.resets_at_ms,
+        )
         for name, one in balance.gauges.items()
         if family_of(name) is None
     ]

@@ -142,7 +142,7 @@ def _constraints(balance: Balance, model: str | None = None) -> list[_Constraint
             continue
         is_weekly = name != FIVE_HOUR
         quota = balance.organization or subscription.id
-        buffer = BUFFER_SHARE * 100 * gauge.rate.nanousd_per_percent
+        buffer = BUFFER_SHARE * gauge.usable_percent * gauge.rate.nanousd_per_percent
         burn = day if is_weekly else hour
         found.append(_Constraint(now_ms, gauge.left_nanousd, gauge.frees_at_ms, burn, is_weekly, quota, buffer=buffer))
     return found
@@ -342,6 +342,16 @@ def _alerts(balance: Balance) -> Iterator[Alert]:
         elif passed := [threshold for threshold in THRESHOLDS if percent >= threshold]:
             message = f"{name}: {what} is {percent:.0f}% used; it resets at {rfc3339(resets_at_ms)}"
             yield Alert(f"{key} {passed[0]:.0f}", f"{passed[0]:.0f}%", name, message, resets_at_ms, "threshold")
+    for window, gauge in balance.gauges.items():
+        reset_ms = gauge.resets_at_ms
+        if gauge.kept.percent and reset_ms is not None and gauge.percent_of_usable >= LIMITED_PERCENT:
+            message = (
+                f"{name}: agents have used what they may of the {window} window, {gauge.percent:.0f}% is used; "
+                f"{gauge.kept.percent:.0f}% is kept for you until {rfc3339(reset_ms)}"
+            )
+            yield Alert(
+                f"{name} {window} {round(reset_ms / RESET_JITTER_MS)} kept", "kept", name, message, reset_ms, "budget"
+            )
 
 
 def _levels(balance: Balance) -> Iterator[tuple[str, float, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pool_mcp.choosing.kept import NOTHING, Kept, kept
 from pool_mcp.choosing.windows import FIVE_HOUR, has_reset, length_ms, percent_now, resets_next_ms
 from pool_mcp.model import NANO, Subscription, WindowReading
 
@@ -57,7 +58,7 @@ class Gauge:
 
     ``official_percent`` is Anthropic's, aged; ``percent`` adds what the ledger has spent since, ``reserved_percent``
     is reserved for unfinished runs. ``outside_percent`` is the part of the official figure that own spend does not
-    explain.
+    explain. ``kept`` is what agents leave to the person.
     """
 
     window: str
@@ -69,11 +70,23 @@ class Gauge:
     resets_at_ms: int | None
     observed_at_ms: int
     rate: Rate
+    kept: Kept = NOTHING
+
+    @property
+    def usable_percent(self) -> float:
+        """The part of the window that agents may use at all, 0-100."""
+        return 100.0 - self.kept.percent
 
     @property
     def room_percent(self) -> float:
-        """What is left beside what is reserved, 0-100."""
-        return max(0.0, 100.0 - self.percent - self.reserved_percent)
+        """What is left to agents beside what is reserved, 0-100: whoever asks what may be used asks here."""
+        return max(0.0, self.usable_percent - self.percent - self.reserved_percent)
+
+    @property
+    def percent_of_usable(self) -> float:
+        """How full the window is for agents; 100 and more: they may use no more of it."""
+        usable = self.usable_percent
+        return 100.0 * self.percent / usable if usable > 0 else max(100.0, self.percent)
 
     @property
     def left_nanousd(self) -> int:
@@ -84,6 +97,11 @@ class Gauge:
     def frees_at_ms(self) -> int:
         """When it will have been emptied: at its reset, or, where that is not known, when its length has passed."""
         return self.at_ms + length_ms(self.window) if self.resets_at_ms is None else self.resets_at_ms
+
+    def has_room_at_ms(self, needed_percent: float) -> int:
+        """When there will be so much room if nothing more is used: as the kept share is given back, or at the reset."""
+        given_back_ms = self.kept.falls_to_ms(100.0 - self.percent - self.reserved_percent - needed_percent)
+        return self.frees_at_ms if given_back_ms is None else given_back_ms
 
     @property
     def share_of_time_left(self) -> float:
@@ -184,7 +202,14 @@ def _same_window(before: WindowReading, now: WindowReading) -> bool:
 
 
 def gauge(
-    reading: WindowReading, rate: Rate, now_ms: int, *, spent_since: int, spent_before: int, reserved: int
+    subscription: Subscription,
+    reading: WindowReading,
+    rate: Rate,
+    now_ms: int,
+    *,
+    spent_since: int,
+    spent_before: int,
+    reserved: int,
 ) -> Gauge:
     """How full a window is now; where no percentage was reported, by own spend alone.
 
@@ -195,6 +220,7 @@ def gauge(
     official = percent_now(reading, now_ms)
     if official is None:
         official = own_before  # older CLIs and some tokens give no percentage: own spend is all that is known
+    resets_at_ms = resets_next_ms(reading, now_ms)
     return Gauge(
         window=reading.window,
         at_ms=now_ms,
@@ -202,7 +228,8 @@ def gauge(
         percent=official + spent_since / rate.nanousd_per_percent,
         reserved_percent=reserved / rate.nanousd_per_percent,
         outside_percent=max(0.0, official - own_before),
-        resets_at_ms=resets_next_ms(reading, now_ms),
+        resets_at_ms=resets_at_ms,
         observed_at_ms=reading.observed_at_ms,
         rate=rate,
+        kept=kept(subscription, reading.window, now_ms, resets_at_ms),
     )

@@ -21,8 +21,9 @@ from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Cooldown
 MARGIN_PERCENT = 0.5
 """What is left free in a window beside the ask: readings are whole percents at times, and others use it, too."""
 
-MOST_NEEDED_PERCENT = 95.0
-"""No ask is taken to need more of a window than this, or one with a generous ``max_cost_usd`` would never fit."""
+MOST_NEEDED_SHARE = 0.95
+"""No ask is taken to need more than this of what agents may use of a window, or one with a generous ``max_cost_usd``
+would never fit."""
 
 MOST_TIMES_LEFT = 4.0
 """An ask may use up the last of a week that is thought to need this many times what is left; estimates are high."""
@@ -182,7 +183,7 @@ def _reserve(request: Request, balance: Balance) -> int:
     if caller is not None:
         budgets.append((caller.left, caller.reserved))
     fitting = [request.fitting(name, left, reserved) for left, reserved in budgets]
-    return min(amount for amount in fitting if amount is not None)
+    return min(amount for amount in (*fitting, balance.left_beside_kept(request.model)) if amount is not None)
 
 
 def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *, last_resort: bool) -> int | None:
@@ -278,8 +279,7 @@ def _no_room(request: Request, balance: Balance) -> _Obstacle | None:
             return _Obstacle("limit", f"its {gauge.window} window is used up{until}", gauge.frees_at_ms)
         needed = _needed_percent(estimate, gauge)
         if needed + MARGIN_PERCENT > gauge.room_percent:
-            why = f"its {gauge.window} window has {gauge.room_percent:.1f}% left{until}, the ask may need {needed:.1f}%"
-            return _Obstacle("limit", why, gauge.frees_at_ms, passes=True)
+            return _too_little_left(gauge, needed, until)
     needs = f"needs ${estimate / NANO:.2f}"
     needed = min(estimate, request.likely.get(name, estimate))
     if balance.week_binds and request.fitting(name, balance.week_left, balance.in_flight) is None:
@@ -293,7 +293,7 @@ def _no_room(request: Request, balance: Balance) -> _Obstacle | None:
 
 
 def _may_use_the_last(estimate: int, balance: Balance, gauge: Gauge) -> bool:
-    """Whether one ask at a time may use up what is left of a week, though it may need more.
+    """Whether one ask at a time may use up what is left of a week, though it may need more; not what is kept.
 
     Half of all asks that were refused in the simulation in spite of room were refused over a week's last percents. Five
     hours come back soon, and there it had more runs cut.
@@ -301,6 +301,7 @@ def _may_use_the_last(estimate: int, balance: Balance, gauge: Gauge) -> bool:
     reading = balance.readings[gauge.window]
     return (
         gauge.window != FIVE_HOUR
+        and not gauge.kept.percent
         and balance.in_flight == 0
         and reading.status != "rejected"
         and gauge.official_percent < 100
@@ -309,8 +310,19 @@ def _may_use_the_last(estimate: int, balance: Balance, gauge: Gauge) -> bool:
     )
 
 
+def _too_little_left(gauge: Gauge, needed: float, until: str) -> _Obstacle:
+    """A window that has no room for the ask, or none beside what is kept for the person."""
+    kept, room, unused = gauge.kept.percent, gauge.room_percent, 100.0 - gauge.percent - gauge.reserved_percent
+    beside = f" beside the {kept:.0f}% kept for its person (keep_percent)" if kept else ""
+    why = f"its {gauge.window} window has {room:.1f}% left{beside}{until}, the ask may need {needed:.1f}%"
+    kind = "budget" if kept and needed + MARGIN_PERCENT <= unused else "limit"
+    return _Obstacle(kind, why, gauge.has_room_at_ms(needed + MARGIN_PERCENT), passes=True)
+
+
 def _needed_percent(estimate: int, gauge: Gauge) -> float:
-    return min(MOST_NEEDED_PERCENT, estimate / gauge.rate.nanousd_per_percent)
+    usable = 100.0 - gauge.kept.share
+    most = max(0.0, min(MOST_NEEDED_SHARE * usable, usable - MARGIN_PERCENT))
+    return min(most, estimate / gauge.rate.nanousd_per_percent)
 
 
 # Which is best

@@ -46,6 +46,7 @@ class OfficialWindowResult(Shape):
     outside_percent: Percent | None = Field(default=None, description="The part that was used outside this pool.")
     usd_per_percent: float | None = None
     confidence: float | None = Field(default=None, description="0-1: how far usd_per_percent is learned.")
+    kept_percent: Percent | None = Field(default=None, description="Kept for the person now; agents leave it.")
 
 
 class CooldownResult(Shape):
@@ -265,6 +266,7 @@ def _official(reading: WindowReading, gauge: Gauge | None, now_ms: int) -> Offic
         outside_percent=None if gauge is None else gauge.outside_percent,
         usd_per_percent=None if gauge is None else round(usd(round(gauge.rate.nanousd_per_percent)), 6),
         confidence=None if gauge is None else round(gauge.rate.confidence, 2),
+        kept_percent=gauge.kept.percent if gauge is not None and gauge.kept.share else None,
     )
 
 

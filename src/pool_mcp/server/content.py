@@ -137,7 +137,8 @@ def _subscription(one: SubscriptionResult) -> Iterator[str]:
         percent = "unknown" if window.percent is None else f"{window.percent:g}%"
         now = "" if window.percent_now is None else f", now about {window.percent_now:g}%"
         resets = f", resets {rfc3339(window.resets_at)}" if window.resets_at else ""
-        yield f"  official {name}: {percent} at {rfc3339(window.observed_at)}{now}{resets}, {window.status}"
+        kept = "" if window.kept_percent is None else f", {window.kept_percent:g}% kept for the person"
+        yield f"  official {name}: {percent} at {rfc3339(window.observed_at)}{now}{resets}, {window.status}{kept}"
     if one.is_real_money:
         yield "  billed per call: its amounts are real money"
     if paid := one.overage:
