@@ -4,15 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.choosing import cooldowns, rates, windows
-from pool_mcp.choosing.budget import Balance, CallerBalance, estimate_nanousd, likely_nanousd
-from pool_mcp.choosing.overage import OverageBalance, month_start_ms
+from pool_mcp.choosing.budget import Balance, CallerBalance, PaidUse, estimate_nanousd, likely_nanousd
+from pool_mcp.choosing.overage import OverageBalance, goes_on_until_ms, month_start_ms
 from pool_mcp.choosing.pacing import Alert, alerts, room_again
 from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.ledger.balances import Reserved
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
-from pool_mcp.model import HOUR_MS, MINUTE_MS, WEEK_MS, CallerBudget, Cooldown, Subscription, WindowReading
+from pool_mcp.model import (
+    HOUR_MS,
+    MINUTE_MS,
+    WEEK_MS,
+    CallerBudget,
+    Cooldown,
+    OverageReading,
+    Subscription,
+    WindowReading,
+)
 from pool_mcp.settings import Settings
 
 RATES_MS = 5 * MINUTE_MS
@@ -32,6 +41,7 @@ class _Known:
     readings: Mapping[str, dict[str, WindowReading]]
     cooldowns: Mapping[str, Sequence[Cooldown]]
     organizations: Mapping[str, str]
+    overage: Mapping[str, OverageReading]
 
 
 class State:
@@ -102,6 +112,7 @@ class State:
             readings=tx.official.latest(),
             cooldowns=tx.cooldowns.open(),
             organizations=tx.logins.organisations(),
+            overage=tx.overage.latest(),
         )
         return [self._balance(tx, one, known, now_ms) for one in self._settings.subscriptions]
 
@@ -147,6 +158,7 @@ class State:
                 )
                 for window in readings
             },
+            paid_use=_paid_use(tx, subscription, known.overage.get(name), now_ms),
             reserved_beside=sum(known.reserved.get(one, Reserved()).nanousd for one in quota[1:]),
         )
 
@@ -214,6 +226,18 @@ class State:
             steps = tx.official.steps(subscription.id, window, windows.family_of(window), now_ms - HISTORY_MS)
             rate = self._rates[subscription.id, window] = rates.learn(steps, rates.prior(subscription, window))
         return rate
+
+
+def _paid_use(
+    tx: Transaction, subscription: Subscription, reading: OverageReading | None, now_ms: int
+) -> PaidUse | None:
+    """What a subscription's budget for use beyond its plan leaves; None where it has none."""
+    if not subscription.overage_budget_nanousd:
+        return None
+    used = tx.overage.spent_nanousd(subscription.id, month_start_ms(now_ms))
+    used += tx.overage.reserved_nanousd(subscription.id)
+    left = max(0, subscription.overage_budget_nanousd - used)
+    return PaidUse(left, goes_on_until_ms(reading, now_ms))
 
 
 def _newest(readings: list[dict[str, WindowReading]]) -> dict[str, WindowReading]:

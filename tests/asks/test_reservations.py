@@ -11,7 +11,7 @@ from support import make_home, new_id, now_ms, open_ledger
 
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Runner
-from pool_mcp.errors import BudgetExceeded, InvalidRequest
+from pool_mcp.errors import BudgetExceeded, InvalidRequest, LimitReached
 from pool_mcp.model import (
     DAY_MS,
     HOUR_MS,
@@ -20,6 +20,7 @@ from pool_mcp.model import (
     Cost,
     ModelCost,
     Outcome,
+    OverageReading,
     Run,
     RunState,
     Settlement,
@@ -74,6 +75,37 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 ASK = Ask("ping", "tests")
+
+
+# Use beyond the plan
+
+PAID = {"alice": {"overage_budget_usd": 0.3}, "bob": {"enabled": False}}
+
+
+def test_two_asks_at_once_beyond_the_plan_never_reserve_more_than_the_months_budget(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, subscriptions=PAID)
+    with closing(desk.ledger):
+        with desk.ledger.write() as tx:
+            in_use = OverageReading(True, "five_hour", desk.now_ms + HOUR_MS, None, desk.now_ms)
+            assert tx.overage.record("alice", in_use, desk.now_ms)
+        first = desk.begin(ASK)
+        assert first.max_budget_nanousd == 3 * NANO // 10
+        with pytest.raises(LimitReached, match=r"its overage budget leaves \$0\.05 of real money"):
+            desk.reservations.reserve(ASK)
+        assert desk.reservations.extend(first, NANO // 10, NANO // 10, NANO // 10)
+        assert not desk.reservations.extend(first, NANO // 4, NANO // 10, NANO // 4), "the next call has no room"
+        desk.settle(first, None, Outcome.OK, 0.02, overage_nanousd=NANO // 50)
+        second = desk.begin(ASK)
+        assert second.max_budget_nanousd == 28 * NANO // 100
+
+
+def test_a_run_that_comes_to_its_plans_end_reserves_of_the_months_budget_for_its_next_call(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, subscriptions=PAID)
+    with closing(desk.ledger):
+        first, second = desk.begin(ASK), desk.begin(ASK)
+        assert desk.reservations.extend(first, NANO // 10, NANO // 10, NANO // 10)
+        assert not desk.reservations.extend(second, NANO // 10, NANO // 10, NANO // 10)
+        assert desk.reservations.extend(second, NANO // 20, NANO // 20, NANO // 20)
 
 
 # Idempotency keys

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_mcp.choosing.budget import Balance, CallerBalance, health
+from pool_mcp.choosing.budget import Balance, CallerBalance, PaidUse, availability, health
 from pool_mcp.choosing.rates import Rate
 from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
 from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
@@ -76,6 +76,47 @@ def ranking(*balances: Balance, **said: Any) -> list[str]:
     """The candidates by their scores, best first."""
     candidates = choice(*balances, **said).candidates
     return [one.id for one in sorted(candidates, key=lambda one: -one.score)]
+
+
+# Use beyond the plan, for real money
+
+
+def test_what_is_paid_beyond_a_plan_comes_after_every_plan_with_room() -> None:
+    paid = balance("a", priority=9, readings=official(100), paid_use=PaidUse(5 * NANO, NOW + HOUR_MS))
+    assert choice(paid, balance("b", readings=official(60))).subscription == "b"
+    chosen = choice(paid, balance("b", readings=official(100)))
+    assert (chosen.subscription, chosen.is_paid, chosen.reserve) == ("a", True, NANO)
+    assert chosen.reason.endswith("beyond its plan, for real money")
+
+
+def test_a_plan_that_is_used_up_is_paid_for_as_far_as_its_budget_has_room() -> None:
+    full = balance(readings=official(98.9), paid_use=PaidUse(NANO))
+    assert choice(full).is_paid
+    assert not choice(balance(readings=official(60), paid_use=PaidUse(NANO))).is_paid
+    refused = choice(replace(full, paid_use=PaidUse(NANO - 1))).candidates[0]
+    assert (refused.blocked_by, refused.available_at_ms) == ("limit", NOW + HOUR_MS)
+    assert refused.reasons[0].endswith("and its overage budget leaves $1.00 of real money")
+    assert choice(replace(full, paid_use=None)).subscription is None
+    kept = replace(
+        full, subscription=replace(full.subscription, keep_percent={"five_hour": 30.0}), readings=official(75)
+    )
+    assert choice(kept).candidates[0].blocked_by == "budget", "what the person keeps is no reason to pay"
+
+
+def test_a_plan_that_goes_on_for_real_money_is_usable_and_says_so() -> None:
+    paid = balance(readings=official(100), paid_use=PaidUse(5 * NANO, NOW + HOUR_MS))
+    available = availability(paid)
+    assert (available.status, "$5.00 of its overage budget" in available.reason) == ("approaching", True)
+    assert availability(replace(paid, paid_use=PaidUse(0, NOW + HOUR_MS))).status == "limited"
+    assert not paid.at(NOW + HOUR_MS).is_paid
+
+
+def test_a_default_budget_that_does_not_refuse_makes_no_subscription_limited() -> None:
+    spent = balance(week_spent=500 * NANO, block_spent=50 * NANO, readings=official(10))
+    yardstick = replace(spent.subscription, week_is_default=True, block_is_default=True)
+    assert availability(spent).status == "limited"
+    assert availability(replace(spent, subscription=yardstick)).status == "available"
+    assert availability(replace(spent, subscription=yardstick, readings={})).status == "limited"
 
 
 # What keeps a subscription out

@@ -8,9 +8,10 @@ import pytest
 from ledger_writes import NOW_MS, reserve, settle
 
 from pool_mcp.choosing.cooldowns import is_in_force
+from pool_mcp.choosing.overage import goes_on_until_ms
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.organisation import Sync
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, Cooldown, WindowReading
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, Cooldown, OverageReading, WindowReading
 
 YEAR_MS = 365 * DAY_MS
 
@@ -42,6 +43,20 @@ def test_a_reading_of_a_clock_ahead_gives_way_to_the_next_and_leaves_no_trace(le
         tx.official.record("alice", [observed(NOW_MS - HOUR_MS, 10.0)], NOW_MS)  # older than what is known
         assert tx.official.latest()["alice"]["five_hour"] == observed(NOW_MS - MINUTE_MS, 40.0)
         assert [step.reading.percent for step in tx.official.steps("alice", "five_hour", None, 0)] == [40.0]
+
+
+def test_what_a_clock_ahead_said_of_paid_use_gives_way_to_the_next(ledger: Ledger) -> None:
+    def observed(at_ms: int, *, in_use: bool) -> OverageReading:
+        return OverageReading(in_use, "five_hour", None, None, at_ms)
+
+    ahead, now = observed(NOW_MS + YEAR_MS, in_use=True), observed(NOW_MS, in_use=False)
+    with ledger.write() as tx:
+        assert tx.overage.record("alice", ahead, NOW_MS + YEAR_MS)
+        assert goes_on_until_ms(tx.overage.latest()["alice"], NOW_MS) == 0
+        assert tx.overage.record("alice", now, NOW_MS)
+        assert not tx.overage.record("alice", ahead, NOW_MS)
+        assert not tx.overage.record("alice", observed(NOW_MS - 1, in_use=True), NOW_MS)
+        assert tx.overage.latest() == {"alice": now}
 
 
 def test_a_cooldown_of_a_clock_ahead_is_not_in_force_and_an_answer_ends_it(ledger: Ledger) -> None:

@@ -27,7 +27,7 @@ from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour, Reply, ToolUse
 from pool_mcp.errors import LedgerError
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
+from pool_mcp.model import DAY_MS, Ask, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 from pool_mcp.usage.importing import BRISK, QUIET, Imported, Importer, Pace, Source
 from transcript_generator import generate
 
@@ -341,16 +341,17 @@ def settle(
     cost_nanousd: int = 0,
     is_estimate: bool = False,
     settled: bool = True,
+    began_ms: int = BEGAN_MS,
 ) -> str:
     run_id, ask_id = new_id(), new_id()
     run = Run(
-        run_id, ask_id, "alice", session_id, False, "agent", None, RunState.RESERVED, "owner", False, False, BEGAN_MS,
-        BEGAN_MS + 60_000, 1,
+        run_id, ask_id, "alice", session_id, False, "agent", None, RunState.RESERVED, "owner", False, False, began_ms,
+        began_ms + 60_000, 1,
     )  # fmt: skip
     with ledger.write() as tx:
-        tx.runs.insert_ask(ask_id, "agent", None, "", BEGAN_MS)
+        tx.runs.insert_ask(ask_id, "agent", None, "", began_ms)
         tx.runs.insert(run)
-        assert tx.runs.mark_running(run_id, "owner", None, BEGAN_MS)
+        assert tx.runs.mark_running(run_id, "owner", None, began_ms)
     if settled:
         finish(ledger, run_id, *message_ids, tokens=tokens, cost_nanousd=cost_nanousd, is_estimate=is_estimate)
     return run_id
@@ -485,6 +486,32 @@ def test_a_run_whose_clock_was_set_back_since_is_counted_once(notebook: Notebook
     settle(ledger, "s", "msg_1")
     notebook.add("s", answer("msg_1", timestamp="2026-11-20T01:00:00Z"))
     assert notebook.read().new_calls == 0
+
+
+def test_a_first_run_whose_clock_was_ahead_is_counted_once_in_a_fork_too(notebook: Notebook, ledger: Ledger) -> None:
+    settle(ledger, "s", "msg_1", began_ms=now_ms() + 30 * DAY_MS)
+    notebook.add("a-fork", answer("msg_1"), answer("msg_in_fork"))
+    done = notebook.read()
+    assert (done.run_calls, done.new_calls) == (1, 1)
+
+
+def test_a_lost_run_that_began_its_session_has_the_calls_that_a_clock_set_back_dates_before_it(
+    notebook: Notebook, ledger: Ledger
+) -> None:
+    settle(ledger, "s")
+    notebook.add("s", answer("msg_1", timestamp="2026-11-22T09:01:00.000Z"))
+    assert (notebook.read().run_calls, kinds(ledger)) == (1, {"run": 1})
+
+
+def test_a_session_that_was_imported_before_its_run_was_lost_is_counted_once(
+    notebook: Notebook, ledger: Ledger
+) -> None:
+    settle(ledger, "another")
+    notebook.add("s", answer("msg_by_hand", timestamp="2026-11-22T09:15:00.000Z"))
+    assert notebook.read().new_calls == 1
+    settle(ledger, "s")
+    notebook.add("s", answer("msg_1"))
+    assert notebook.read().run_calls == 1
 
 
 def cost_state(**tokens: int) -> dict[str, Any]:
@@ -622,9 +649,12 @@ async def test_subagents_are_counted_once_whether_the_pool_or_a_person_started_t
 
 @pytest.mark.anyio
 async def test_an_import_while_a_run_is_at_work_takes_nothing_of_it(desk: Desk) -> None:
-    slow = Reply(text="slow", text_size=200, mode="slow")
-    first = Reply(text="x", tools=(ToolUse("Bash", {"command": "true"}),))
-    desk.standin.accounts["alice"] = Behaviour(replies=(first, slow), chunks=30)
+    desk.config_dir.mkdir(parents=True)
+    (desk.config_dir / "settings.json").write_text(json.dumps({"permissions": {"allow": ["Bash"]}}))
+    gate = desk.work / "gate"
+    os.mkfifo(gate)
+    waits = Reply(text="x", tools=(ToolUse("Bash", {"command": f"cat {gate}"}),))
+    desk.standin.accounts["alice"] = Behaviour(replies=(waits,))
     async with open_pool(desk.settings, desk.env) as pool:
         asked = Ask("ping", "test", model=MODEL, working_dir=str(desk.work), tool_profile="full", background=True)
         running = await pool.ask(asked)
@@ -635,6 +665,7 @@ async def test_an_import_while_a_run_is_at_work_takes_nothing_of_it(desk: Desk) 
             await pool.adopt()
             found = await pool.outside.import_all()
             assert (found.new_calls, found.files_waiting) == (1, 1)
+            await anyio.Path(gate).write_text("go on\n")
             await pool.result(running.run_id, wait_s=ASK_S)
     assert fork != running.session_id
     await desk.take()

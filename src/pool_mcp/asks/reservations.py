@@ -140,7 +140,10 @@ class Reservations:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
-        limits = [chosen.left, chosen.left_beside_kept(ask.model), cap, request.caller.left if request.caller else None]
+        beside_kept = None if choice.is_paid else chosen.left_beside_kept(ask.model)
+        limits = [chosen.left, beside_kept, cap, request.caller.left if request.caller else None]
+        if choice.is_paid and chosen.paid_use is not None:
+            limits.append(chosen.paid_use.left)
         timeout_s = ask.timeout_s or self._settings.claude.timeout_s
         run = Run(
             run_id=self._new_id(),
@@ -160,6 +163,8 @@ class Reservations:
             max_budget_nanousd=min((limit for limit in limits if limit is not None), default=None),
         )
         tx.runs.insert(run)
+        if choice.is_paid:
+            tx.overage.reserve(run.run_id, choice.reserve)
         return run
 
     # While it runs
@@ -189,7 +194,7 @@ class Reservations:
     def _record_overage(self, tx: Transaction, run: Run, reading: OverageReading | None) -> list[Alert]:
         """Keep what Anthropic reported of paid use; where it has no budget, the subscription is out at once."""
         subscription = self._subscription(run)
-        if reading is None or subscription is None or not tx.overage.record(run.subscription, reading):
+        if reading is None or subscription is None or not tx.overage.record(run.subscription, reading, self._clock()):
             return []
         notice = overage.notice(subscription, reading)
         raised = [notice] if notice is not None and tx.notices.record(notice, self._clock()) else []
@@ -206,7 +211,7 @@ class Reservations:
         spend, and however many run at once, each overruns by one API call at most.
         """
         with self._ledger.write() as tx:
-            if overage_nanousd and overage_nanousd + next_nanousd > self._overage_left(tx, run):
+            if overage_nanousd and not self._extend_overage(tx, run, overage_nanousd, next_nanousd):
                 return False
             reserved = tx.runs.reserved_nanousd(run.run_id)
             tx.spending.record(run.run_id, run.subscription, spent_nanousd, self._clock())
@@ -232,10 +237,15 @@ class Reservations:
     def _subscription(self, run: Run) -> Subscription | None:
         return next((one for one in self._settings.subscriptions if one.id == run.subscription), None)
 
-    def _overage_left(self, tx: Transaction, run: Run) -> int:
+    def _extend_overage(self, tx: Transaction, run: Run, spent_nanousd: int, next_nanousd: int) -> bool:
+        """Reserve of the month's budget what a run has paid beyond the plan and may pay for its next call."""
         subscription = self._subscription(run)
-        budget_nanousd = 0 if subscription is None else subscription.overage_budget_nanousd
-        return budget_nanousd - tx.overage.spent_nanousd(run.subscription, overage.month_start_ms(self._clock()))
+        left = 0 if subscription is None else subscription.overage_budget_nanousd
+        left -= tx.overage.spent_nanousd(run.subscription, overage.month_start_ms(self._clock()))
+        left -= tx.overage.reserved_nanousd(run.subscription, beside_run=run.run_id)
+        has_room = spent_nanousd + next_nanousd <= left
+        tx.overage.reserve(run.run_id, spent_nanousd + next_nanousd if has_room else spent_nanousd)
+        return has_room
 
     def prove(self, run: Run, models: Collection[str]) -> None:
         """Lift the cooldowns that answers of these models prove to be over while their run still goes on.

@@ -280,13 +280,14 @@ class Runner:
     def _cost(self, run: Run, stream: RunStream, exit_code: int | None) -> Cost:
         """What a run cost, by its stream and its session's transcripts; ``stream`` takes in the calls they add."""
         files, at_ms = self.files(run.run_id), _started_at_ms(run)
+        since_ms = at_ms if run.resumed else 0  # a new session has nothing earlier, whatever its clock says
         if stream.is_empty and files.was_never_started:
             return Cost()
         transcripts = self._transcripts(run)
         trace = None
         if run.resumed or stream.result is None:
             prompt = _text_of(files.prompt)
-            trace = sessions.trace_run(transcripts, stream.calls, prompt, at_ms)
+            trace = sessions.trace_run(transcripts, stream.calls, prompt, since_ms)
         is_lost = stream.is_empty and not self._has_refused(files, exit_code, trace)
         may_have_asked = trace is not None or files.may_have_lost_files or not files.stdout.exists()
         if is_lost and may_have_asked and not (trace and trace.calls):
@@ -296,7 +297,7 @@ class Runner:
                 stream.add_finished_call(message)
         open_calls = []
         for transcript in () if stream.is_whole else transcripts[:1]:
-            for message in sessions.subagent_calls(transcript, (), at_ms):
+            for message in sessions.subagent_calls(transcript, (), since_ms):
                 stream.add_finished_call(message)
             open_calls = sessions.open_calls(transcript, stream.unfinished_agents)
         stream.model = stream.model or run.model

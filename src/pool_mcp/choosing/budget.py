@@ -64,6 +64,17 @@ IN_FLIGHT_MS = MINUTE_MS
 """When to look again while what is left is reserved for runs in flight."""
 
 
+@dataclass(frozen=True, slots=True)
+class PaidUse:
+    """Use beyond the plan that has a budget: what that leaves after reservations.
+
+    ``until_ms`` is until when the subscription goes on beyond its plan, 0 where it does not.
+    """
+
+    left: int
+    until_ms: int = 0
+
+
 @dataclass(frozen=True)
 class Balance:
     """All that is known of one subscription at one instant, ``at_ms``; money in nano-dollars.
@@ -73,7 +84,7 @@ class Balance:
     ledger has spent since (``spent_since``) and before it (``spent_before``), and the rate between dollars and percent.
     Subscriptions of one ``organization`` are one quota, so these count all of them, and ``reserved_beside`` is what is
     reserved of it for the others. ``still_reserved`` is what unfinished runs may still spend of each window: without
-    what they have spent, which ``spent_since`` counts call by call.
+    what they have spent, which ``spent_since`` counts call by call. ``paid_use`` is None where there is to be none.
     """
 
     subscription: Subscription
@@ -95,6 +106,12 @@ class Balance:
     organization: str | None = None
     reserved_beside: int = 0
     still_reserved: Mapping[str, int] = field(default_factory=dict)
+    paid_use: PaidUse | None = None
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether it goes on beyond its plan now, for real money that has a budget."""
+        return self.paid_use is not None and self.at_ms < self.paid_use.until_ms
 
     @property
     def block_left(self) -> int:
@@ -350,6 +367,9 @@ def availability(balance: Balance) -> Availability:
         return Availability(Status.NEEDS_LOGIN, cooldown.detail, cooldown.until_ms)
     if cooldown is not None and cooldowns.is_in_force(cooldown, balance.at_ms):
         return Availability(Status.COOLDOWN, cooldown.detail, cooldown.until_ms)
+    if balance.paid_use is not None and balance.is_paid and balance.paid_use.left:
+        left = f"${balance.paid_use.left / NANO:.2f} of its overage budget is left"
+        return Availability(Status.APPROACHING, f"its plan is used up and it goes on for real money; {left}")
     percent, why, frees_at_ms = _fullest(balance)
     if percent >= LIMITED_PERCENT:
         return Availability(Status.LIMITED, why, frees_at_ms)
@@ -359,17 +379,15 @@ def availability(balance: Balance) -> Availability:
 
 
 def _fullest(balance: Balance) -> tuple[float, str, int | None]:
-    """The share, a sentence on it and the reset of whichever budget, or window of all models, is closest to its end."""
+    """The share, the name and the reset of what is closest to its end: a budget that binds, a window of all models."""
     subscription = balance.subscription
-    block_percent = 100 * balance.block_spent / subscription.block_budget_nanousd
-    found = [
-        (block_percent, f"the block budget is {block_percent:.0f}% used", balance.block.ends_at_ms),
-        (
-            balance.week_percent,
-            f"the weekly budget is {balance.week_percent:.0f}% used",
-            balance.week_frees_at_ms(_last_part(subscription)),
-        ),
-    ]
+    found: list[tuple[float, str, int | None]] = []
+    if balance.block_binds:
+        block_percent = 100 * balance.block_spent / subscription.block_budget_nanousd
+        found.append((block_percent, f"the block budget is {block_percent:.0f}% used", balance.block.ends_at_ms))
+    if balance.week_binds:
+        frees_at_ms = balance.week_frees_at_ms(_last_part(subscription))
+        found.append((balance.week_percent, f"the weekly budget is {balance.week_percent:.0f}% used", frees_at_ms))
     found += [
         (
             one.percent_of_usable,
@@ -380,4 +398,4 @@ def _fullest(balance: Balance) -> tuple[float, str, int | None]:
         for name, one in balance.gauges.items()
         if family_of(name) is None
     ]
-    return max(found, key=lambda one: one[0])
+    return max(found, key=lambda one: one[0], default=(0.0, "nothing", None))

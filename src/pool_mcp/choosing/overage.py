@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.choosing.windows import rfc3339
-from pool_mcp.model import HOUR_MS, NANO, Cooldown, OverageReading, Subscription
+from pool_mcp.model import CLOCK_SLACK_MS, HOUR_MS, NANO, Cooldown, OverageReading, Subscription
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,22 @@ class OverageBalance:
 
     def in_use(self, now_ms: int) -> bool:
         """Whether the subscription goes on beyond its plan now, as far as is known."""
-        reading = self.reading
-        return reading is not None and reading.in_use and now_ms < ends_at_ms(reading)
+        return now_ms < goes_on_until_ms(self.reading, now_ms)
 
 
 def month_start_ms(now_ms: int) -> int:
     """The beginning of the calendar month, UTC."""
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     return round(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+
+
+def goes_on_until_ms(reading: OverageReading | None, now_ms: int) -> int:
+    """Until when a subscription goes on beyond its plan, 0 where it does not.
+
+    What a wrong clock has dated ahead says nothing.
+    """
+    is_told = reading is not None and reading.in_use and reading.observed_at_ms <= now_ms + CLOCK_SLACK_MS
+    return ends_at_ms(reading) if reading is not None and is_told else 0
 
 
 def ends_at_ms(reading: OverageReading) -> int:

@@ -99,7 +99,8 @@ class Request:
 class Candidate:
     """The verdict on one subscription. ``blocked_by`` is the error kind that keeps it out, ``reserve`` what to reserve.
 
-    ``available_at_ms`` is when it could serve this ask if nothing else is asked until then.
+    ``available_at_ms`` is when it could serve this ask if nothing else is asked until then. ``is_paid`` says that it
+    would serve beyond its plan, which its overage budget allows: so it comes after all that have room in theirs.
     """
 
     id: str
@@ -109,16 +110,21 @@ class Candidate:
     blocked_by: str | None = None
     available_at_ms: int | None = None
     reserve: int = 0
+    is_paid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The subscription chosen, or None, and the verdict on each; ``reserve`` is what to reserve there."""
+    """The subscription chosen, or None, and the verdict on each; ``reserve`` is what to reserve there.
+
+    ``is_paid`` says that the ask goes beyond the plan and is paid for.
+    """
 
     subscription: str | None
     reason: str
     candidates: tuple[Candidate, ...] = field(default_factory=tuple)
     reserve: int = 0
+    is_paid: bool = False
 
     @property
     def next_available_at_ms(self) -> int | None:
@@ -151,13 +157,14 @@ def choose(
     able = [b for b in balances if verdicts[b.subscription.id].eligible]
     if not able:
         return Choice(None, _why_none(request, candidates), candidates)
+    able = [b for b in able if not verdicts[b.subscription.id].is_paid] or able
     tier = max(b.subscription.priority for b in able)
     best = min(
         (b for b in able if b.subscription.priority == tier),
         key=lambda b: (-verdicts[b.subscription.id].score, b.last_used_ms or 0, b.subscription.id),
     )
     chosen = verdicts[best.subscription.id]
-    return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates, chosen.reserve)
+    return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates, chosen.reserve, chosen.is_paid)
 
 
 def _judge(request: Request, balance: Balance, strategy: str, *, last_resort: bool) -> Candidate:
@@ -166,7 +173,10 @@ def _judge(request: Request, balance: Balance, strategy: str, *, last_resort: bo
     score, reason = _score(request.estimates[name], balance, gauges, strategy)
     obstacle = _obstacle(request, balance, last_resort=last_resort)
     if obstacle is None:
-        return Candidate(name, True, score, (reason,), reserve=_reserve(request, balance))
+        is_paid = _goes_beyond_plan(request, balance)
+        if is_paid:
+            reason += "; beyond its plan, for real money"
+        return Candidate(name, True, score, (reason,), reserve=_reserve(request, balance), is_paid=is_paid)
     at_ms = _available_at_ms(request, balance, obstacle, last_resort=last_resort)
     return Candidate(name, False, score, (obstacle.why, reason), obstacle.kind, at_ms)
 
@@ -182,8 +192,12 @@ def _reserve(request: Request, balance: Balance) -> int:
     budgets: list[tuple[int | None, int]] = [(balance.left, balance.in_flight)]
     if caller is not None:
         budgets.append((caller.left, caller.reserved))
+    beside_kept = balance.left_beside_kept(request.model)
+    if balance.paid_use is not None and _goes_beyond_plan(request, balance):
+        budgets.append((balance.paid_use.left, balance.in_flight))
+        beside_kept = None
     fitting = [request.fitting(name, left, reserved) for left, reserved in budgets]
-    return min(amount for amount in (*fitting, balance.left_beside_kept(request.model)) if amount is not None)
+    return min(amount for amount in (*fitting, beside_kept) if amount is not None)
 
 
 def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *, last_resort: bool) -> int | None:
@@ -269,8 +283,31 @@ def _not_able(request: Request, balance: Balance, *, last_resort: bool) -> _Obst
 
 
 def _no_room(request: Request, balance: Balance) -> _Obstacle | None:
-    name = balance.subscription.id
-    estimate = request.estimates[name]
+    if _goes_beyond_plan(request, balance):
+        return _over_paid_budget(request, balance) or _over_own_budgets(request, balance)
+    return _no_room_in_windows(request, balance) or _over_own_budgets(request, balance)
+
+
+def _goes_beyond_plan(request: Request, balance: Balance) -> bool:
+    """Whether a subscription that may be paid for beyond its plan would have to be; not for what its person keeps."""
+    if balance.paid_use is None or balance.is_paid:
+        return balance.is_paid
+    within_plan = _no_room_in_windows(request, balance)
+    return within_plan is not None and within_plan.kind != "budget"
+
+
+def _over_paid_budget(request: Request, balance: Balance) -> _Obstacle | None:
+    name, paid = balance.subscription.id, balance.paid_use
+    if paid is None or request.fitting(name, paid.left, balance.in_flight) is not None:
+        return None
+    within_plan = _no_room_in_windows(request, balance)
+    why = "its plan is used up" if within_plan is None else within_plan.why
+    left = f"{why}, and its overage budget leaves ${paid.left / NANO:.2f} of real money"
+    return _Obstacle("limit", left, within_plan.until_ms if within_plan else paid.until_ms, passes=True)
+
+
+def _no_room_in_windows(request: Request, balance: Balance) -> _Obstacle | None:
+    estimate = request.estimates[balance.subscription.id]
     for gauge in _gauges(request, balance):
         if _may_use_the_last(estimate, balance, gauge):
             continue
@@ -280,6 +317,12 @@ def _no_room(request: Request, balance: Balance) -> _Obstacle | None:
         needed = _needed_percent(estimate, gauge)
         if needed + MARGIN_PERCENT > gauge.room_percent:
             return _too_little_left(gauge, needed, until)
+    return None
+
+
+def _over_own_budgets(request: Request, balance: Balance) -> _Obstacle | None:
+    name = balance.subscription.id
+    estimate = request.estimates[name]
     needs = f"needs ${estimate / NANO:.2f}"
     needed = min(estimate, request.likely.get(name, estimate))
     if balance.week_binds and request.fitting(name, balance.week_left, balance.in_flight) is None:

@@ -17,7 +17,7 @@ from pool_mcp.accounting.pricing import price_of_counts
 from pool_mcp.choosing.windows import grid_block
 from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, INSERT_ENTRY, Entry, add_entry
 from pool_mcp.ledger.lists import rows_among
-from pool_mcp.model import HOUR_MS, Cost, ModelCost, Tokens
+from pool_mcp.model import CLOCK_SLACK_MS, HOUR_MS, Cost, ModelCost, Tokens
 
 CALLER = "outside"
 """Who made the calls that no run made."""
@@ -120,10 +120,13 @@ class Imports:
         )
         return {path: (offset, digest) for path, offset, digest in rows}
 
-    def first_run_ms(self) -> int | None:
-        """When the pool's first run was placed; no earlier call can be a run's."""
+    def first_run_ms(self, now_ms: int) -> int | None:
+        """When the pool's first run was placed, None before it; no earlier call can be a run's.
+
+        The beginning of all time where a wrong clock has dated that run ahead of now.
+        """
         (first,) = self._conn.execute("SELECT min(created_at_ms) FROM runs").fetchone()
-        return None if first is None else int(first)
+        return first if first is None or first <= now_ms + CLOCK_SLACK_MS else 0
 
     def sessions_with_runs(self, session_ids: Iterable[str]) -> set[str]:
         """Which sessions the pool has had a run on."""
@@ -410,12 +413,12 @@ _AMOUNTS = (
 )
 
 
-@lru_cache(maxsize=8192)
 def _spans(conn: sqlite3.Connection, session_id: str) -> list[_RunSpan]:
+    # A run that began its session has all before its end: that its calls are dated before it is a clock's fault.
     rows = conn.execute(
         """
-        SELECT entry_id, started_at_ms, ended_at_ms, NOT EXISTS (SELECT 1 FROM run_calls WHERE run_calls.entry_id =
-            entries.entry_id)
+        SELECT entry_id, CASE WHEN resumed = 1 THEN started_at_ms ELSE 0 END, ended_at_ms,
+            NOT EXISTS (SELECT 1 FROM run_calls WHERE run_calls.entry_id = entries.entry_id)
         FROM runs JOIN entries USING (run_id) WHERE runs.session_id = ? AND started_at_ms IS NOT NULL
         """,
         (session_id,),
@@ -423,5 +426,6 @@ def _spans(conn: sqlite3.Connection, session_id: str) -> list[_RunSpan]:
     return [_RunSpan(entry_id, begin, end, bool(is_lost)) for entry_id, begin, end, is_lost in rows]
 
 
+@lru_cache(maxsize=8192)
 def _block_of_hour(hour_ms: int) -> int:
     return grid_block(hour_ms).starts_at_ms

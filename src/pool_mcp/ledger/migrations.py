@@ -389,6 +389,13 @@ UPDATE organisation_syncs SET seq = rowid;
 CREATE UNIQUE INDEX organisation_syncs_by_seq ON organisation_syncs (seq);
 """
 
+_OVERAGE_RESERVATIONS = """
+CREATE TABLE overage_reservations (     -- what of an unfinished run's spend may be paid beyond the plan
+    run_id TEXT PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+    nanousd INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
 
 class Step(NamedTuple):
     """A change of the schema: its name for ever, and its statements, of which no two share a line."""
@@ -419,6 +426,7 @@ STEPS = (
     Step("m_call_spending", _CALL_SPENDING),
     Step("m_outbox", _OUTBOX),
     Step("m_sequence", _SEQUENCE),
+    Step("m_overage_reservations", _OVERAGE_RESERVATIONS),
 )
 """In their order; a further one goes at the end."""
 

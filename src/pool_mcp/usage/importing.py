@@ -171,7 +171,7 @@ class Importer:
         # Asked after the transcripts were read: whoever made a call that stands in them is known by now.
         with self._ledger.read() as tx:
             if self._first_run_ms is None:
-                self._first_run_ms = tx.imports.first_run_ms()
+                self._first_run_ms = tx.imports.first_run_ms(self._clock())
             unfinished = tx.runs.unfinished()
             with_runs = tx.imports.sessions_with_runs({_text(changed[chunk.number].file.session_id) for chunk in batch})
         latest_ms = max((call[2] for chunk in batch for call in chunk.calls), default=0)
