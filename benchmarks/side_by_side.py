@@ -29,14 +29,16 @@ async def in_turn(rounds: int, subjects: Mapping[str, Measure]) -> dict[str, lis
 
 
 def report(title: str, times: Measured, base: str, *, as_json: bool) -> None:
-    """Print medians, the slowest, and the ratio to ``base`` pair by pair."""
+    """Print medians, the slowest, and the difference from ``base`` and the ratio to it, pair by pair."""
     rows = {}
     for name, values in times.items():
-        ratios = [one / other for one, other in zip(values, times[base], strict=True)]
+        pairs = list(zip(values, times[base], strict=True))
+        ratios = [one / other for one, other in pairs]
         rows[name] = {
             "median_ms": round(statistics.median(values), 2),
             "min_ms": round(min(values), 2),
             "max_ms": round(max(values), 2),
+            "difference_ms": round(statistics.median(one - other for one, other in pairs), 2),
             f"ratio_to_{base}": round(statistics.median(ratios), 3),
         }
     if as_json:
@@ -44,7 +46,7 @@ def report(title: str, times: Measured, base: str, *, as_json: bool) -> None:
         return
     table = Table(title=f"{title} ({len(times[base])} rounds)", title_justify="left", box=None, header_style="bold")
     table.add_column("")
-    for head in ("median ms", "min", "max", f"ratio to {base}"):
+    for head in ("median ms", "min", "max", "difference", f"ratio to {base}"):
         table.add_column(head, justify="right")
     for name, row in rows.items():
         table.add_row(name, *(f"{value:g}" for value in row.values()))

@@ -27,7 +27,6 @@ from pool_mcp.background.logins import Upkeep
 from pool_mcp.background.notify import Notifying
 from pool_mcp.choices import By
 from pool_mcp.claude import process as cli
-from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import BY_KIND, InvalidRequest, LedgerError, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, NANO, Ask, Outcome, Run
@@ -209,23 +208,29 @@ class Pool:
 
     async def _answer(self, run_id: str, offset: int = 0) -> AskResult:
         """What is known of an ask now: its answer, ``running``, or the failure that it ended in."""
-        attempts = await in_thread(self._reservations.attempts, run_id)
-        run = attempts[-1]
-        if run.finished and run.outcome is not Outcome.OK:
-            raise await in_thread(self._failure, run)
-        snapshot = await in_thread(partial(self._state.look, self._ledger, self._clock, run.caller, model=run.model))
-        answer = ask_result(attempts, snapshot.advice, snapshot.now_ms)
+        run, answer = await in_thread(self._known, run_id, offset)
         if not run.finished:
             self.supervision.detach(run)
-            return answer
-        verdict = judge(await in_thread(self._runner.read, run.run_id))
+        return answer
+
+    def _known(self, run_id: str, offset: int) -> tuple[Run, AskResult]:
+        """What the ledger and the run's file say of an ask, and its latest run."""
+        attempts = self._reservations.attempts(run_id)
+        run = attempts[-1]
+        if run.finished and run.outcome is not Outcome.OK:
+            raise self._failure(run)
+        snapshot = self._state.look(self._ledger, self._clock, run.caller, model=run.model)
+        answer = ask_result(attempts, snapshot.advice, snapshot.now_ms)
+        if not run.finished:
+            return run, answer
+        verdict = self._runner.verdict(run.run_id)
         if verdict is None:
             raise InvalidRequest(
                 f"The answer of run {run.run_id} was removed; answers are kept for "
                 f"{self._settings.claude.keep_answers_days:g} days. Ask again.",
                 run_id=run.run_id,
             )
-        return with_page(answer, verdict.text, verdict.structured, offset, PAGE_CHARS)
+        return run, with_page(answer, verdict.text, verdict.structured, offset, PAGE_CHARS)
 
     def _failure(self, run: Run) -> PoolError:
         """The error a failed ask ends in, with the subscriptions that could serve another try."""

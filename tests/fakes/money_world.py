@@ -22,9 +22,10 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -149,6 +150,7 @@ class World:
         self.scripts: dict[str, list[Script]] = {}
         self.servers: list[Server] = []
         self.clis: dict[Path, VirtualCli] = {}
+        self.unsynced: dict[Path, process_module.RunFiles] = {}
         self.bad_ends: list[str] = []
         """Servers that ended with an error instead of by themselves."""
         self.is_full = False
@@ -201,6 +203,9 @@ class World:
             for name in (path, cli.files.pid, cli.files.stderr):
                 name.unlink(missing_ok=True)
         self.boots += 1
+        for files in self.unsynced.values():
+            for name in (files.prompt, files.facts):
+                name.unlink(missing_ok=True)
 
     # The CLI
 
@@ -427,6 +432,7 @@ class _Process:
     def __init__(self, files: process_module.RunFiles, world: World, *, is_own: bool = False) -> None:
         self._cli = world.clis.get(files.stdout)
         self.is_own = is_own
+        self.child_pid = None
 
     @property
     def is_alive(self) -> bool:
@@ -444,6 +450,27 @@ class _Process:
 
     def kill_leftovers(self) -> None:
         """Nothing is left."""
+
+
+class _Late:
+    """Does a thread's work as late as it can be done: after everything else in its block."""
+
+    def __init__(self, _: int) -> None:
+        self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def submit(self, job: Callable[[], Any]) -> "Future[Any]":
+        self._jobs.append((Future(), job))
+        return self._jobs[-1][0]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for future, job in self._jobs if kind is None else ():
+            try:
+                future.set_result(job())
+            except OSError as error:
+                future.set_exception(error)
 
 
 @contextlib.contextmanager
@@ -473,8 +500,19 @@ def virtual(world: World) -> Iterator[None]:
         server = _current.get()
         assert server is not None
         server.point("before the run's files", writes=True)
+        world.unsynced[self.directory] = self
         prepare(self, *arguments)
         server.point("files prepared")
+
+    sync = process_module.RunFiles.sync
+
+    def synced(self: process_module.RunFiles) -> None:
+        server = _current.get()
+        assert server is not None
+        server.point("before the run's files are on the disk", writes=True)
+        sync(self)
+        del world.unsynced[self.directory]
+        server.point("files on the disk")
 
     def start_background(self: Pool, tasks: anyio.abc.TaskGroup) -> None:
         tasks.start_soon(every, 60.0, "look after earlier runs", self._look_after_runs, anyio.sleep, 0.0)
@@ -493,6 +531,8 @@ def virtual(world: World) -> Iterator[None]:
         patch.setattr(process_module, "boot_id", lambda: str(world.boots))
         patch.setattr(process_module, "CliProcess", lambda files, *_: _Process(files, world))
         patch.setattr(process_module.RunFiles, "prepare", prepared)
+        patch.setattr(process_module.RunFiles, "sync", synced)
+        patch.setattr(supervision, "ThreadPoolExecutor", _Late)
         patch.setattr(locks, "is_alive", lambda _, owner: world.is_owner_alive(owner))
         patch.setattr(locks, "sweep", lambda _: None)
         patch.setattr(Pool, "_start_background", start_background)

@@ -21,7 +21,7 @@ from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, environment, follow, start
 from pool_mcp.claude.stream import LineBuffer, RunStream
 from pool_mcp.claude.transcripts import message_key
-from pool_mcp.claude.verdict import judge
+from pool_mcp.claude.verdict import Verdict, judge
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import (
     NANO,
@@ -42,6 +42,10 @@ from pool_mcp.system.private import make_directory
 
 MAX_OUTPUT_BYTES = 512 * 1024**2
 """More than any run prints; a CLI that goes beyond is broken, and killed before it fills the disk."""
+KEPT_ANSWERS = 8
+"""How many verdicts are remembered, so that the answer of a run that has just been followed is not read again."""
+KEPT_CHARS = 1_000_000
+"""A longer answer is read from its file."""
 LINGER_S = 5.0
 """How long a CLI may stay after it has reported its result."""
 _PAID = "its plan is used up, and going on would cost real money (overage_budget_usd is 0)"
@@ -89,6 +93,7 @@ class Runner:
         self._settings = settings
         self._env = env
         self._clock = clock
+        self._verdicts: dict[str, Verdict] = {}
 
     def files(self, run_id: str) -> RunFiles:
         """A run's files, whether or not they are there."""
@@ -243,10 +248,21 @@ class Runner:
             stream.feed(lines.rest(), None)
         return stream
 
+    def verdict(self, run_id: str) -> Verdict | None:
+        """How a run ended by its own account; None where it gave none, or its file has been removed."""
+        return self._verdicts.get(run_id) or judge(self.read(run_id))
+
+    def _keep(self, run_id: str, verdict: Verdict | None) -> None:
+        if verdict is not None and verdict.structured is None and len(verdict.text) <= KEPT_CHARS:
+            self._verdicts[run_id] = verdict
+            for old in list(self._verdicts)[:-KEPT_ANSWERS]:
+                self._verdicts.pop(old, None)
+
     def _settlement(self, run: Run, stream: RunStream, stop: Outcome | None, exit_code: int | None) -> Settlement:
         files, began_ms = self.files(run.run_id), _started_at_ms(run)
         ended_ms = max(began_ms, min(self._clock(), _last_written_ms(files, self._clock())))
         verdict = judge(stream)
+        self._keep(run.run_id, verdict)
         said: str | None
         if verdict is None:
             outcome = stop or Outcome.CLI_FAILED

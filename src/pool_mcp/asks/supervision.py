@@ -7,6 +7,7 @@ vanish with its host, and the run is still followed to its end and booked.
 import contextlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 CANCEL_POLL_S = 0.5
 """How often a followed run asks whether another process wants it stopped."""
+GATHER_S = 0.1
+"""How long readings wait to be written, so that an answer that comes at once takes them into its settlement."""
 POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 TEXT_S = 0.1
@@ -67,6 +70,7 @@ class _Watch:
         self._run = run
         self._control = control
         self._news = anyio.Event()
+        self._has_spent = anyio.Event()
         self.readings: list[WindowReading] = []
         """What is not in the ledger yet."""
         self.overage: OverageReading | None = None
@@ -83,14 +87,17 @@ class _Watch:
     def spent(self, nanousd: int, next_nanousd: int, overage_nanousd: int) -> None:
         self._spending = (nanousd, next_nanousd, overage_nanousd)
         self._news.set()
+        self._has_spent.set()
 
     async def keep(self) -> NoReturn:
-        """Write what was heard, at once; look now and then whether another process wants the run stopped."""
+        """Write what was heard, spend at once; look now and then whether another process wants the run stopped."""
         proven: set[str] = set()
         while True:
             with anyio.move_on_after(CANCEL_POLL_S):
                 await self._news.wait()
-            self._news = anyio.Event()
+            with anyio.move_on_after(GATHER_S):
+                await self._has_spent.wait()
+            self._news, self._has_spent = anyio.Event(), anyio.Event()
             try:
                 if self._spending is not None:
                     await self._extend(self._spending)
@@ -188,7 +195,12 @@ class Supervision:
         return replace(settlement, readings=tuple(watch.readings))
 
     def _start(self, run: Run, ask: Ask) -> tuple[Run, cli.CliProcess]:
-        started = self._reservations.begin(run, self._runner.prepare(run, ask))
+        baseline_json = self._runner.prepare(run, ask)
+        # Two waits for the disk at once. Where a power cut comes between them, neither alone says that the CLI began.
+        with ThreadPoolExecutor(1) as threads:
+            synced = threads.submit(self._runner.files(run.run_id).sync)
+            started = self._reservations.begin(run, baseline_json)
+        synced.result()
         return started, self._runner.start(started, ask)
 
     async def _settle(self, settlement: Settlement, live: _LiveAsk) -> bool:

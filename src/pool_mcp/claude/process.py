@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import anyio
-
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import Subscription
 from pool_mcp.system import locks
+from pool_mcp.system.changes import Changes
 from pool_mcp.system.private import make_directory
 
 READ_BYTES = 64 * 1024
 POLL_S = 0.02
-"""How often a growing file is looked at; an answer is noticed half of this later on average."""
+"""How often a growing file is looked at where the system gives no notice; an answer is noticed half of this later."""
+LOOK_S = 0.05
+"""How often it is looked at where there is notice: whether the run is to be stopped is known here alone."""
 
 _LAUNCHER = ("/bin/sh", "-c", '(umask 077 && echo $$ > "$0") && exec "$@"')
 """In parentheses ``$$`` is the shell's own id all the same, and the CLI keeps the person's umask."""
@@ -151,19 +152,22 @@ class RunFiles:
         return self.directory / "facts.json"
 
     def prepare(self, prompt: str, request_tokens: int) -> None:
-        """Make the directory, the prompt and the facts, on the disk before anything is started."""
+        """Make the directory, the prompt and the facts. A power cut may take them until :meth:`sync` is done."""
         make_directory(self.directory)
         facts = {"request_tokens": request_tokens, "pid_namespace": _pid_namespace(), "boot_id": boot_id()}
         for path, text in ((self.prompt, prompt), (self.facts, json.dumps(facts))):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        for folder in (self.directory, self.directory.parent):
-            fd = os.open(folder, os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
+
+    def sync(self) -> None:
+        """Have what :meth:`prepare` made on the disk, before anything is started."""
+        for path in (self.prompt, self.facts, self.directory, self.directory.parent):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     @property
     def output_bytes(self) -> int:
@@ -244,6 +248,11 @@ class CliProcess:
         return self._child is not None
 
     @property
+    def child_pid(self) -> int | None:
+        """The process id, known for sure only of our own child that was not waited for."""
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code, known only of our own child."""
         return None if self._child is None else self._child.poll()
@@ -318,6 +327,7 @@ async def follow(process: CliProcess, files: RunFiles) -> AsyncIterator[bytes]:
             output = stack.enter_context(files.stdout.open("rb"))
         except FileNotFoundError:
             return  # taken away, or by a power cut never written
+        changes = stack.enter_context(Changes(files.stdout, process.child_pid))
         while True:
             # Asked before reading: whatever was written before the end is read after it.
             alive = process.is_alive
@@ -328,7 +338,7 @@ async def follow(process: CliProcess, files: RunFiles) -> AsyncIterator[bytes]:
                 return
             else:
                 yield b""
-                await anyio.sleep(POLL_S)
+                await changes.wait(LOOK_S if changes.are_told else POLL_S)
 
 
 class Stop:
