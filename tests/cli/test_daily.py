@@ -41,10 +41,12 @@ from pool_mcp.results.status import (
     SubscriptionResult,
     WeekResult,
 )
+from pool_mcp.usage.charts import Chart
 from pool_mcp.usage.reports import Activity
-from pool_mcp.views import status as status_view
 from pool_mcp.views import times
 from pool_mcp.views.gauges import Window
+from pool_mcp.views.runs import RunsView
+from pool_mcp.views.status import Seen, StatusView
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +151,11 @@ def run_of(run_id: str, **more: Any) -> RunResult:
     return RunResult(run_id=run_id, **said)
 
 
+def activity_of(hours: list[float], days: list[float], shares: list[tuple[str, float]], outside: float) -> Activity:
+    charts = [Chart("", [f"{key}" for key in range(len(own))], {"a": own}, True) for own in (hours, days)]
+    return Activity(charts[0], charts[1], shares, outside)
+
+
 RUNNING: dict[str, Any] = {
     "state": "running",
     "outcome": None,
@@ -190,19 +197,19 @@ def test_the_status_has_the_advice_first_then_both_windows_of_each_then_what_run
             AlertResult(at=NOW, kind="80%", subscription="key", message="key: the block budget is 80% used"),
         ],
     )
-    view = status_view.StatusView(status, [run_of("3f2b7c1e-0d4a", **RUNNING)])
+    view = StatusView(Seen(status, [run_of("3f2b7c1e-0d4a", **RUNNING)]))
     expected = """\
 slow_down: It burns. At most $2.50 an hour. Look again in 5m.
 Today $1234.57, seven days $9876543.21 of $456.00 (2165909%), 1 in flight
 holding $0.25.
 
-subscription   window   used                      own budget  frees in  health
-personal       5 hours  ██████▒░░░  ~71%     $1.03 of $25.00     1h29m      42
-  available    7 days   █████▊░░░░   58%   $20.60 of $456.00     1h29m
-work           5 hours  █████████▊   97%    $14.60 of $25.00     1h29m       3
-  limited      7 days   █████████▊   97%  $292.00 of $456.00     1h29m
-key            5 hours  ░░░░░░░░░░   ~4%     $1.00 of $25.00     1h29m      96
-  available    7 days   ░░░░░░░░░░   ~4%   $20.00 of $456.00   rolling
+subscription   window   used                     spent   resets  pace  runs out
+personal       5 hours  █████████▒▒░░░░  ~71%    $1.03    15:00  1.0x     14:56
+  available    7 days   ████████▊░░░░░░   58%   $20.60    15:00  0.6x         -
+work           5 hours  ██████████████▌   97%   $14.60    15:00  1.4x     13:37
+  limited      7 days   ██████████████▌   97%  $292.00    15:00  1.0x         -
+key            5 hours  ▒░░░░░░░░░░░░░░   ~4%    $1.00    15:00     -         -
+  available    7 days   ▒░░░░░░░░░░░░░░   ~4%   $20.00  rolling     -         -
 
 run       asked    subscription  caller   outcome     cost   took
 3f2b7c1e  31m ago  work          planner  running  ($0.25)  12.3s
@@ -216,7 +223,7 @@ Dollars at list price, not a bill; transcripts not read yet.
 """
     assert printed(view) == expected
     in_ascii = printed(view, encoding="ascii")
-    assert "######=...  ~71%" in in_ascii
+    assert "#########==....  ~71%" in in_ascii
     assert len(in_ascii.splitlines()) == len(expected.splitlines())
 
 
@@ -226,37 +233,41 @@ def test_a_wide_terminal_shows_pace_and_reset_and_a_wider_one_all_there_is() -> 
 proceed: There is room for $1.00.
 Today $1234.57, seven days $9876543.21 of $456.00 (2165909%).
 
-subscription   window   used                     own budget  resets  frees in  pace  runs out  reported   held  an hour  health
-a              5 hours  █▎░░░░░░░░   12%    $3.00 of $25.00   15:00     1h29m  0.2x         -    3m ago  $0.50    $3.00      88
-  available    7 days   █▎░░░░░░░░   12%  $60.00 of $456.00   15:00     1h29m  0.1x         -    3m ago
+subscription   window   used                               spent   budget  resets  pace  runs out  reported   held  an hour  health
+a              5 hours  ███▏░░░░░░░░░░░░░░░░░░░░░░   12%   $3.00   $25.00   15:00  0.2x         -    3m ago  $0.50    $3.00      88
+  available    7 days   ███▏░░░░░░░░░░░░░░░░░░░░░░   12%  $60.00  $456.00   15:00  0.1x         -    3m ago
 
 █ is what Anthropic reported 3m ago.
 Dollars at list price, not a bill; transcripts not read yet.
 """  # noqa: E501
-    assert printed(status_view.StatusView(status), width=132) == expected
-    narrower = printed(status_view.StatusView(status), width=100)
+    assert printed(StatusView(Seen(status, [])), width=132) == expected
+    narrower = printed(StatusView(Seen(status, [])), width=100)
     heads = narrower.splitlines()[3].split()
-    assert heads == ["subscription", "window", "used", *["own", "budget", "resets", "pace", "runs", "out", "health"]]
+    assert heads == ["subscription", "window", "used", "spent", "budget", "resets", "pace", "runs", "out", "health"]
 
 
 def test_recent_spend_is_drawn_small_and_in_ascii_too() -> None:
     hours, days = [0.0] * 20 + [1.0, 2.0, 4.0, 8.0], [0.0, 10.0] * 7
-    activity = Activity(hours, days, [("opus-5-5", 75.2), ("haiku-4-5", 24.8)], 41.4)
-    view = status_view.StatusView(status_of(subscription("a", 12, 3, official=True)), activity=activity)
+    activity = activity_of(hours, days, [("opus-5-5", 75.2), ("haiku-4-5", 24.8)], 41.4)
+    view = StatusView(Seen(status_of(subscription("a", 12, 3, official=True)), [], activity))
     assert """\
 24 hours ····················▁▂▄█ $15.00
 14 days  ·█·█·█·█·█·█·█ $70.00
-7 days   opus-5-5 75%, haiku-4-5 25%; 41% used outside the pool
+7 days   opus-5-5 75%  haiku-4-5 25%  used outside the pool 41%
 """ in printed(view)
     assert "24 hours ...................._-=# $15.00" in printed(view, encoding="ascii")
+    wide = printed(view, width=100).splitlines()
+    top = wide.index(next(line for line in wide if line.startswith("24 hours  $15.00  highest $8.00")))
+    assert [line.split() for line in wide[top + 1 : top + 3]] == [["██"] * 8, ["▄▄██", *["██"] * 7]]
+    assert wide[top + 5] == "7 days   opus-5-5 ███████▌ 75%  haiku-4-5 ██▌ 25%  used outside the pool 41%"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    activity = Activity([1.0] * 24, [1.0] * 14, [("a-model-with-quite-a-long-name", 60.0), ("b", 40.0)], 100)
+    activity = activity_of([1.0] * 24, [1.0] * 14, [("a-model-with-quite-a-long-name", 60.0), ("b", 40.0)], 100)
     for view in (
-        status_view.StatusView(twelve(), [run_of("b")], activity),
-        status_view.StatusView(twelve(), height=24),
+        StatusView(Seen(twelve(), [run_of("b")], activity)),
+        StatusView(Seen(twelve(), []), height=24),
     ):
         if width >= 80 or view._height is None:
             assert max(map(len, printed(view, width=width).splitlines())) <= width
@@ -310,8 +321,8 @@ ci: the five_hour window is 100% used; free in 1h29m
 or of your own budget.
 Dollars at list price, not a bill; transcripts not read yet.
 """
-    assert printed(status_view.StatusView(twelve(), height=24)) == expected
-    assert max(map(len, printed(status_view.StatusView(twelve())).splitlines())) <= 80
+    assert printed(StatusView(Seen(twelve(), []), height=24)) == expected
+    assert max(map(len, printed(StatusView(Seen(twelve(), []))).splitlines())) <= 80
 
 
 def test_a_narrow_terminal_still_shows_which_and_how_full_and_when_it_frees() -> None:
@@ -320,9 +331,9 @@ proceed: There is room for $1.00.
 Today $1234.57, seven days $9876543.21 of $456.00
 (2165909%).
 
-subscription   window   used              frees in
-team-1         5 hours  █▎░░░░░░░░   12%     1h29m
-  needs_login  7 days   █▎░░░░░░░░   12%     1h29m
+subscription   window   used           resets  pace
+team-1         5 hours  ▉░░░░░░   12%   15:00  0.2x
+  needs_login  7 days   ▉░░░░░░   12%   15:00  0.1x
 
 team-1: the five_hour window is 12% used
 █ is what Anthropic reported 3m ago.
@@ -330,13 +341,13 @@ Dollars at list price, not a bill; transcripts not
 read yet.
 """
     status = status_of(subscription("team-1", 12, 3, official=True, status="needs_login"))
-    assert printed(status_view.StatusView(status), width=52) == expected
+    assert printed(StatusView(Seen(status, [])), width=52) == expected
 
 
 def test_where_anthropic_reported_everything_no_figure_is_explained_away() -> None:
-    shown = printed(status_view.StatusView(status_of(subscription("a", 1, 1, official=True))))
+    shown = printed(StatusView(Seen(status_of(subscription("a", 1, 1, official=True)), [])))
     assert shown.splitlines()[-2] == "█ is what Anthropic reported 3m ago."
-    nothing = printed(status_view.StatusView(status_of(subscription("a", 1, 1))))
+    nothing = printed(StatusView(Seen(status_of(subscription("a", 1, 1)), [])))
     assert "; Anthropic has reported nothing yet." in " ".join(nothing.split())
 
 
@@ -366,9 +377,9 @@ d         31m ago  subscription  planner        unknown_session         -     1m
                    eam.europe-n
                    orth
 """
-    assert printed(status_view.RunsView(runs)) == expected
-    assert "claude-sonnet-5-5" in printed(status_view.RunsView(runs), width=120)
-    assert printed(status_view.RunsView(RunsResult(generated_at=NOW, running=[], ended=[]))) == "No runs.\n"
+    assert printed(RunsView(runs)) == expected
+    assert "claude-sonnet-5-5" in printed(RunsView(runs), width=120)
+    assert printed(RunsView(RunsResult(generated_at=NOW, running=[], ended=[]))) == "No runs.\n"
 
 
 @pytest.mark.parametrize(
@@ -603,7 +614,7 @@ def test_keys_sort_cancel_and_quit_and_the_terminal_is_as_it_was(standin: Standi
     before = termios.tcgetattr(ours)
     screen = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     ask = [*COMMAND, "ask", "-q", "Wait."]
-    watch = [*COMMAND, "status", "--watch", "--interval", "60"]
+    watch = [*COMMAND, "status", "--watch", "--interval", "1"]
     seen = b""
 
     def wait_for(sign: bytes) -> None:
@@ -612,20 +623,31 @@ def test_keys_sort_cancel_and_quit_and_the_terminal_is_as_it_was(standin: Standi
             assert select.select([ours], [], [], 30)[0], seen[-2000:]
             seen += os.read(ours, 4096)
 
-    with subprocess.Popen(ask, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
-        assert standin.wait_in_flight(timeout_s=60)
-        with subprocess.Popen(watch, env=env | screen, stdin=theirs, stdout=theirs, stderr=theirs) as watching:
-            for sign, key in (
-                (b"command line", b"s"),
-                (b"sorted the fullest first", b"c"),
-                (b"1 to 9", b"1"),
-                (b"cancelling ", b"q"),
+    with (
+        subprocess.Popen(ask, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking,
+        subprocess.Popen(watch, env=env | screen, stdin=theirs, stdout=theirs, stderr=theirs) as watching,
+    ):
+        try:
+            assert standin.wait_in_flight(timeout_s=60)
+            wait_for("≥$".encode())
+            for key, sign in (
+                (b"?", b"what the same tokens would cost"),
+                (b"?", b"command line"),
+                (b"s", b"sorted the fullest first"),
+                (b"c", b"cancel which run?"),
+                (b"1", b"canceling "),
             ):
-                wait_for(sign)
+                seen = b""
                 os.write(ours, key)
+                wait_for(sign)
             assert asking.wait(timeout=30) == 130
+            seen = b""
+            os.write(ours, b"q")
             wait_for(b"\x1b[?1049l")
             assert watching.wait(timeout=30) == 0
+        finally:
+            asking.kill()
+            watching.kill()
     assert termios.tcgetattr(ours) == before
     os.close(theirs)
     os.close(ours)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pool_mcp.asks.live_spend import LiveSpend
 from pool_mcp.asks.runner import Runner
 from pool_mcp.claude.verdict import judge
 from pool_mcp.errors import InvalidRequest
@@ -33,6 +34,7 @@ class History:
         self._ledger = ledger
         self._runner = runner
         self._clock = clock
+        self._live = LiveSpend(runner)
 
     def find(self, begun: str) -> str:
         """The id of the latest run of the ask that an id, or the beginning of one, means.
@@ -78,11 +80,12 @@ class History:
         return session
 
     def runs(self, which: Which, limit: int) -> RunsResult:
-        """What runs now, and the latest of what has ended, newest first."""
+        """What runs now with what it has cost so far, and the latest of what has ended, newest first."""
         with self._ledger.read() as tx:
             running = tx.runs.unfinished()
             ended = tx.runs.ended(which.subscription, which.caller, which.state, limit)
-        return runs_result([run for run in reversed(running) if _is_meant(run, which)], ended, self._clock())
+        meant = [run for run in reversed(running) if _is_meant(run, which)]
+        return runs_result(meant, ended, self._clock(), self._live.of(meant))
 
     def ask(self, begun: str, *, with_answer: bool = False) -> AskDetails:
         """All that is known of an ask, by the id of it or of any of its runs, or by the beginning of one.

@@ -219,7 +219,7 @@ class Runner:
         was_paid = spending.within_plan_nanousd is not None
         if is_paid and not was_paid:
             planned = replace(stream, calls=dict(list(stream.calls.items())[:-1]))
-            spending.within_plan_nanousd = await anyio.to_thread.run_sync(self._spent_nanousd, run, planned)
+            spending.within_plan_nanousd = await anyio.to_thread.run_sync(self.spent_nanousd, run, planned)
         has_ended = stream.calls_to_follow > spending.calls
         last = next(reversed(stream.calls.values()), None)
         told_of_payment = is_paid and not was_paid and last is not None and last.is_followed
@@ -229,7 +229,7 @@ class Runner:
         subscription = self._subscription(run)
         if is_paid and not (subscription and subscription.overage_budget_nanousd):
             control.stop = control.stop or Outcome.LIMIT  # at once, whatever the ledger does
-        nanousd = await anyio.to_thread.run_sync(self._spent_nanousd, run, stream)
+        nanousd = await anyio.to_thread.run_sync(self.spent_nanousd, run, stream)
         watcher.spent(nanousd, nanousd // len(stream.calls), spending.beyond_plan(nanousd))
 
     def _subscription(self, run: Run) -> Subscription | None:
@@ -353,7 +353,8 @@ class Runner:
         ]
         return [message_id for message in messages if (message_id := as_text(message.get("id")))]
 
-    def _spent_nanousd(self, run: Run, stream: RunStream) -> int:
+    def spent_nanousd(self, run: Run, stream: RunStream) -> int:
+        """What a run's output shows of its cost so far; a floor."""
         return cost_so_far(stream, _price_at(_started_at_ms(run))).nanousd
 
     def _transcripts(self, run: Run) -> list[Path]:

@@ -13,9 +13,9 @@ from pool_mcp.cli import run, watching
 from pool_mcp.cli.options import AS_JSON, Command
 
 if TYPE_CHECKING:
-    from pool_mcp.cli.watching import State
     from pool_mcp.pool import Pool
     from pool_mcp.results.asks import AskDetails
+    from pool_mcp.views.status import Seen
 
 
 @click.command(cls=Command)
@@ -44,29 +44,29 @@ def status(
     """
     from pool_mcp.accounting.periods import Only
     from pool_mcp.asks.history import Which
+    from pool_mcp.views.status import Seen, StatusView
 
     has_caught_up = False
 
-    async def look(pool: "Pool") -> "State":
+    async def look(pool: "Pool") -> "Seen":
         nonlocal has_caught_up
         if not has_caught_up:
             await pool.catch_up()
             has_caught_up = True
         state = await pool.status(subscription, caller)
         runs = await pool.look(pool.history.runs, Which(subscription), limit=0)
-        return state, runs, await pool.look(pool.figures.activity, Only(subscription))
+        return Seen(state, runs.running, await pool.look(pool.figures.activity, Only(subscription)))
 
     if watch:
         number = run.with_pool(lambda pool: watching.watch(pool, look, interval, as_json=as_json), as_json=as_json)
         sys.exit(0 if number == signal.SIGINT else 128 + number)
-    state, runs, activity = run.with_pool(look, as_json=as_json)
+    seen = run.with_pool(look, as_json=as_json)
     if as_json:
-        run.print_json(state)
+        run.print_json(seen.status)
         return
-    from pool_mcp.views import status as status_view
     from pool_mcp.views import tables
 
-    view = status_view.StatusView(state, runs.running, activity)
+    view = StatusView(seen)
     if picture is not None:
         tables.save_picture(view, "pool-mcp status", picture)
         click.echo(f"{picture}: {picture.stat().st_size} bytes", err=True)
@@ -95,9 +95,9 @@ def runs(subscription: str | None, caller: str | None, state: str | None, limit:
     if as_json:
         run.print_json(found)
     else:
-        from pool_mcp.views import status as status_view
+        from pool_mcp.views.runs import RunsView
 
-        run.terminal.console().print(status_view.RunsView(found))
+        run.terminal.console().print(RunsView(found))
 
 
 @click.command(cls=Command)
@@ -113,9 +113,9 @@ def show(run_id: str, answer: bool, as_json: bool) -> None:
     if as_json:
         run.print_json(found)
         return
-    from pool_mcp.views import status as status_view
+    from pool_mcp.views.runs import ask_view
 
-    run.terminal.console(stderr=answer).print(status_view.ask_view(found))
+    run.terminal.console(stderr=answer).print(ask_view(found))
     if answer:
         click.echo((found.text or "") if found.structured is None else json.dumps(found.structured, indent=2))
 
@@ -136,9 +136,9 @@ def cancel(run_id: str, as_json: bool) -> None:
     if as_json:
         run.print_json(found)
     else:
-        from pool_mcp.views import status as status_view
+        from pool_mcp.views.runs import cancel_line
 
-        run.terminal.console().print(status_view.cancel_line(found, had_ended=had_ended))
+        run.terminal.console().print(cancel_line(found, had_ended=had_ended))
     if found.attempts[-1].ended_at is None:
         sys.exit(1)
 

@@ -68,8 +68,8 @@ def setup(yes: bool) -> None:
 
 def _first_look(out: "Console") -> None:
     """Read what has been spent already, and the official limits, so that the first status has real numbers."""
-    from pool_mcp.views import status as status_view
     from pool_mcp.views import tables
+    from pool_mcp.views.status import Seen, StatusView
 
     _say(out, "\nReading what these logins have spent (it costs nothing)...")
 
@@ -83,7 +83,7 @@ def _first_look(out: "Console") -> None:
         done, status = run.with_pool(work)
     out.print(tables.import_table(done))
     _say(out, "")
-    out.print(status_view.StatusView(status))
+    out.print(StatusView(Seen(status, [])))
     _say(out, "")
 
 

@@ -1,4 +1,4 @@
-"""``status --watch``: looks again and again, draws in place, and obeys a few keys."""
+"""``status --watch``: looks again and again, draws in place, and does what a few keys say."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import termios
 import tty
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pool_mcp.cli import run
@@ -15,37 +16,34 @@ from pool_mcp.errors import PoolError
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
-    from pool_mcp.results.asks import RunsResult
-    from pool_mcp.results.status import StatusResult, SubscriptionResult
-    from pool_mcp.usage.reports import Activity
-    from pool_mcp.views.status import Screen, Scroll
-
-State = tuple["StatusResult", "RunsResult", "Activity"]
+    from pool_mcp.results.status import SubscriptionResult
+    from pool_mcp.views.screen import Display
+    from pool_mcp.views.status import Seen
 
 
 async def watch(
-    pool: "Pool", look: "Callable[[Pool], Awaitable[State]]", interval: float, *, as_json: bool
+    pool: "Pool", look: "Callable[[Pool], Awaitable[Seen]]", interval: float, *, as_json: bool
 ) -> signal.Signals:
     """Look at every interval until a signal or ``q`` comes, and give it: in place on a terminal, else in blocks."""
     import anyio
 
-    from pool_mcp.views import status as status_view
+    from pool_mcp.views.screen import Screen, Scroll
 
     out = run.terminal.console()
     in_place = out.is_terminal and not out.is_dumb_terminal and not as_json
-    screen = status_view.Screen(out) if in_place else status_view.Scroll(out)
-    watched = _Watch(pool, screen)
+    display = Screen(out) if in_place else Scroll(out)
+    watched = _Watch(pool, display)
     ended_by: signal.Signals | PoolError = signal.SIGPIPE
 
     async def look_on() -> None:
         nonlocal ended_by
         try:
             while True:
-                state = await look(pool)
+                seen = await look(pool)
                 if as_json:
-                    out.out(json.dumps(state[0].model_dump(mode="json"), ensure_ascii=False), highlight=False)
+                    out.out(json.dumps(seen.status.model_dump(mode="json"), ensure_ascii=False), highlight=False)
                 else:
-                    watched.show(state)
+                    watched.show(seen)
                 with anyio.move_on_after(interval):
                     await watched.again.wait()
                 watched.again = anyio.Event()
@@ -60,12 +58,12 @@ async def watch(
         is_wanted = True
         while is_wanted:
             await anyio.wait_readable(sys.stdin)
-            for key in os.read(sys.stdin.fileno(), 64).decode(errors="replace"):
+            for key in os.read(sys.stdin.fileno(), 64).decode(errors="replace") or "q":
                 is_wanted = is_wanted and await watched.obey(key)
         ended_by = signal.SIGINT
         tasks.cancel_scope.cancel()
 
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals, _single_keys(), screen:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals, _single_keys(), display:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(look_on)
             if in_place and sys.stdin.isatty():
@@ -81,7 +79,7 @@ def _by_use(one: "SubscriptionResult") -> float:
     return -max([one.week.percent, *(window.percent or 0.0 for window in one.official.values())])
 
 
-_ORDERS: "tuple[tuple[str, Callable[[SubscriptionResult], float | str] | None], ...]" = (
+_ORDERS: "tuple[tuple[str, Callable[[SubscriptionResult], float] | None], ...]" = (
     ("as in pool.toml", None),
     ("the fullest first", _by_use),
     ("the healthiest first", lambda one: -one.health_score),
@@ -91,27 +89,30 @@ _ORDERS: "tuple[tuple[str, Callable[[SubscriptionResult], float | str] | None], 
 class _Watch:
     """What is shown now, in which order, and what the keys do to it."""
 
-    def __init__(self, pool: "Pool", screen: "Screen | Scroll") -> None:
+    def __init__(self, pool: "Pool", display: "Display") -> None:
         import anyio
 
         self._pool = pool
-        self._screen = screen
-        self._state: State | None = None
+        self._display = display
+        self._seen: Seen | None = None
         self._order = 0
         self._is_choosing = False
+        self._has_help = False
         self.again = anyio.Event()
         """Set where the next look is to come at once."""
 
-    def show(self, state: State | None = None, note: str = "") -> None:
-        """Draw a state, or the last one again."""
-        self._state = state or self._state
-        if self._state is None:
+    def show(self, seen: "Seen | None" = None, note: str = "") -> None:
+        """Draw what was seen, or the last of it again."""
+        self._seen = seen = seen or self._seen
+        if seen is None:
             return
-        status, runs, activity = self._state
         _, key = _ORDERS[self._order]
         if key is not None:
-            status = status.model_copy(update={"subscriptions": sorted(status.subscriptions, key=key)})
-        self._screen(status, runs.running, activity, note)
+            ordered = sorted(seen.status.subscriptions, key=key)
+            seen = replace(seen, status=seen.status.model_copy(update={"subscriptions": ordered}))
+        if self._is_choosing:
+            note = "cancel which run? its number, or any other key for none"
+        self._display(seen, note, choosing=self._is_choosing, with_help=self._has_help)
 
     async def obey(self, key: str) -> bool:
         """Do what a key says; False where it says to end."""
@@ -124,17 +125,21 @@ class _Watch:
             self._order = (self._order + 1) % len(_ORDERS)
             self.show(note=f"sorted {_ORDERS[self._order][0]}")
         elif key == "c":
-            self._is_choosing = True
-            self.show(note="cancel which run? 1 to 9, from the top; any other key: none")
+            self._is_choosing = bool(self._seen and self._seen.running)
+            self._has_help = False
+            self.show(note="nothing is running")
+        elif key in "?h":
+            self._has_help = not self._has_help
+            self.show()
         elif key == "r":
             self.again.set()
         return True
 
     async def _cancel(self, key: str) -> None:
-        running = self._state[1].running if self._state else []
+        running = self._seen.running if self._seen else []
         if key.isdigit() and 0 < int(key) <= len(running):
             chosen = running[int(key) - 1].run_id
-            self.show(note=f"cancelling {chosen[:8]}...")
+            self.show(note=f"canceling {chosen[:8]}...")
             await self._pool.supervision.cancel(chosen)
         self.again.set()
 

@@ -34,8 +34,8 @@ from pool_mcp.model import DAY_MS, HOUR_MS, NANO
 from pool_mcp.results.asks import AskResult
 from pool_mcp.results.status import PickResult, StatusResult
 from pool_mcp.system.private import make_directory
-from pool_mcp.views import status as status_view
 from pool_mcp.views import tables
+from pool_mcp.views.status import Seen, StatusView
 
 if TYPE_CHECKING:
     from pool_mcp.demo.standin import Standin
@@ -212,7 +212,7 @@ async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str]
     screen.say("Then usage_status tells where everything stands:")
     screen.gap()
     status = await host.status()
-    view = status_view.StatusView(status)
+    view = StatusView(Seen(status, []))
     screen.show(view)
     tables.save_picture(view, "pool-mcp status", picture)
 

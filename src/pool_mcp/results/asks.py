@@ -1,6 +1,7 @@
 """An ask as it leaves the program: its answer, its runs, and all that is known of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field
@@ -67,6 +68,7 @@ class RunResult(Shape):
     cost_usd: float | None
     cost_is_estimate: bool
     reserved_usd: float = Field(description="What it may still cost; 0 once it has ended.")
+    spent_usd: float | None = Field(default=None, description="At least so much so far, while it runs here.")
 
 
 class RunsResult(Shape):
@@ -164,17 +166,19 @@ def _attempt(run: Run) -> AttemptResult:
     )
 
 
-def runs_result(running: Iterable[Run], ended: Iterable[Run], now_ms: int) -> RunsResult:
-    """What runs, and what has ended, for the wire."""
+def runs_result(
+    running: Iterable[Run], ended: Iterable[Run], now_ms: int, spent_nanousd: Mapping[str, int] = MappingProxyType({})
+) -> RunsResult:
+    """What runs, and what has ended, for the wire; ``spent_nanousd`` has what is running by its id."""
     return RunsResult(
         generated_at=now_ms,
-        running=[_run(run, now_ms) for run in running],
+        running=[_run(run, now_ms, spent_nanousd.get(run.run_id)) for run in running],
         ended=[_run(run, now_ms) for run in ended],
     )
 
 
-def _run(run: Run, now_ms: int) -> RunResult:
-    return RunResult(**_run_fields(run, now_ms))
+def _run(run: Run, now_ms: int, spent_nanousd: int | None = None) -> RunResult:
+    return RunResult(**_run_fields(run, now_ms), spent_usd=maybe_usd(spent_nanousd))
 
 
 def ask_details(

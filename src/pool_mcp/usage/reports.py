@@ -32,14 +32,24 @@ _CHART_ROWS = 15
 class Activity:
     """Recent spend in dollars, for a person's view.
 
-    ``hours`` are the last 24, ``days`` the last 14, the newest last. ``shares`` is each model's percentage of the last
-    seven days, and ``outside_percent`` what was used outside the pool then.
+    ``by_hour`` are the last 24 hours and ``by_day`` the last 14 days, each with every subscription's part. ``shares``
+    is each model's percentage of the last seven days, and ``outside_percent`` what was used outside the pool then.
     """
 
-    hours: list[float]
-    days: list[float]
+    by_hour: charts.Chart
+    by_day: charts.Chart
     shares: list[tuple[str, float]]
     outside_percent: float
+
+    @property
+    def hours(self) -> list[float]:
+        """Every hour's spend, the newest last."""
+        return self.by_hour.totals
+
+    @property
+    def days(self) -> list[float]:
+        """Every day's spend, the newest last."""
+        return self.by_day.totals
 
 
 class Figures:
@@ -114,9 +124,13 @@ class Figures:
         total = models.total.cost_usd or 1.0
         outside = sum(row.cost_usd for row in sources.rows if row.key == "transcript")
         return Activity(
-            self.chart("hour", "23h", only=only).totals,
-            self.chart("day", "13d", only=only).totals,
-            [(row.key.removeprefix("claude-"), 100 * row.cost_usd / total) for row in models.rows if row.cost_usd > 0],
+            self.chart("hour", "23h", only=only),
+            self.chart("day", "13d", only=only),
+            [
+                (row.key.removeprefix("claude-"), 100 * row.cost_usd / total)
+                for row in models.rows
+                if row.cost_usd >= total / 200
+            ],
             100 * outside / total,
         )
 

@@ -1,4 +1,4 @@
-"""Small pictures in a line of text: bars in eighths of a character, and sparklines."""
+"""Small pictures made of text: bars in eighths of a character, sparklines and columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from pool_mcp.results.status import SubscriptionResult
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SPARKS = "▁▂▃▄▅▆▇█"
 _PLAIN_SPARKS = "_-~=+*%#"
+SHARE_WIDTH = 7
+"""What the percentage after a bar takes."""
 _LEAST_SHARE = 0.02
 """Before this share of a window has passed, its pace says nothing."""
 
@@ -95,3 +97,23 @@ class Ink:
         sparks, nothing = (_PLAIN_SPARKS, ".") if self._plain else (_SPARKS, "·")
         top = max(values, default=0.0)
         return "".join(nothing if one <= 0 else sparks[min(7, int(one / top * 7.999))] for one in values)
+
+    def columns(self, values: Sequence[float], rows: int, cells: int) -> list[str]:
+        """Columns some rows high and cells wide, top row first, the highest value at full height; nothing is a dot."""
+        sparks, nothing, full = (_PLAIN_SPARKS, ".", "#") if self._plain else (_SPARKS, "·", "█")
+        top, filled = max(values, default=0.0), cells - 1 if cells > 2 else cells
+        heights = [0 if one <= 0 else max(1, round(one / top * 8 * rows)) for one in values]
+        lines = []
+        for row in reversed(range(rows)):
+            parts = [min(8, height - 8 * row) for height in heights]
+            empty = nothing if row == 0 else " "
+            drawn = ((empty if n <= 0 else full if n == 8 else sparks[n - 1]) * filled for n in parts)
+            lines.append("".join(f"{one:<{cells}}" for one in drawn))
+        return lines
+
+    def share(self, percent: float, cells: int) -> str:
+        """A bar that is as long as what it stands for."""
+        if self._plain:
+            return "#" * max(1, round(percent / 100 * cells))
+        filled, eighths = divmod(max(1, round(percent / 100 * 8 * cells)), 8)
+        return "█" * filled + (_EIGHTHS[eighths] if eighths else "")

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pool_mcp.choosing.windows import rfc3339
+from pool_mcp.errors import InvalidRequest
 from pool_mcp.results.asks import AskResult
 from pool_mcp.results.ledger import ImportResult, ReportResult, ReportTotal
 from pool_mcp.results.organisation import ReconcileResult, SyncResult
@@ -44,11 +45,18 @@ def console(*, stderr: bool = False, color: str = "auto") -> Console:
 
 
 def save_picture(shown: RenderableType, title: str, path: Path) -> None:
-    """Write what a 100-column terminal would show as an SVG that fetches nothing."""
+    """Write what a 100-column terminal would show as an SVG that fetches nothing.
+
+    Raises:
+        InvalidRequest: it cannot be written there.
+    """
     screen = Console(file=io.StringIO(), width=100, record=True, force_terminal=True, color_system="truecolor")
     screen.print(shown)
     without_web_fonts = re.sub(r"@font-face \{.*?\}", "", screen.export_svg(title=title), flags=re.DOTALL)
-    path.write_text(without_web_fonts, encoding="utf-8")
+    try:
+        path.write_text(without_web_fonts, encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def pick_table(pick: PickResult, now_ms: int) -> Table:
