@@ -14,7 +14,20 @@ TOOL_PROFILES: tuple[ToolProfile, ...] = get_args(ToolProfile)
 Strategy = Literal["headroom", "health"]
 """How the pool chooses among subscriptions that have room."""
 
-By = Literal["hour", "day", "week", "month", "block", "model", "subscription", "caller", "session", "source"]
+By = Literal[
+    "hour",
+    "day",
+    "week",
+    "month",
+    "block",
+    "model",
+    "subscription",
+    "caller",
+    "session",
+    "source",
+    "project",
+    "branch",
+]
 BY: tuple[By, ...] = get_args(By)
 """The dimensions of a report."""
 TIMES: tuple[By, ...] = ("hour", "day", "week", "month", "block")

@@ -316,6 +316,8 @@ class Run:
     cost: Cost | None = None
     cli_version: str | None = None
     retry_at_ms: int | None = None
+    project: str | None = None
+    branch: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -372,7 +374,8 @@ class Audit:
 class Ask:
     """A validated request to ask Claude.
 
-    ``from_terminal`` is whether a person asks, who may have Claude read in any directory without logins.
+    ``from_terminal`` is whether a person asks, who may have Claude read in any directory without logins. ``project``
+    and ``branch`` are of the repository in which it works, where that is known.
     """
 
     prompt: str
@@ -390,6 +393,8 @@ class Ask:
     tool_profile: str | None = None
     background: bool = False
     idempotency_key: str | None = None
+    project: str | None = None
+    branch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pool_mcp.model import (
     WindowReading,
 )
 from pool_mcp.state import State
+from pool_mcp.usage.reports import Figures
 
 
 class Desk:
@@ -156,6 +158,23 @@ def test_an_empty_key_is_no_key(desk: Desk) -> None:
 
 
 # What a run may spend
+
+
+def test_a_run_and_its_entry_know_the_repository_that_it_worked_in(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "site" / ".git").mkdir(parents=True)
+    (tmp_path / "site" / ".git" / "HEAD").write_text("ref: refs/heads/fix\n")
+    ask = replace(ASK, working_dir=str(tmp_path / "site"))
+    first = desk.begin(ask)
+    following = desk.settle(first, ask, Outcome.AUTH)
+    assert following is not None
+    desk.settle(desk.reservations.begin(following, None), None, Outcome.OK, 0.5)
+    later = desk.begin(replace(ASK, session_id=following.session_id))
+    assert [(run.project, run.branch) for run in map(desk.get, (first, following, later))] == [("site", "fix")] * 3
+    desk.settle(later, None, Outcome.OK, 0.25)
+    desk.settle(desk.begin(ASK), None, Outcome.OK, 0.125)
+    figures = Figures(desk.settings, desk.ledger, desk.clock, UTC)
+    assert [(row.key, row.cost_usd) for row in figures.report("project").rows] == [("site", 0.75), ("(unknown)", 0.125)]
+    assert [row.key for row in figures.report("branch").rows] == ["site/fix", "(unknown)"]
 
 
 def test_a_run_leaves_what_is_kept_for_the_person(tmp_path: Path) -> None:

@@ -104,6 +104,31 @@ def test_every_class_of_tokens_is_exactly_what_was_generated_and_a_second_import
     assert_sound(ledger)
 
 
+def test_calls_are_their_repositorys_and_their_branchs(ledger: Ledger, config_dir: Path, tmp_path: Path) -> None:
+    for project in ("pool", "site"):
+        (tmp_path / project / ".git").mkdir(parents=True)
+        (tmp_path / project / "src").mkdir()
+    sessions = config_dir / "projects" / "slug"
+    sessions.mkdir(parents=True)
+    lines = [
+        answer("m1", "r1", cwd=str(tmp_path / "pool"), gitBranch="main"),
+        answer("m2", "r2", cwd=str(tmp_path / "pool" / "src"), gitBranch='feature/"x"'),
+        answer("m3", "r3", cwd=str(tmp_path / "site" / "gone"), gitBranch="HEAD"),
+        answer("m4", "r4", cwd=str(tmp_path), gitBranch=""),
+        answer("m5", "r5", cwd=5, gitBranch=["x"]),
+        answer("m6", "r6"),
+    ]
+    before = answer("m7", "r7")  # some versions write where they are before the message
+    lines.append({"parentUuid": None, "cwd": str(tmp_path / "site"), "gitBranch": 'a"b', **before})
+    (sessions / "a.jsonl").write_bytes(dump(*lines))
+    run_import(ledger, config_dir)
+    found = dict(query(ledger, "SELECT project, count(*) FROM entries GROUP BY project"))
+    assert found == {"pool": 2, "site": 2, None: 3}
+    rows = query(ledger, "SELECT project, branch FROM entries WHERE branch IS NOT NULL ORDER BY project, branch")
+    assert rows == [("pool", 'feature/"x"'), ("pool", "main"), ("site", 'a"b')]
+    assert_sound(ledger)
+
+
 def test_transcripts_that_grow_between_imports_come_to_the_same(ledger: Ledger, config_dir: Path) -> None:
     manifest = generate(config_dir, 3000, seed=3)
     whole = {path: path.read_bytes() for path in (config_dir / "projects").rglob("*.jsonl")}

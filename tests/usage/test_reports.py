@@ -132,7 +132,11 @@ class Call:
             "model": rng.choice(["opus", "sonnet", "mystery"]),
             "source": rng.choice(["pool", "transcript"]),
             "session": rng.choice(["one", "two", "three", "(none)"]),
+            "project": rng.choice(["pool", "site", "(unknown)"]),
         }
+        branch = rng.choice(["main", "feature/x", "(none)"])
+        known = self.names["project"] != "(unknown)"
+        self.names["branch"] = f"{self.names['project']}/{branch}" if known else "(unknown)"
         self.tokens = Tokens(*(rng.randrange(10_000) for _ in range(5)))
         self.cost = None if self.names["model"] == "mystery" else rng.randrange(NANO)
 
@@ -149,13 +153,20 @@ def expected(calls: list[Call]) -> dict[str, object]:
     }
 
 
+def repository(names: dict[str, str]) -> tuple[str | None, str | None]:
+    if names["project"] == "(unknown)":
+        return None, None
+    branch = names["branch"].removeprefix(f"{names['project']}/")
+    return names["project"], None if branch == "(none)" else branch
+
+
 def book(path: Path, calls: list[Call]) -> None:
     """Put calls into a ledger as they would have been booked, without their runs."""
     with closing(sqlite3.connect(path)) as conn, conn:
         for call in calls:
             entry = conn.execute(
                 "INSERT INTO entries (kind, at_ms, block_start_ms, subscription, session_id, caller, source,"
-                " cost_nanousd, is_estimate) VALUES ('call', ?, 0, ?, ?, ?, ?, ?, 0)",
+                " cost_nanousd, is_estimate, project, branch) VALUES ('call', ?, 0, ?, ?, ?, ?, ?, 0, ?, ?)",
                 (
                     call.at_ms,
                     call.names["subscription"],
@@ -163,6 +174,7 @@ def book(path: Path, calls: list[Call]) -> None:
                     call.names["caller"],
                     call.names["source"],
                     call.cost or 0,
+                    *repository(call.names),
                 ),
             ).lastrowid
             t = call.tokens

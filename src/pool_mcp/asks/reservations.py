@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pool_mcp.asks.admission import refusal
 from pool_mcp.asks.outcomes import FAILOVER
@@ -35,6 +36,7 @@ from pool_mcp.model import (
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks
+from pool_mcp.system.repositories import repository_of
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +77,15 @@ class Reservations:
             PoolError: whatever keeps the ask from being served, by its kind.
         """
         outside = None if ask.session_id is None else self._runner.find_session(ask.session_id)
+        ask = _in_repository(ask)
         self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as tx:
             known = _known(tx, ask)
             if known is not None:
                 return known, False
+            if ask.working_dir is None and ask.session_id is not None:
+                project, branch = tx.runs.repository_of_session(ask.session_id)
+                ask = replace(ask, project=project, branch=branch)
             ask_id = self._new_id()
             tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, _fingerprint(ask), self._clock())
             run = self._place(tx, ask, ask_id, frozenset(), pinned=_pin(tx, self._settings, ask, outside))
@@ -159,6 +165,8 @@ class Reservations:
             structured=ask.json_schema is not None,
             created_at_ms=now_ms,
             deadline_ms=now_ms + round(timeout_s * SECOND_MS),
+            project=ask.project,
+            branch=ask.branch,
             reserved_nanousd=choice.reserve,
             max_budget_nanousd=min((limit for limit in limits if limit is not None), default=None),
         )
@@ -309,7 +317,7 @@ class Reservations:
         self, tx: Transaction, settlement: Settlement, run: Run, ask: Ask, tried: frozenset[str]
     ) -> Run | None:
         """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
-        again = replace(ask, background=run.background)
+        again = replace(ask, background=run.background, project=run.project, branch=run.branch)
         try:
             needs = round(settlement.cost.nanousd * LIMIT_MARGIN) if settlement.outcome is Outcome.LIMIT else 0
             return self._place(tx, again, run.ask_id, tried, pinned=None, needs_nanousd=needs)
@@ -351,6 +359,14 @@ class Reservations:
         """
         with self._ledger.read() as tx:
             return tx.runs.of_ask(_run(tx, run_id).ask_id)
+
+
+def _in_repository(ask: Ask) -> Ask:
+    """The ask with the repository that its working directory is in."""
+    if ask.working_dir is None:
+        return ask
+    found = repository_of(str(Path(ask.working_dir).expanduser()))
+    return replace(ask, project=found.project, branch=found.branch)
 
 
 def _log_settlement(settlement: Settlement, *, is_ours: bool) -> None:

@@ -29,7 +29,8 @@ BLOCK_BYTES = 1 << 20
 class TranscriptCall(NamedTuple):
     """One API call as a transcript shows it.
 
-    ``key`` stands for its message id and request id; ``fast`` and ``us_only`` raise its price.
+    ``key`` stands for its message id and request id; ``fast`` and ``us_only`` raise its price. ``working_dir`` and
+    ``branch`` are where the session was then, "" where the line does not say.
     """
 
     key: int
@@ -39,6 +40,8 @@ class TranscriptCall(NamedTuple):
     tokens: TokenCounts
     fast: bool
     us_only: bool
+    working_dir: str = ""
+    branch: str = ""
 
 
 class TranscriptFile(NamedTuple):
@@ -312,9 +315,17 @@ def _from_usual(line: bytes, begun: re.Match[bytes]) -> TranscriptCall | None:
         if not (event.get("type") == "assistant" or _ASSISTANT in begun[0]):
             return None
         model, message_id = (begun[1], begun[2]) if begun[1] else (begun[4], begun[3])
+        if "cwd" not in event and (found := _CWD.search(begun[0])):  # before the message, as some versions write it
+            event |= {"cwd": from_json(found[1])}
+        if "gitBranch" not in event and (found := _GIT_BRANCH.search(begun[0])):
+            event |= {"gitBranch": from_json(found[1])}
         return _call(message_id.decode(), _decoded(model), event["message"]["usage"], event)
     except ValueError:
         return None
+
+
+_CWD = re.compile(rb',"cwd":("(?:[^"\\]|\\.)*")')
+_GIT_BRANCH = re.compile(rb',"gitBranch":("(?:[^"\\]|\\.)*")')
 
 
 @lru_cache(maxsize=256)
@@ -373,7 +384,14 @@ def _call(message_id: str, model: str, usage: Any, event: dict[str, Any]) -> Tra
         tokens,
         usage.get("speed") == "fast",
         usage.get("inference_geo") == "us",
+        _word(event.get("cwd")),
+        _word(event.get("gitBranch")),
     )
+
+
+def _word(value: object) -> str:
+    """A directory or branch that can be kept: half a surrogate pair does not fit the ledger."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 _NOTHING = (0, 0, 0, 0, 0, 0)

@@ -8,8 +8,8 @@ from pool_mcp.model import HOUR_MS, Cost
 
 INSERT_ENTRY = """
     INSERT INTO entries (entry_id, kind, run_id, at_ms, block_start_ms, subscription, session_id, caller, source,
-        cost_nanousd, is_estimate, note)
-    VALUES (coalesce(?, (SELECT coalesce(max(entry_id), 0) + 1 FROM entries)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        cost_nanousd, is_estimate, note, project, branch)
+    VALUES (coalesce(?, (SELECT coalesce(max(entry_id), 0) + 1 FROM entries)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 """The entry alone; its models and hours are the caller's to add."""
 
@@ -32,7 +32,10 @@ ADD_TO_HOUR = """
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry to book. ``kind`` is ``run``, ``call`` or ``adjustment``, which does not count as a call."""
+    """An entry to book. ``kind`` is ``run``, ``call`` or ``adjustment``, which does not count as a call.
+
+    ``project`` is the repository in which it was spent, by the name of its root; None where that is not known.
+    """
 
     kind: str
     at_ms: int
@@ -43,6 +46,8 @@ class Entry:
     session_id: str | None = None
     run_id: str | None = None
     note: str | None = None
+    project: str | None = None
+    branch: str | None = None
 
 
 def add_entry(conn: sqlite3.Connection, entry: Entry) -> int:
@@ -53,6 +58,7 @@ def add_entry(conn: sqlite3.Connection, entry: Entry) -> int:
         (
             *(None, entry.kind, entry.run_id, at_ms, grid_block(at_ms).starts_at_ms, entry.subscription),
             *(entry.session_id, entry.caller, entry.source, cost.nanousd, cost.is_estimate, entry.note),
+            *(entry.project, entry.branch),
         ),
     ).fetchone()
     calls = 0 if entry.kind == "adjustment" else 1

@@ -35,7 +35,7 @@ class FileState(NamedTuple):
     digest: int
 
 
-PricedRow = tuple[int, int, str, int, int, int, int, int, int, int | None]
+PricedRow = tuple[int, int, str, int, int, int, int, int, int, int | None, str | None, str | None]
 """A :class:`PricedCall` without its names: to make an object of each would add a twentieth to an import."""
 
 
@@ -52,6 +52,8 @@ class PricedCall(NamedTuple):
     cache_read: int
     web_search_requests: int
     cost_nanousd: int | None
+    project: str | None
+    branch: str | None
 
     @property
     def cost(self) -> ModelCost:
@@ -223,9 +225,12 @@ class Imports:
             return 0
         cost = Cost.of(models, is_estimate=True)
         note = f"session {session_id}: the CLI's own account has more than its answers show"
+        repository = self._conn.execute(
+            "SELECT project, branch FROM entries WHERE session_id = ? ORDER BY entry_id DESC LIMIT 1", (session_id,)
+        ).fetchone()
         add_entry(
             self._conn,
-            Entry("adjustment", at_ms, subscription, CALLER, SOURCE, cost, session_id=session_id, note=note),
+            Entry("adjustment", at_ms, subscription, CALLER, SOURCE, cost, session_id, None, note, *repository or ()),
         )
         return cost.nanousd
 
@@ -295,10 +300,12 @@ class Imports:
         entries, models, keys = [], [], []
         hours: dict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0] * 7)
         for entry_id, (call, chunk) in enumerate(new, start=last + 1):
-            key, at_ms, model, input_, output, creation_5m, creation_1h, read, searches, cost = call
+            key, at_ms, model, input_, output, creation_5m, creation_1h, read, searches, cost, *repository = call
             hour_ms = at_ms - at_ms % HOUR_MS
             whose = (chunk.subscription, chunk.session_id, CALLER, SOURCE)
-            entries.append((entry_id, "call", None, at_ms, _block_of_hour(hour_ms), *whose, cost or 0, 0, None))
+            entries.append(
+                (entry_id, "call", None, at_ms, _block_of_hour(hour_ms), *whose, cost or 0, 0, None, *repository)
+            )
             models.append((entry_id, model, input_, output, creation_5m, creation_1h, read, searches, cost))
             keys.append((key, entry_id, output))
             sums = hours[chunk.subscription, hour_ms, model]
@@ -389,14 +396,15 @@ class Imports:
 
     def _adjust(self, entry_id: int, model: str, more: ModelCost, note: str, *, is_estimate: bool) -> None:
         """Book what an entry lacks, under its own subscription, session, caller and time."""
-        at_ms, subscription, session_id, caller = self._conn.execute(
-            "SELECT at_ms, subscription, session_id, caller FROM entries WHERE entry_id = ?", (entry_id,)
+        at_ms, subscription, session_id, caller, *repository = self._conn.execute(
+            "SELECT at_ms, subscription, session_id, caller, project, branch FROM entries WHERE entry_id = ?",
+            (entry_id,),
         ).fetchone()
         cost = Cost(more.cost_nanousd or 0, {model: more}, is_estimate)
         self._adjusted_nanousd += cost.nanousd
         add_entry(
             self._conn,
-            Entry("adjustment", at_ms, subscription, caller, SOURCE, cost, session_id=session_id, note=note),
+            Entry("adjustment", at_ms, subscription, caller, SOURCE, cost, session_id, None, note, *repository),
         )
 
 

@@ -397,6 +397,15 @@ CREATE TABLE overage_reservations (     -- what of an unfinished run's spend may
 """
 
 
+_PROJECTS = """
+ALTER TABLE runs ADD COLUMN project TEXT;       -- the repository that it worked in, by its root's name; NULL: unknown
+ALTER TABLE runs ADD COLUMN branch TEXT;
+ALTER TABLE entries ADD COLUMN project TEXT;    -- NULL: unknown, as of every entry from before there was this column
+ALTER TABLE entries ADD COLUMN branch TEXT;
+CREATE INDEX entries_by_project ON entries (project, at_ms, cost_nanousd) WHERE project IS NOT NULL;
+"""
+
+
 class Step(NamedTuple):
     """A change of the schema: its name for ever, and its statements, of which no two share a line."""
 
@@ -427,6 +436,7 @@ STEPS = (
     Step("m_outbox", _OUTBOX),
     Step("m_sequence", _SEQUENCE),
     Step("m_overage_reservations", _OVERAGE_RESERVATIONS),
+    Step("m_projects", _PROJECTS),
 )
 """In their order; a further one goes at the end."""
 

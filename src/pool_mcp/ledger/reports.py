@@ -2,7 +2,7 @@
 
 Whole hours come from the sums that are kept with every booking: ``subscription_hours`` where no caller is asked for,
 else ``hours``. What a span has before and after its whole hours comes from the entries, so every sum is exact.
-Sessions, which the sums do not know, come from the entries alone.
+Sessions, projects and branches, which the sums do not know, come from the entries alone.
 """
 
 import sqlite3
@@ -30,7 +30,12 @@ _OF_ENTRIES = """
     cache_creation_5m_tokens + cache_creation_1h_tokens AS cache_creation_tokens, cache_read_tokens,
     coalesce(m.cost_nanousd, 0) AS cost_nanousd
 """
-NO_SESSION = "(none)"
+_OF_ENTRIES_ONLY = {
+    "session": "coalesce(session_id, '(none)')",
+    "project": "coalesce(project, '(unknown)')",
+    "branch": "CASE WHEN project IS NULL THEN '(unknown)' ELSE project || '/' || coalesce(branch, '(none)') END",
+}
+"""Names that the sums of hours do not have, each as it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +123,13 @@ class Reports:
         return None if hour_ms is None else int(hour_ms)
 
     def by_name(self, column: str, span: Span, among: Among, limit: int) -> Named:
-        """By model, subscription, caller, source or session."""
-        by_session = column == "session"
-        of_hours, ends = (Span(0, 0), (span,)) if by_session else whole_hours(span)
-        key = {"session": f"coalesce(session_id, '{NO_SESSION}')", "model": "m.model"}.get(column, column)
+        """By model, subscription, caller, source, session, project or branch."""
+        of_entries = column in _OF_ENTRIES_ONLY
+        of_hours, ends = (Span(0, 0), (span,)) if of_entries else whole_hours(span)
+        key = {**_OF_ENTRIES_ONLY, "model": "m.model"}.get(column, column)
         parts = []
         arguments: list[object] = []
-        if not by_session:
+        if not of_entries:
             parts.append(
                 f"""
                 SELECT {column} AS key, {_PLAIN} FROM hours

@@ -47,8 +47,8 @@ class Runs:
             """
             INSERT INTO runs (run_id, ask_id, subscription, session_id, resumed, caller, model, state, owner_id,
                 background, structured, created_at_ms, deadline_ms, reserved_nanousd, max_budget_nanousd,
-                baseline_json, seq)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM runs))
+                baseline_json, project, branch, seq)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM runs))
             """,
             (
                 run.run_id,
@@ -67,6 +67,8 @@ class Runs:
                 run.reserved_nanousd,
                 run.max_budget_nanousd,
                 run.baseline_json,
+                run.project,
+                run.branch,
             ),
         )
 
@@ -106,8 +108,11 @@ class Runs:
         ).rowcount
         if updated != 1:
             return False
-        subscription, session_id, caller, model, created_at_ms, started_at_ms = self._conn.execute(
-            "SELECT subscription, session_id, caller, model, created_at_ms, started_at_ms FROM runs WHERE run_id = ?",
+        subscription, session_id, caller, model, created_at_ms, started_at_ms, project, branch = self._conn.execute(
+            """
+            SELECT subscription, session_id, caller, model, created_at_ms, started_at_ms, project, branch
+            FROM runs WHERE run_id = ?
+            """,
             (settlement.run_id,),
         ).fetchone()
         if started_at_ms is not None:
@@ -120,6 +125,8 @@ class Runs:
                 cost=settlement.cost,
                 session_id=session_id,
                 run_id=settlement.run_id,
+                project=project,
+                branch=branch,
             )
             entry_id = add_entry(self._conn, entry)
             self._imports.keep_calls_of_run(entry_id, settlement.message_keys)
@@ -249,6 +256,13 @@ class Runs:
         """The subscription a session belongs to, as far as the pool has seen it."""
         row = self._conn.execute("SELECT subscription FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         return row[0] if row else None
+
+    def repository_of_session(self, session_id: str) -> tuple[str | None, str | None]:
+        """The project and branch of what was booked last of a session."""
+        row = self._conn.execute(
+            "SELECT project, branch FROM entries WHERE session_id = ? ORDER BY entry_id DESC LIMIT 1", (session_id,)
+        ).fetchone()
+        return (row[0], row[1]) if row else (None, None)
 
     def _runs(self, where: str, parameters: tuple[object, ...]) -> list[Run]:
         cursor = self._conn.execute(

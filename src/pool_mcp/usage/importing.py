@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from pool_mcp.ledger.imports import FileState, ImportChunk, PricedRow, Tally
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, HOUR_MS, Run, Tokens
 from pool_mcp.system import locks
+from pool_mcp.system.repositories import branch_name, repository_of
 from pool_mcp.usage import transcript_reader
 from pool_mcp.usage.transcript_reader import CallRow, FileChunk
 
@@ -100,6 +102,7 @@ class Importer:
         self._shown = shown
         self._clock = clock
         self._first_run_ms: int | None = None
+        self._project_of: Callable[[str], str | None] = _project_of
 
     def run(self, pace: Pace = BRISK, go_on: Callable[[Imported], bool] = lambda _: True) -> Imported | None:
         """Import all that is new; None where another process is importing.
@@ -111,6 +114,7 @@ class Importer:
             return self._import(pace, go_on) if is_mine else None
 
     def _import(self, pace: Pace, go_on: Callable[[Imported], bool]) -> Imported:
+        self._project_of = lru_cache(maxsize=1024)(_project_of)
         changed, files, unreadable = self._changed()
         done = Imported(files=files, files_unreadable=len(unreadable), unreadable=unreadable)
         done.bytes = sum(max(0, one.file.size - one.position.offset) for one in changed)
@@ -189,7 +193,7 @@ class Importer:
             for call in chunk.calls
             if is_of_runs or call[2] >= since_ms
         }
-        found = [_import_chunk(changed[chunk.number], chunk, self._clock()) for chunk in batch]
+        found = [_import_chunk(changed[chunk.number], chunk, self._clock(), self._project_of) for chunk in batch]
         with self._ledger.write() as tx:
             tally = tx.imports.book(found, message_keys, in_flight)
         done.add(tally)
@@ -232,7 +236,9 @@ class _Changed(NamedTuple):
     position: ReadPosition
 
 
-def _import_chunk(changed: _Changed, chunk: FileChunk, now_ms: int) -> ImportChunk:
+def _import_chunk(
+    changed: _Changed, chunk: FileChunk, now_ms: int, project_of: Callable[[str], str | None]
+) -> ImportChunk:
     """A chunk as the ledger takes it. What is dated ahead of the clock counts as made now."""
     file = changed.file
     if chunk.is_last and not chunk.is_unreadable:
@@ -244,14 +250,21 @@ def _import_chunk(changed: _Changed, chunk: FileChunk, now_ms: int) -> ImportChu
         subscription=changed.subscription,
         session_id=_text(file.session_id),
         is_subagent=file.is_subagent,
-        calls=[_priced(call if call[2] <= now_ms + _AHEAD_MS else _dated(call, now_ms)) for call in chunk.calls],
+        calls=[
+            _priced(call if call[2] <= now_ms + _AHEAD_MS else _dated(call, now_ms), project_of) for call in chunk.calls
+        ],
         state=state,
     )
 
 
-def _priced(call: CallRow) -> PricedRow:
-    key, _, at_ms, model, tokens, fast, us_only = call
-    return (key, at_ms, model, *tokens, price_of_counts(model, tokens, at_ms, fast=fast, us_only=us_only))
+def _priced(call: CallRow, project_of: Callable[[str], str | None]) -> PricedRow:
+    key, _, at_ms, model, tokens, fast, us_only, working_dir, branch = call
+    price = price_of_counts(model, tokens, at_ms, fast=fast, us_only=us_only)
+    return (key, at_ms, model, *tokens, price, project_of(working_dir), branch_name(branch))
+
+
+def _project_of(working_dir: str) -> str | None:
+    return repository_of(working_dir).project if working_dir else None
 
 
 def _dated(call: CallRow, at_ms: int) -> CallRow:

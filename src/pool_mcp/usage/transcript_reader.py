@@ -33,7 +33,7 @@ _THE_END = marshal.dumps([])
 Task = tuple[str, ReadPosition]
 """A transcript's path, and how far it has been read."""
 
-CallRow = tuple[int, str, int, str, TokenCounts, bool, bool]
+CallRow = tuple[int, str, int, str, TokenCounts, bool, bool, str, str]
 """A :class:`~pool_mcp.claude.transcripts.TranscriptCall` without its names, as which it can be sent."""
 
 
