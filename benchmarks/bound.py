@@ -1,102 +1,144 @@
 """The most that any policy could do in a world, knowing all of it: a linear program (HiGHS, through SciPy).
 
 Work is a fluid here, no run is ever cut and every session is always warm, so no policy can do more, and none that
-starts whole runs can do quite as much. Where two windows of an account overlap, both have to have room.
+starts whole runs can do quite as much. It is counted as the windows count it, so nothing is gained by leaving out the
+models that count most. No ask is worked on before it comes.
+
+A five-hour window begins with its first use, so this may choose when. What it may use is bounded by how many windows
+can touch a stretch of time: k and one in 5k hours, and k where nothing could have been used in the five hours before.
+Where a limit shrinks, what was used before counts as the share that it was then: the last use of a window finds room
+only if those shares add up to less than one.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY, applies_to
-from pool_mcp.model import MINUTE_MS, NANO
-from simulator import SEVEN_DAY_OPUS, Job, Span, World, capacity_at
+from pool_mcp.choosing.windows import FIVE_HOUR, applies_to
+from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO
+from world import EPOCH_MS, SEVEN_DAY_OPUS, Account, Job, Span, World
 
-EVER = Span(0, 1 << 62)
+SLOT_MS = 30 * MINUTE_MS
+"""Demand and room are told apart by half-hours; asks are rounded outwards to them."""
 
-FINEST_MS = 5 * MINUTE_MS
-STEPS_OF_PATIENCE = 48
-"""Demand is told apart by when it can be worked on, in steps of this part of its patience; rounded outwards."""
-
-
-class _Piece(NamedTuple):
-    """A stretch of time that lies within one window of each kind of an account, and their rows."""
-
-    starts_at_ms: int
-    ends_at_ms: int
-    five_hour: int
-    week: int
-    opus: int | None
+MOST_BLOCKS = 4
+"""Of stretches that do not begin with the world, how many windows' lengths are looked at."""
 
 
-def bound_usd(world: World, elsewhere: Mapping[tuple[str, str, int], int], starts_by_ms: Callable[[Job], int]) -> float:
-    """The most that could be done, where what each window has served outside the pool is given.
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Use outside the pool, as a share of a window at its time."""
 
-    ``elsewhere`` is by account, window and which of them; ``starts_by_ms`` says when a job is started at the latest.
+    at_ms: int
+    account: str
+    window: str
+    share: float
+
+
+class _Rows:
+    """The program's inequalities, each ``sum of value * column <= limit``."""
+
+    def __init__(self) -> None:
+        self.limits: list[float] = []
+        self.entries: list[tuple[int, int, float]] = []
+
+    def add(self, limit: float, columns: Iterable[tuple[int, float]]) -> None:
+        row = len(self.limits)
+        self.limits.append(limit)
+        self.entries += ((row, column, value) for column, value in columns)
+
+
+def bound_usd(world: World, elsewhere: Sequence[Elsewhere], starts_by_ms: Callable[[Job], int]) -> float:
+    """The most that could be done, where use elsewhere is given; as the windows count it.
+
+    ``starts_by_ms`` says when a job is started at the latest.
     """
-    room: list[int] = []
-    pieces = _pieces(world, elsewhere, room)
-    rows: list[int] = []
-    of_column: list[int] = []
-    values: list[float] = []
-    columns = 0
-    weights = dict(world.conditions.weights)
-    for (begin_ms, end_ms, kind), amount in _demand(world, starts_by_ms).items():
-        row = len(room)
-        room.append(amount)
-        weight = weights.get(kind, 1.0)
-        for piece in pieces:
-            if piece.starts_at_ms < end_ms and piece.ends_at_ms > begin_ms:
-                counted = [piece.five_hour, piece.week]
-                if piece.opus is not None and applies_to(SEVEN_DAY_OPUS, kind):
-                    counted.append(piece.opus)
-                rows += (row, *counted)
-                of_column += [columns] * (1 + len(counted))
-                values += [1.0] + [weight] * len(counted)
-                columns += 1
-    limits = coo_array((values, (rows, of_column)), shape=(len(room), columns))
-    found = linprog(-np.ones(columns), A_ub=limits.tocsc(), b_ub=np.array(room) / NANO, method="highs")
+    rows, columns = _Rows(), 0
+    served: dict[tuple[int, bool], list[tuple[int, float]]] = {}
+    for (begin, end, is_opus), amount in _demand(world, starts_by_ms).items():
+        of_class = list(range(columns, columns + end - begin))
+        rows.add(amount / NANO, ((column, 1.0) for column in of_class))
+        for slot, column in zip(range(begin, end), of_class, strict=True):
+            served.setdefault((slot, is_opus), []).append((column, 1.0))
+        columns += len(of_class)
+    of_work = columns
+    last = max(slot for slot, _ in served) + 1
+    for account in world.accounts:
+        used = {
+            key: columns + at
+            for at, key in enumerate(key for key in sorted(served) if not account.is_absent(_begin_ms(key[0])))
+        }
+        columns += len(used)
+        for key, column in used.items():
+            served[key].append((column, -1.0))
+        own = [one for one in elsewhere if one.account == account.name]
+        quiet = _quiet({slot for slot, _ in served}, own, last)
+        for limit, window, span in _limits(world, account, quiet, last):
+            taken = sum(one.share for one in own if one.window == window and span.holds(one.at_ms))
+            rows.add(max(0.0, limit - taken), _shares(world, account, window, span, used))
+    for entries in served.values():
+        rows.add(0.0, entries)
+    return _solve(rows, columns, of_work)
+
+
+def _solve(rows: _Rows, columns: int, of_work: int) -> float:
+    row, column, value = zip(*rows.entries, strict=True)
+    limits = coo_array((value, (row, column)), shape=(len(rows.limits), columns))
+    gain = np.zeros(columns)
+    gain[:of_work] = -1.0
+    found = linprog(gain, A_ub=limits.tocsc(), b_ub=np.array(rows.limits), method="highs")
     assert found.success, found.message
     return float(-found.fun)
 
 
-def _pieces(world: World, elsewhere: Mapping[tuple[str, str, int], int], room: list[int]) -> list[_Piece]:
-    """Every piece of every account; adds a row with its room for every window."""
-    found = []
-    for account in world.accounts:
-        rows: dict[tuple[str, int], int] = {}
-        for window, capacity in account.capacities.items():
-            for at, span in enumerate(world.windows[account.name, window]):
-                rows[window, at] = len(room)
-                # The most that it holds at any time: it changes in one direction, at most once by a step.
-                most = max(
-                    capacity_at(world.conditions, capacity, at_ms) for at_ms in (span.starts_at_ms, span.ends_at_ms)
-                )
-                room.append(max(0, round(most) - elsewhere.get((account.name, window, at), 0)))
-        for at, span in enumerate(world.windows[account.name, FIVE_HOUR]):
-            for at_week, week in enumerate(world.windows[account.name, SEVEN_DAY]):
-                begin_ms = max(span.starts_at_ms, week.starts_at_ms)
-                end_ms = min(span.ends_at_ms, week.ends_at_ms)
-                for at_opus, opus in enumerate(world.windows.get((account.name, SEVEN_DAY_OPUS), (EVER,))):
-                    first_ms, last_ms = max(begin_ms, opus.starts_at_ms), min(end_ms, opus.ends_at_ms)
-                    if first_ms < last_ms:
-                        of_opus = rows.get((SEVEN_DAY_OPUS, at_opus))
-                        found.append(_Piece(first_ms, last_ms, rows[FIVE_HOUR, at], rows[SEVEN_DAY, at_week], of_opus))
-    return found
+def _begin_ms(slot: int) -> int:
+    return EPOCH_MS + slot * SLOT_MS
 
 
-def _demand(world: World, starts_by_ms: Callable[[Job], int]) -> dict[tuple[int, int, str], int]:
-    """Demand by when it can be worked on, and by its kind where that makes a difference."""
-    tells_kinds = bool(world.conditions.weights) or any(one.opus_capacity for one in world.accounts)
-    found: dict[tuple[int, int, str], int] = {}
+def _shares(
+    world: World, account: Account, window: str, span: Span, used: dict[tuple[int, bool], int]
+) -> Iterator[tuple[int, float]]:
+    """What a dollar in each half-hour of a stretch takes of a window, as a share."""
+    capacity = account.capacities[window]
+    slots = range(max(0, (span.starts_at_ms - EPOCH_MS) // SLOT_MS), -(-(span.ends_at_ms - EPOCH_MS) // SLOT_MS))
+    for slot in slots:
+        share = NANO / world.conditions.capacity_at(capacity, _begin_ms(slot))
+        for is_opus in (False, True):
+            if (slot, is_opus) in used and (is_opus or window != SEVEN_DAY_OPUS):
+                yield used[slot, is_opus], share
+
+
+def _quiet(worked: set[int], own: Sequence[Elsewhere], last: int) -> set[int]:
+    """The half-hours at which no five-hour window can run: nothing could be asked, or was used, in the hours before."""
+    busy = worked | {(one.at_ms - EPOCH_MS) // SLOT_MS for one in own}
+    length = BLOCK_MS // SLOT_MS
+    return {slot for slot in range(last) if busy.isdisjoint(range(slot - length, slot))}
+
+
+def _limits(world: World, account: Account, quiet: set[int], last: int) -> Iterator[tuple[float, str, Span]]:
+    """How much of each window can be used in each stretch of time, as a share of one."""
+    for (name, window), spans in world.weeks.items():
+        if name == account.name:
+            yield from ((1.0, window, span) for span in spans)
+    early = world.early[account.name]
+    for slot in range(0, last, 2):
+        begins_quiet = slot in quiet
+        most = (last - slot) * SLOT_MS // BLOCK_MS + 1 if slot == 0 else MOST_BLOCKS
+        for blocks in range(1, most + 1):
+            span = Span(_begin_ms(slot), _begin_ms(slot) + blocks * BLOCK_MS)
+            yield blocks + (not begins_quiet) + sum(map(span.holds, early)), FIVE_HOUR, span
+
+
+def _demand(world: World, starts_by_ms: Callable[[Job], int]) -> dict[tuple[int, int, bool], int]:
+    """Demand by the half-hours in which it can be worked on, and whether a window of Opus's own counts it."""
+    has_opus = any(one.opus_capacity for one in world.accounts)
+    found: dict[tuple[int, int, bool], int] = {}
     for job in world.jobs:
-        latest_ms = starts_by_ms(job)
-        step_ms = max(FINEST_MS, (latest_ms - job.arrives_at_ms) // STEPS_OF_PATIENCE // FINEST_MS * FINEST_MS)
-        begin_ms = job.arrives_at_ms // step_ms * step_ms
-        end_ms = -(-(latest_ms + job.duration_ms) // step_ms) * step_ms
-        key = (begin_ms, end_ms, job.kind if tells_kinds else "")
-        found[key] = found.get(key, 0) + job.cost
+        begin = (job.arrives_at_ms - EPOCH_MS) // SLOT_MS
+        end = max(begin + 1, -(-(starts_by_ms(job) + job.duration_ms - EPOCH_MS) // SLOT_MS))
+        key = (begin, end, has_opus and applies_to(SEVEN_DAY_OPUS, job.kind))
+        found[key] = found.get(key, 0) + world.conditions.weigh(job.kind, job.cost)
     return found

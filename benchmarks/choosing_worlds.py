@@ -1,18 +1,18 @@
 """The project's own choice against other policies and against the most that anybody could do; deterministic.
 
-./dev run python benchmarks/choosing_worlds.py [--quick] [--tuning] [--hard] [--workload NAME] [--json]
+./dev run python benchmarks/choosing_worlds.py [--tuning] [--ours] [--world NAME] [--load NAME] [--processes N] [--json]
 
 Weights and margins in `pool_mcp/choosing/` were chosen on the tuning seeds; what is reported is from other seeds.
 
-There are two bounds. The plain one knows all that will come and may hold an ask back although there is room for it now,
-because room will be cheaper in an hour. The other one knows as much, but no ask may start later than it did under the
-policy; those that were never answered may start until they are given up.
+There are two bounds, and no ask is worked on before it comes in either. The plain one knows all that will come and may
+hold an ask back although there is room for it now, because room will be cheaper in an hour. The other one knows as
+much, but no ask may start later than it did under the policy; those that were never answered may start until they are
+given up.
 """
 
 import argparse
 import functools
 import json
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,26 +23,107 @@ from rich.table import Table
 
 from bound import bound_usd
 from policies import OTHERS, Ours
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO
-from simulator import (
-    EPOCH_MS,
-    Account,
-    Conditions,
-    Job,
-    Policy,
-    Report,
-    Simulation,
-    World,
-    make_outside,
-    make_windows,
-    numbered,
-)
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS
+from simulator import Policy, Report, Simulation
+from world import EPOCH_MS, Account, Conditions, Job, Span, World, make_world
 
-TUNING_SEEDS = tuple(range(100, 116))
-REPORT_SEEDS = tuple(range(301, 309))
-QUICK_SEEDS = (1,)
+TUNING_SEEDS = (100, 101)
+REPORT_SEEDS = (301, 302)
 
-ACCOUNTS = (
+LOADS = {"heavy": 1.15, "light": 0.65}
+"""What is asked for, as a part of what the weekly windows hold."""
+
+WEIGHTS = (("opus", 1.4), ("haiku", 0.8))
+
+Kinds = Mapping[str, tuple[float, float, int, int]]
+"""By kind of job: mean cost in dollars, its spread (sigma of the log), API calls, minutes."""
+
+SHORT: Kinds = {"haiku": (0.15, 0.5, 2, 2), "sonnet": (0.55, 0.5, 4, 5), "opus": (1.8, 0.6, 8, 12)}
+LONG: Kinds = {"haiku": (0.15, 0.5, 2, 2), "sonnet": (0.9, 0.7, 10, 15), "opus": (3.0, 0.8, 20, 40)}
+"""Agents whose runs go on for up to an hour."""
+
+MOST_TIMES_MEAN = 6.0
+"""No run costs more than this many times the mean, or one alone would not fit into a window."""
+
+
+# What is asked
+
+
+def _job(
+    draw: random.Random,
+    at_ms: float,
+    patience_ms: float,
+    kinds: Kinds = SHORT,
+    shares: tuple[float, ...] = (0.4, 0.45, 0.15),
+) -> Job:
+    kind = draw.choices(list(kinds), shares)[0]
+    mean, sigma, calls, minutes = kinds[kind]
+    cost = round(mean * min(MOST_TIMES_MEAN, draw.lognormvariate(-sigma * sigma / 2, sigma)) * NANO)
+    duration_ms = round(minutes * MINUTE_MS * draw.uniform(0.5, 1.5))
+    return Job(0, kind, round(at_ms), cost, calls, duration_ms, round(at_ms + patience_ms))
+
+
+Jobs = Callable[[random.Random, int, int], list[Job]]
+"""Draws the jobs of so many days, so many of them."""
+
+
+def overnight(draw: random.Random, days: int, count: int) -> list[Job]:
+    """Each night from ten until five long runs come in; what is left at seven is dropped."""
+    found = []
+    for _ in range(count):
+        after_ms = draw.uniform(0, 7) * HOUR_MS
+        begin_ms = EPOCH_MS + (draw.randrange(days) * 24 + 22) * HOUR_MS
+        found.append(_job(draw, begin_ms + after_ms, 9 * HOUR_MS - after_ms, LONG))
+    return found
+
+
+def bursts(draw: random.Random, days: int, count: int) -> list[Job]:
+    """Fifty asks at once that can wait for an hour."""
+    times = [EPOCH_MS + draw.uniform(0, days * DAY_MS) for _ in range(count // 50)]
+    return [_job(draw, at_ms, HOUR_MS) for at_ms in times for _ in range(50)]
+
+
+def agents(draw: random.Random, days: int, count: int) -> list[Job]:
+    """Agents with long runs, most by day, that can wait for six hours."""
+    return [
+        _job(draw, EPOCH_MS + (draw.randrange(days) + draw.betavariate(2, 2)) * DAY_MS, 6 * HOUR_MS, LONG)
+        for _ in range(count)
+    ]
+
+
+def mixed(draw: random.Random, days: int, count: int) -> list[Job]:
+    """Opus beside Sonnet, round the clock, that can wait for three hours."""
+    return [
+        _job(draw, EPOCH_MS + draw.uniform(0, days) * DAY_MS, 3 * HOUR_MS, SHORT, (0.2, 0.6, 0.2)) for _ in range(count)
+    ]
+
+
+def person(draw: random.Random, days: int, count: int) -> list[Job]:
+    """A person's day, whose asks are given up after a quarter of an hour, and agents."""
+    found = [
+        _job(draw, EPOCH_MS + (draw.randrange(days) * 24 + draw.triangular(8, 19, 11)) * HOUR_MS, 15 * MINUTE_MS)
+        for _ in range(count // 2)
+    ]
+    return found + agents(draw, days, count // 3)
+
+
+def session(draw: random.Random, days: int, count: int) -> list[Job]:
+    """One conversation that goes on all day, with a large context, beside other work."""
+    found = [_job(draw, EPOCH_MS + draw.uniform(0, days) * DAY_MS, 4 * HOUR_MS) for _ in range(count)]
+    for day in range(days):
+        begin_ms = EPOCH_MS + (day * 24 + 8) * HOUR_MS
+        for at in range(60):
+            one = _job(draw, begin_ms + at * 8 * MINUTE_MS, 6 * HOUR_MS, shares=(0, 1, 0))
+            found.append(
+                replace(one, calls=3, duration_ms=one.duration_ms // 2, kind="session", session=day, context=NANO // 2)
+            )
+    return found
+
+
+# Whom it is asked
+
+
+FOUR = (
     Account("pro", "pro", 16 * NANO, 140 * NANO),
     Account("five", "max_5x", 40 * NANO, 260 * NANO),
     Account("six", "max_5x", 30 * NANO, 300 * NANO),
@@ -50,123 +131,21 @@ ACCOUNTS = (
 )
 """Four plans whose true size is not what is assumed of them."""
 
-Kinds = Mapping[str, tuple[float, float, int, int]]
-"""By kind of job: mean cost in dollars, its spread (sigma of the log), API calls, minutes."""
-
-KINDS: Kinds = {
-    "haiku": (0.15, 0.5, 2, 2),
-    "sonnet": (0.55, 0.5, 4, 5),
-    "opus": (1.8, 0.6, 8, 12),
-}
-
-
-LONG_KINDS: Kinds = {"haiku": (0.15, 0.5, 2, 2), "sonnet": (0.9, 0.7, 10, 15), "opus": (3.0, 0.8, 20, 40)}
-"""Agents whose runs go on for up to an hour."""
-
-
-def _job(
-    draw: random.Random,
-    at_ms: float,
-    patience_ms: float,
-    kind: str | None = None,
-    kinds: Kinds = KINDS,
-    shares: tuple[float, ...] = (0.4, 0.45, 0.15),
-) -> Job:
-    kind = kind or draw.choices(list(kinds), shares)[0]
-    mean, sigma, calls, minutes = kinds[kind]
-    cost = round(mean * draw.lognormvariate(-sigma * sigma / 2, sigma) * NANO)
-    duration_ms = round(minutes * MINUTE_MS * draw.uniform(0.5, 1.5))
-    return Job(0, kind, round(at_ms), cost, calls, duration_ms, round(at_ms + patience_ms))
-
-
-def overnight(draw: random.Random, days: int) -> list[Job]:
-    """Each night from ten on a batch that workers go through until five; what is left at seven is dropped."""
-    found = []
-    for day in range(days):
-        begin_ms = EPOCH_MS + (day * 24 + 22) * HOUR_MS
-        for _ in range(500):
-            after_ms = draw.uniform(0, 7) * HOUR_MS
-            found.append(_job(draw, begin_ms + after_ms, 9 * HOUR_MS - after_ms))
-    return found
-
-
-def bursts(draw: random.Random, days: int) -> list[Job]:
-    """Thirty asks at once, a dozen times a day, that can wait for two hours."""
-    times = [EPOCH_MS + draw.uniform(0, days * DAY_MS) for _ in range(12 * days)]
-    return [_job(draw, at_ms, 2 * HOUR_MS) for at_ms in times for _ in range(30)]
-
-
-def interactive(draw: random.Random, days: int) -> list[Job]:
-    """A working day's asks, which are given up after a quarter of an hour; every few days a crunch."""
-    found = []
-    for day in range(days):
-        for _ in range(round(320 * draw.choice((0.5, 1, 1, 2.5)))):
-            at_ms = EPOCH_MS + day * DAY_MS + draw.triangular(8, 19, 11) * HOUR_MS
-            found.append(_job(draw, at_ms, 15 * MINUTE_MS))
-    return found
-
-
-def long_session(draw: random.Random, days: int) -> list[Job]:
-    """One conversation that goes on all day, with a large context, beside some background work."""
-    found = [
-        _job(draw, EPOCH_MS + day * DAY_MS + draw.uniform(0, 24) * HOUR_MS, 4 * HOUR_MS)
-        for day in range(days)
-        for _ in range(290)
-    ]
-    for day in range(days):
-        begin_ms = EPOCH_MS + (day * 24 + 8) * HOUR_MS
-        for at in range(80):
-            one = _job(draw, begin_ms + at * 8 * MINUTE_MS, 6 * HOUR_MS, "sonnet")
-            found.append(
-                Job(0, "session", one.arrives_at_ms, one.cost, 3, one.duration_ms // 2, one.deadline_ms, day, NANO // 2)
-            )
-    return found
-
-
-def backlog(draw: random.Random, days: int) -> list[Job]:
-    """More work than there is room for, round the clock; it can wait for a day."""
-    return [_job(draw, EPOCH_MS + draw.uniform(0, days * DAY_MS), DAY_MS) for _ in range(520 * days)]
-
-
-def agents(draw: random.Random, days: int, a_day: int = 300) -> list[Job]:
-    """Agents with long runs, most at night, that can wait for six hours."""
-    found = []
-    for day in range(days):
-        for _ in range(a_day):
-            at_ms = EPOCH_MS + (day + draw.betavariate(2, 2)) * DAY_MS
-            found.append(_job(draw, at_ms, 6 * HOUR_MS, kinds=LONG_KINDS, shares=(0.3, 0.5, 0.2)))
-    return found
-
-
-def big_bursts(draw: random.Random, days: int) -> list[Job]:
-    """Fifty asks at once, sixteen times a day, that can wait for an hour."""
-    times = [EPOCH_MS + draw.uniform(0, days * DAY_MS) for _ in range(16 * days)]
-    return [_job(draw, at_ms, HOUR_MS) for at_ms in times for _ in range(50)]
-
-
-def few(draw: random.Random, days: int) -> list[Job]:
-    """Agents with long runs on one account."""
-    return agents(draw, days, 90)
-
-
-def many(draw: random.Random, days: int) -> list[Job]:
-    """Agents with long runs on twelve accounts."""
-    return agents(draw, days, 700)
-
-
-def _twelve() -> tuple[Account, ...]:
-    sizes = (("pro", 16, 140), ("max_5x", 40, 260), ("max_5x", 30, 300), ("max_20x", 120, 900))
-    return tuple(
-        Account(f"{plan}-{at}", plan, five_hour * NANO, week * NANO)
-        for at, (plan, five_hour, week) in enumerate(sizes * 3)
-    )
-
-
-OPUS_ACCOUNTS = tuple(replace(one, opus_capacity=one.seven_day_capacity // 3) for one in ACCOUNTS)
-"""Each with a weekly window of Opus's own."""
-
+TWELVE = tuple(replace(one, name=f"{one.name}-{at}") for at in range(3) for one in FOUR)
 SIZES = (Account("pro", "pro", 16 * NANO, 100 * NANO), Account("ultra", "max_20x", 240 * NANO, 1400 * NANO))
-WEIGHTS = (("opus", 1.4), ("haiku", 0.8))
+
+
+def _with_opus(part: int) -> tuple[Account, ...]:
+    """Each with a weekly window of Opus's own, a part of its week."""
+    return tuple(replace(one, opus_capacity=one.seven_day_capacity // part) for one in FOUR)
+
+
+def _absent(name: str, first_day: float, last_day: float) -> tuple[Account, ...]:
+    out = Span(EPOCH_MS + round(first_day * DAY_MS), EPOCH_MS + round(last_day * DAY_MS))
+    return tuple(replace(one, absent=(out,)) if one.name == name else one for one in FOUR)
+
+
+NOTHING_SPECIAL = Conditions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,64 +153,64 @@ class Setting:
     """A world with features of its own, beside those that are drawn by its seed."""
 
     accounts: tuple[Account, ...]
-    jobs: Callable[[random.Random, int], list[Job]]
-    conditions: Conditions
+    jobs: Jobs
     what: str
+    conditions: Conditions = NOTHING_SPECIAL
+    days: int = 14
 
 
-HARD = {
-    "agents": Setting(ACCOUNTS, agents, Conditions(weights=WEIGHTS), "long runs; models count differently"),
-    "opus": Setting(OPUS_ACCOUNTS, agents, Conditions(weights=WEIGHTS), "Opus has a weekly window of its own"),
-    "bursts of 50": Setting(ACCOUNTS, big_bursts, Conditions(weights=WEIGHTS), "fifty asks at once"),
-    "twelve": Setting(_twelve(), many, Conditions(weights=WEIGHTS), "twelve accounts"),
-    "one": Setting(ACCOUNTS[1:2], few, Conditions(weights=WEIGHTS), "one account"),
-    "sizes": Setting(SIZES, agents, Conditions(), "a small account beside a large one"),
-    "cut": Setting(
-        ACCOUNTS, agents, Conditions(cut_at_ms=EPOCH_MS + 5 * DAY_MS // 2, cut_to=0.5), "limits are cut by half"
-    ),
-    "drift": Setting(ACCOUNTS, agents, Conditions(drift_a_week=0.8), "limits shrink by a fifth a week"),
-    "hand use": Setting(ACCOUNTS, agents, Conditions(outside_share=0.4), "two fifths are used by hand"),
-}
-"""Worlds in which choosing goes wrong more easily."""
+CUT = Conditions(cut_at_ms=EPOCH_MS + 9 * DAY_MS // 2, cut_to=0.5)
 
-WORKLOADS: dict[str, Callable[[random.Random, int], list[Job]]] = {
-    "overnight": overnight,
-    "bursts": bursts,
-    "interactive": interactive,
-    "session": long_session,
-    "backlog": backlog,
+SETTINGS = {
+    "overnight": Setting(FOUR, overnight, "a batch of long runs every night"),
+    "overnight, Opus": Setting(_with_opus(3), overnight, "the same, and Opus has a weekly window of its own"),
+    "bursts": Setting(FOUR, bursts, "fifty asks at once"),
+    "mixed models": Setting(_with_opus(6), mixed, "Opus has a small weekly window of its own"),
+    "person and agents": Setting(FOUR, person, "a person who does not wait, and agents who do"),
+    "one session": Setting(FOUR, session, "one long conversation beside other work"),
+    "sizes": Setting(SIZES, agents, "a small account beside a large one"),
+    "limits cut": Setting(FOUR, agents, "every limit is cut by half in mid-week", CUT),
+    "drift": Setting(FOUR, agents, "limits shrink by a fifth a week", Conditions(drift_a_week=0.8)),
+    "hand use": Setting(FOUR, agents, "two fifths are used by hand", Conditions(outside_share=0.4)),
+    "joins": Setting(_absent("twenty", -1, 3), agents, "the largest account joins on the fourth day"),
+    "signed out": Setting(_absent("six", 4, 5), agents, "an account is signed out for a day"),
+    "one account": Setting(FOUR[1:2], agents, "one account", days=42),
+    "twelve accounts": Setting(TWELVE, agents, "twelve accounts", days=7),
 }
 
 
-def make_world(workload: str, seed: int, days: int) -> World:
-    """A world by its seed: what is asked, and what makes it hard."""
-    draw = random.Random(f"{workload} {seed}")
-    setting = HARD.get(workload) or Setting(ACCOUNTS, WORKLOADS[workload], Conditions(), "")
-    drawn = Conditions(
-        outside_share=draw.choice((0.0, 0.1, 0.2)),
+def draw_world(name: str, load: str, seed: int, days: int | None = None) -> World:
+    """A world by its name, load and seed: what is asked, and what makes it hard."""
+    setting, draw = SETTINGS[name], random.Random(f"{name} {load} {seed}")
+    given, days = setting.conditions, days or setting.days
+    conditions = replace(
+        given,
+        weights=WEIGHTS,
+        outside_share=max(given.outside_share, draw.choice((0.0, 0.1, 0.2))),
         stale_share=draw.choice((0.0, 0.3, 0.7)),
         early_resets=draw.choice((0, 2)),
         skew_ms=draw.choice((0, -90_000, 90_000)),
         servers=draw.choice((1, 2, 4)),
     )
-    conditions = replace(
-        drawn,
-        outside_share=max(drawn.outside_share, setting.conditions.outside_share),
-        weights=setting.conditions.weights,
-        cut_at_ms=setting.conditions.cut_at_ms,
-        cut_to=setting.conditions.cut_to,
-        drift_a_week=setting.conditions.drift_a_week,
-    )
-    ends_at_ms = EPOCH_MS + days * DAY_MS
-    jobs = tuple(numbered(setting.jobs(draw, days)))
-    return World(
-        setting.accounts,
-        jobs,
-        conditions,
-        seed,
-        ends_at_ms,
-        make_windows(setting.accounts, conditions, ends_at_ms, draw),
-        make_outside(setting.accounts, conditions.outside_share, ends_at_ms, draw),
+    room = _room(setting.accounts, conditions, days)
+    sample = setting.jobs(random.Random(0), days, 1000)
+    mean = sum(conditions.weigh(job.kind, job.cost) for job in sample) / 1000
+    jobs = setting.jobs(draw, days, round(LOADS[load] * room / mean))
+    return make_world(setting.accounts, jobs, conditions, seed, days)
+
+
+def _room(accounts: Sequence[Account], conditions: Conditions, days: int) -> float:
+    """What the weekly windows that touch so many days hold, less use elsewhere: half a window more than the days."""
+    hours = range(EPOCH_MS, EPOCH_MS + days * DAY_MS, HOUR_MS)
+    return (
+        sum(
+            conditions.capacity_at(one.seven_day_capacity, at_ms) * HOUR_MS / WEEK_MS
+            for one in accounts
+            for at_ms in hours
+            if not one.is_absent(at_ms)
+        )
+        * ((days + 3.5) / days)
+        * (1 - conditions.outside_share)
     )
 
 
@@ -244,11 +223,11 @@ class Played:
     bound_same_waits_usd: float
 
 
-def play(workload: str, seed: int, days: int, *, only_ours: bool = False) -> tuple[str, list[Played]]:
+def play(name: str, load: str, seed: int, *, only_ours: bool = False) -> list[Played]:
     """Every policy in one world."""
-    world = make_world(workload, seed, days)
+    world = draw_world(name, load, seed)
     others = [] if only_ours else [other(world.accounts, seed) for other in OTHERS]
-    return workload, [play_one(world, policy) for policy in (Ours(world.accounts), *others)]
+    return [play_one(world, policy) for policy in (Ours(world.accounts), *others)]
 
 
 def play_one(world: World, policy: Policy) -> Played:
@@ -267,14 +246,14 @@ def play_one(world: World, policy: Policy) -> Played:
     )
 
 
-def total(results: Sequence[list[Played]]) -> list[dict[str, float | str]]:
-    """Sums over seeds, a row for each policy, with its shares of the bounds."""
+def total(results: Sequence[Sequence[Played]]) -> list[dict[str, float | str]]:
+    """Sums over worlds, a row for each policy, with its shares of the bounds."""
     rows: list[dict[str, float | str]] = []
     for those in zip(*results, strict=True):
         work = sum(one.report.work_usd for one in those)
         row: dict[str, float | str] = {
             "policy": those[0].report.policy,
-            "share_of_bound_percent": round(100 * work / sum(one.bound_usd for one in those), 2),
+            "share_percent": round(100 * work / sum(one.bound_usd for one in those), 2),
             "share_with_same_waits_percent": round(100 * work / sum(one.bound_same_waits_usd for one in those), 2),
         }
         for field in fields(Report)[1:]:
@@ -283,71 +262,57 @@ def total(results: Sequence[list[Played]]) -> list[dict[str, float | str]]:
     return rows
 
 
-SHOWN = ("killed", "failed_starts", "expired_usd", "overrun_usd", "cold_usd", "dropped", "unneeded")
+COLUMNS = {
+    "of the bound": "share_percent",
+    "with the same waits": "share_with_same_waits_percent",
+    "asks": "asked",
+    "killed": "killed",
+    "failed starts": "failed_starts",
+    "dropped": "dropped",
+    "waited": "waited",
+    "unneeded refusals": "unneeded",
+}
+
+
+def _show(title: str, rows: Sequence[tuple[str, Mapping[str, float | str]]]) -> None:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for head in ("", *COLUMNS):
+        table.add_column(head, justify="right" if head else "left")
+    for name, row in rows:
+        cells = ((key, row[key]) for key in COLUMNS.values())
+        table.add_row(name, *(f"{value:.1f}%" if key.endswith("percent") else f"{value:.0f}" for key, value in cells))
+    Console(width=140).print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, three days")
     parser.add_argument("--tuning", action="store_true", help="the tuning seeds, our own policy only")
-    parser.add_argument("--workload", choices=[*WORKLOADS, *HARD])
-    parser.add_argument("--hard", action="store_true", help="the harder worlds")
+    parser.add_argument("--ours", action="store_true", help="our own policy only")
+    parser.add_argument("--world", choices=SETTINGS)
+    parser.add_argument("--load", choices=LOADS)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    seeds = QUICK_SEEDS if chosen.quick else TUNING_SEEDS if chosen.tuning else REPORT_SEEDS
-    workloads = [chosen.workload] if chosen.workload else list(HARD if chosen.hard else WORKLOADS)
-    days = 3 if chosen.quick else 10
-    worlds = [(workload, seed) for workload in workloads for seed in seeds]
-    one = functools.partial(play, days=days, only_ours=chosen.tuning)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        played = list(pool.map(one, *zip(*worlds, strict=True)))
-    found = {name: total([those for what, those in played if what == name]) for name in workloads}
+    keys = [
+        (name, load, seed)
+        for name in ([chosen.world] if chosen.world else SETTINGS)
+        for load in ([chosen.load] if chosen.load else LOADS)
+        for seed in (TUNING_SEEDS if chosen.tuning else REPORT_SEEDS)
+    ]
+    one = functools.partial(play, only_ours=chosen.tuning or chosen.ours)
+    with ProcessPoolExecutor(chosen.processes) as pool:
+        played = dict(zip(keys, pool.map(one, *zip(*keys, strict=True)), strict=True))
+    sums = {
+        "worlds": {name: total([those for key, those in played.items() if key[0] == name]) for name, _, _ in keys},
+        "loads": {load: total([those for key, those in played.items() if key[1] == load]) for _, load, _ in keys},
+        "all": {"all": total(list(played.values()))},
+    }
     if chosen.json:
-        print(json.dumps({"seeds": seeds, "days": days, "workloads": found}, indent=2))
+        print(json.dumps(sums, indent=2))
         return
-    for name, rows in found.items():
-        what = WORKLOADS[name].__doc__ if name in WORKLOADS else HARD[name].what
-        table = Table(
-            title=f"{name}: {what}",
-            title_justify="left",
-            box=None,
-            header_style="bold",
-        )
-        for head in (
-            "policy",
-            "work $",
-            "of the bound",
-            "with the same waits",
-            "killed",
-            "failed starts",
-            "expired $",
-            "overrun $",
-            "cold $",
-            "dropped",
-            "unneeded refusals",
-        ):
-            table.add_column(head, justify="left" if head == "policy" else "right")
-        for row in rows:
-            table.add_row(
-                str(row["policy"]),
-                f"{row['work_usd']:.0f}",
-                f"{row['share_of_bound_percent']:.1f}%",
-                f"{row['share_with_same_waits_percent']:.1f}%",
-                *(
-                    f"{row[key]:.0f}"
-                    for key in (
-                        "killed",
-                        "failed_starts",
-                        "expired_usd",
-                        "overrun_usd",
-                        "cold_usd",
-                        "dropped",
-                        "unneeded",
-                    )
-                ),
-            )
-        Console().print(table)
-        print()
+    for group in sums.values():
+        _show("pool-mcp", [(name, rows[0]) for name, rows in group.items()])
+    _show("every policy, all worlds", [(str(row["policy"]), row) for row in sums["all"]["all"]])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pool_mcp.background.logins import IN_USE_MS, STALE_MS
 from pool_mcp.choosing import budget, cooldowns, rates, selection, windows
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Cooldown, DayHours, Subscription, WindowReading
-from simulator import Account, Job, Run
+from simulator import Run
+from world import Account, Job
 
 NO_BUDGET = 10**6 * NANO
 MAX_IN_FLIGHT = 15
@@ -97,6 +98,7 @@ class Ours:
         }
         self._sessions: dict[int, str] = {}
         self._asked_at_ms = 0
+        self.waits_turn = False
         self._needed: dict[int, int] = {}
         """By job, what an ask that a limit has cut needs at least elsewhere."""
 
@@ -112,9 +114,11 @@ class Ours:
         own = self._sessions.get(job.session) if job.session is not None else None
         for only in (own, None) if own is not None else (None,):
             request = selection.Request(estimates, job.kind, only=only, tried=tried)
-            chosen = selection.choose(request, balances, self._strategy).subscription
-            if chosen is not None:
-                return chosen
+            choice = selection.choose(request, balances, self._strategy)
+            if choice.subscription is not None:
+                return choice.subscription
+        frees_at_ms = choice.next_available_at_ms
+        self.waits_turn = frees_at_ms is not None and frees_at_ms <= now_ms + budget.IN_FLIGHT_MS
         return None
 
     def _balance(self, tx: _Books, now_ms: int) -> budget.Balance:
@@ -209,16 +213,18 @@ class _Other:
         self._in_flight = dict.fromkeys(self._names, 0)
         self._draw = random.Random(seed)
         self._last: dict[int, str] = {}
+        self.waits_turn = False
 
     def place(self, job: Job, now_ms: int, tried: frozenset[str], server: int) -> str | None:
-        able = [
+        open_ones = [
             name
             for name in self._names
             if name not in tried
-            and self._in_flight[name] < MAX_IN_FLIGHT
             and all(self._out.get((server, name, family), 0) <= now_ms for family in (None, job.kind))
             and all(self._percent(server, name, window, now_ms) < 100 for window in (FIVE_HOUR, SEVEN_DAY))
         ]
+        able = [name for name in open_ones if self._in_flight[name] < MAX_IN_FLIGHT]
+        self.waits_turn = bool(open_ones)
         if not able:
             return None
         chosen = self._choose(able, now_ms, server)

@@ -5,6 +5,7 @@ Everything here is a pure function of its arguments; ``now_ms`` is always given.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 from pool_mcp.model import BLOCK_MS, DAY_MS, WEEK_MS, WindowReading
@@ -121,6 +122,7 @@ FAMILIES = ("opus", "sonnet", "haiku", "fable", "mythos")
 """Families of models that have weekly windows of their own."""
 
 
+@lru_cache(maxsize=64)
 def family_of(window: str) -> str | None:
     """The family of models that a window counts, or None where it counts all."""
     return next((name for name in FAMILIES if window.endswith(f"_{name}")), None)
