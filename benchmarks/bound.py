@@ -1,13 +1,11 @@
 """The most that any policy could do in a world, knowing all of it: a linear program (HiGHS, through SciPy).
 
 Work is a fluid here, no run is ever cut and every session is always warm, so no policy can do more, and none that
-starts whole runs can do quite as much. It is counted as the windows count it, so nothing is gained by leaving out the
-models that count most. No ask is worked on before it comes.
+starts whole runs can do quite as much. No ask is worked on before it comes. Work is counted as the windows count it
+when it is asked, so nothing is gained by leaving out the models that count most, or by a hurry before limits are cut.
 
 A five-hour window begins with its first use, so this may choose when. What it may use is bounded by how many windows
 can touch a stretch of time: k and one in 5k hours, and k where nothing could have been used in the five hours before.
-Where a limit shrinks, what was used before counts as the share that it was then: the last use of a window finds room
-only if those shares add up to less than one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,13 +54,14 @@ def bound_usd(world: World, elsewhere: Sequence[Elsewhere], starts_by_ms: Callab
 
     ``starts_by_ms`` says when a job is started at the latest.
     """
-    rows, columns = _Rows(), 0
+    rows, columns, shrink = _Rows(), 0, world.conditions.shrink
     served: dict[tuple[int, bool], list[tuple[int, float]]] = {}
     for (begin, end, is_opus), amount in _demand(world, starts_by_ms).items():
         of_class = list(range(columns, columns + end - begin))
-        rows.add(amount / NANO, ((column, 1.0) for column in of_class))
+        rows.add(amount, ((column, 1.0) for column in of_class))
         for slot, column in zip(range(begin, end), of_class, strict=True):
-            served.setdefault((slot, is_opus), []).append((column, 1.0))
+            needed = shrink(_begin_ms(begin)) / shrink(_begin_ms(slot))
+            served.setdefault((slot, is_opus), []).append((column, needed))
         columns += len(of_class)
     of_work = columns
     last = max(slot for slot, _ in served) + 1
@@ -78,7 +77,8 @@ def bound_usd(world: World, elsewhere: Sequence[Elsewhere], starts_by_ms: Callab
         quiet = _quiet({slot for slot, _ in served}, own, last)
         for limit, window, span in _limits(world, account, quiet, last):
             taken = sum(one.share for one in own if one.window == window and span.holds(one.at_ms))
-            rows.add(max(0.0, limit - taken), _shares(world, account, window, span, used))
+            size = account.capacities[window] / NANO
+            rows.add(max(0.0, limit - taken) * size, _counted(window, span, used))
     for entries in served.values():
         rows.add(0.0, entries)
     return _solve(rows, columns, of_work)
@@ -98,17 +98,13 @@ def _begin_ms(slot: int) -> int:
     return EPOCH_MS + slot * SLOT_MS
 
 
-def _shares(
-    world: World, account: Account, window: str, span: Span, used: dict[tuple[int, bool], int]
-) -> Iterator[tuple[int, float]]:
-    """What a dollar in each half-hour of a stretch takes of a window, as a share."""
-    capacity = account.capacities[window]
+def _counted(window: str, span: Span, used: dict[tuple[int, bool], int]) -> Iterator[tuple[int, float]]:
+    """What a window counts of what is done in each half-hour of a stretch."""
     slots = range(max(0, (span.starts_at_ms - EPOCH_MS) // SLOT_MS), -(-(span.ends_at_ms - EPOCH_MS) // SLOT_MS))
     for slot in slots:
-        share = NANO / world.conditions.capacity_at(capacity, _begin_ms(slot))
         for is_opus in (False, True):
             if (slot, is_opus) in used and (is_opus or window != SEVEN_DAY_OPUS):
-                yield used[slot, is_opus], share
+                yield used[slot, is_opus], 1.0
 
 
 def _quiet(worked: set[int], own: Sequence[Elsewhere], last: int) -> set[int]:
@@ -132,13 +128,13 @@ def _limits(world: World, account: Account, quiet: set[int], last: int) -> Itera
             yield blocks + (not begins_quiet) + sum(map(span.holds, early)), FIVE_HOUR, span
 
 
-def _demand(world: World, starts_by_ms: Callable[[Job], int]) -> dict[tuple[int, int, bool], int]:
+def _demand(world: World, starts_by_ms: Callable[[Job], int]) -> dict[tuple[int, int, bool], float]:
     """Demand by the half-hours in which it can be worked on, and whether a window of Opus's own counts it."""
     has_opus = any(one.opus_capacity for one in world.accounts)
-    found: dict[tuple[int, int, bool], int] = {}
+    found: dict[tuple[int, int, bool], float] = {}
     for job in world.jobs:
         begin = (job.arrives_at_ms - EPOCH_MS) // SLOT_MS
         end = max(begin + 1, -(-(starts_by_ms(job) + job.duration_ms - EPOCH_MS) // SLOT_MS))
         key = (begin, end, has_opus and applies_to(SEVEN_DAY_OPUS, job.kind))
-        found[key] = found.get(key, 0) + world.conditions.weigh(job.kind, job.cost)
+        found[key] = found.get(key, 0.0) + world.work(job)
     return found

@@ -204,7 +204,7 @@ def _room(accounts: Sequence[Account], conditions: Conditions, days: int) -> flo
     hours = range(EPOCH_MS, EPOCH_MS + days * DAY_MS, HOUR_MS)
     return (
         sum(
-            conditions.capacity_at(one.seven_day_capacity, at_ms) * HOUR_MS / WEEK_MS
+            one.seven_day_capacity * conditions.shrink(at_ms) * HOUR_MS / WEEK_MS
             for one in accounts
             for at_ms in hours
             if not one.is_absent(at_ms)

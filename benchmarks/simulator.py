@@ -104,24 +104,20 @@ class Meters:
         self._spans: dict[str, list[Span]] = {
             window: list(world.weeks.get((account.name, window), ())) for window in account.capacities
         }
-        self._used: dict[tuple[str, Span], int] = {}
+        self._shares: dict[tuple[str, Span], float] = {}
 
     def span(self, window: str, at_ms: int) -> Span | None:
         """The window that runs at an instant; between two uses no five-hour window does."""
         return next((one for one in reversed(self._spans[window]) if one.holds(at_ms)), None)
 
-    def capacity(self, window: str, at_ms: int) -> float:
-        """What a window holds at an instant."""
-        return self._conditions.capacity_at(self._account.capacities[window], at_ms)
-
-    def used(self, window: str, at_ms: int) -> int:
-        """What the window that runs has counted."""
-        span = self.span(window, at_ms)
-        return 0 if span is None else self._used.get((window, span), 0)
+    def size(self, window: str, at_ms: int) -> float:
+        """What all of a window is worth at an instant."""
+        return self._account.capacities[window] * self._conditions.shrink(at_ms)
 
     def share(self, window: str, at_ms: int) -> float:
-        """How full it is, 0-1 and more."""
-        return self.used(window, at_ms) / self.capacity(window, at_ms)
+        """How full the window that runs is, 0-1 and more. What was used before a cut stays the share that it was."""
+        span = self.span(window, at_ms)
+        return 0.0 if span is None else self._shares.get((window, span), 0.0)
 
     def full(self, kind: str | None, at_ms: int) -> str | None:
         """The first window that refuses a kind of job."""
@@ -138,10 +134,10 @@ class Meters:
         """Count a call; gives what of it went over a limit."""
         over = 0.0
         for window in self._account.windows(kind):
-            span, before, capacity = self.span(window, at_ms), self.used(window, at_ms), self.capacity(window, at_ms)
+            span, before, size = self.span(window, at_ms), self.share(window, at_ms), self.size(window, at_ms)
             assert span is not None
-            self._used[window, span] = before + amount
-            over = max(over, before + amount - max(capacity, before))
+            self._shares[window, span] = before + amount / size
+            over = max(over, size * (before + amount / size - max(1.0, before)))
         return over
 
     def readings(self, now_ms: int, pool_ms: int) -> dict[str, WindowReading]:
@@ -234,7 +230,7 @@ class Simulation:
             not account.is_absent(now_ms)
             and len(in_flight) < MOST_IN_FLIGHT
             and all(
-                meters.used(window, now_ms) + needed <= meters.capacity(window, now_ms)
+                meters.share(window, now_ms) + needed / meters.size(window, now_ms) <= 1
                 for window in account.windows(job.kind)
             )
         )
@@ -307,7 +303,7 @@ class Simulation:
         meters.add(None, amount, now_ms)
         account = next(one for one in self.world.accounts if one.name == name)
         self.elsewhere += (
-            Elsewhere(now_ms, name, one, amount / meters.capacity(one, now_ms)) for one in account.windows(None)
+            Elsewhere(now_ms, name, one, amount / meters.size(one, now_ms)) for one in account.windows(None)
         )
 
     def _usage(self, now_ms: int, name: str) -> dict[str, WindowReading]:
@@ -335,7 +331,8 @@ class Simulation:
         readings = meters.readings(now_ms, pool_ms)
         lost = self._draw.random() < self.world.conditions.stale_share
         amount = (job.cost + run.extra) // job.calls
-        self.report.overrun_usd += meters.add(job.kind, self._weigh(job, amount), now_ms) / NANO
+        over = meters.add(job.kind, self._weigh(job, amount), now_ms)
+        self.report.overrun_usd += over / self.world.conditions.shrink(job.arrives_at_ms) / NANO
         self._left[run.account][job.number] -= self._weigh(job, amount)
         run.spent += amount
         run.calls_done += 1
@@ -346,7 +343,7 @@ class Simulation:
             self._at(now_ms + job.duration_ms // job.calls, _CALL, run)
             return
         del self._left[run.account][job.number]
-        self.report.work_usd += self._weigh(job, job.cost) / NANO
+        self.report.work_usd += self.world.work(job)
         self.policy.ended(run, pool_ms, refused=None)
         self._release(job, now_ms)
         self._try_waiting(now_ms)

@@ -100,11 +100,11 @@ class Conditions:
         """What an amount counts in the windows."""
         return round(amount * dict(self.weights).get(kind or "", 1.0))
 
-    def capacity_at(self, capacity: int, at_ms: int) -> float:
-        """What a window holds at an instant, once limits have been cut or have drifted."""
+    def shrink(self, at_ms: int) -> float:
+        """What every limit is multiplied by at an instant, once limits have been cut or have drifted."""
         is_cut = self.cut_at_ms is not None and at_ms >= self.cut_at_ms
         drift: float = self.drift_a_week ** ((at_ms - EPOCH_MS) / WEEK_MS)
-        return capacity * drift * (self.cut_to if is_cut else 1.0)
+        return drift * (self.cut_to if is_cut else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,10 @@ class World:
     weeks: Mapping[tuple[str, str], tuple[Span, ...]]
     early: Mapping[str, tuple[int, ...]]
     outside: Mapping[str, tuple[tuple[int, int], ...]]
+
+    def work(self, job: Job) -> float:
+        """What a job counts in the windows at the time when it is asked, in dollars of their size at the beginning."""
+        return self.conditions.weigh(job.kind, job.cost) / self.conditions.shrink(job.arrives_at_ms) / NANO
 
 
 def make_world(

@@ -58,9 +58,11 @@ def test_a_five_hour_window_begins_when_the_bound_likes() -> None:
     assert the_bound(a_world((12, 99), EPOCH_MS, EPOCH_MS + 4 * HOUR_MS, later_ms)) == pytest.approx(12 + 10)
 
 
-def test_what_was_used_of_a_window_before_it_was_cut_is_that_share_less_of_what_is_left() -> None:
+def test_a_hurry_before_limits_are_cut_gains_nothing() -> None:
     begin_ms = EPOCH_MS + HOUR_MS
     half = Conditions(cut_at_ms=begin_ms + 2 * HOUR_MS, cut_to=0.5)
     cut = a_world((99, 16), begin_ms, begin_ms + 2 * HOUR_MS, conditions=half)
-    assert the_bound(cut) == pytest.approx(10 + (1 - 10 / 16) * 8)
+    assert the_bound(cut) == pytest.approx(
+        16
+    )  # six of the second ask, which counts double: three of eight that are left
     assert the_bound(replace(cut, conditions=Conditions())) == pytest.approx(16)
