@@ -7,7 +7,6 @@ o'clock on each day but the first, what is free is read from every account's win
 """
 
 import argparse
-import functools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -19,11 +18,12 @@ from statistics import mean, quantiles
 from rich.console import Console
 from rich.table import Table
 
-from choosing_worlds import ACCOUNTS, QUICK_SEEDS, REPORT_SEEDS, make_world
+from choosing_worlds import FOUR, REPORT_SEEDS, draw_world
 from policies import Ours
 from pool_mcp.choosing.windows import FIVE_HOUR, SEVEN_DAY
 from pool_mcp.model import DAY_MS, HOUR_MS, DayHours, WindowReading
-from simulator import EPOCH_MS, Simulation
+from simulator import Simulation
+from world import EPOCH_MS
 
 NINE_MS = 9 * HOUR_MS
 SHARE = {FIVE_HOUR: 30.0, SEVEN_DAY: 20.0}
@@ -33,7 +33,7 @@ KEEPS: dict[str, tuple[Mapping[str, float], DayHours | None]] = {
     "30 % and 20 %": (SHARE, None),
     "the same, 09:00-18:00": (SHARE, WORKING_DAY),
 }
-WORKLOADS = ("overnight", "backlog")
+WORKLOADS = ("overnight", "person and agents")
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Watched(Ours):
 
     def __init__(self, keep: str, found: Found, skew_ms: int) -> None:
         percent, hours = KEEPS[keep]
-        super().__init__(ACCOUNTS, "headroom", percent, hours)
+        super().__init__(FOUR, "headroom", percent, hours)
         self._found = found
         self._skew_ms = skew_ms
 
@@ -57,15 +57,15 @@ class Watched(Ours):
         """As ever; at nine by the true clock note what is free."""
         true_ms = now_ms - self._skew_ms - EPOCH_MS
         if true_ms % DAY_MS == NINE_MS and true_ms > DAY_MS:
-            for account in ACCOUNTS:
+            for account in FOUR:
                 for window, reading in usage(account.name).items():
                     self._found.free[window].append(100.0 - (reading.percent or 0.0))
         super().look(usage, now_ms)
 
 
-def play(keep: str, workload: str, seed: int, days: int) -> Found:
+def play(keep: str, workload: str, seed: int) -> Found:
     """One world."""
-    world = make_world(workload, seed, days)
+    world = draw_world(workload, "heavy", seed)
     found = Found()
     found.work_usd = Simulation(world, Watched(keep, found, world.conditions.skew_ms)).run().work_usd
     return found
@@ -87,10 +87,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    seeds = QUICK_SEEDS if chosen.quick else REPORT_SEEDS
+    seeds = REPORT_SEEDS[:1] if chosen.quick else REPORT_SEEDS
     cases = [(keep, workload, seed) for workload in WORKLOADS for keep in KEEPS for seed in seeds]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        played = dict(zip(cases, pool.map(functools.partial(play, days=10), *zip(*cases, strict=True)), strict=True))
+        played = dict(zip(cases, pool.map(play, *zip(*cases, strict=True)), strict=True))
     rows: dict[str, list[dict[str, float | str]]] = {}
     for workload in WORKLOADS:
         of_keep = {keep: [played[keep, workload, seed] for seed in seeds] for keep in KEEPS}

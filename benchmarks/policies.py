@@ -107,10 +107,7 @@ class Ours:
         self._asked_at_ms = now_ms
         balances = [self._balance(one, now_ms) for one in self._books.values()]
         needed = self._needed.get(job.number, 0)
-        estimates = {
-            name: max(needed, budget.estimate_nanousd(None, one.costs.get(job.kind, [])[-50:]))
-            for name, one in self._books.items()
-        }
+        estimates = {name: max(needed, self._estimate(one, job.kind)) for name, one in self._books.items()}
         own = self._sessions.get(job.session) if job.session is not None else None
         for only in (own, None) if own is not None else (None,):
             request = selection.Request(estimates, job.kind, only=only, tried=tried)
@@ -120,6 +117,10 @@ class Ours:
         frees_at_ms = choice.next_available_at_ms
         self.waits_turn = frees_at_ms is not None and frees_at_ms <= now_ms + budget.IN_FLIGHT_MS
         return None
+
+    def _estimate(self, books: _Books, kind: str) -> int:
+        everywhere = [cost for one in self._books.values() for cost in one.costs.get(kind, [])[-50:]]
+        return budget.estimate_nanousd(None, budget.like_it(books.costs.get(kind, [])[-50:], everywhere))
 
     def _balance(self, tx: _Books, now_ms: int) -> budget.Balance:
         tx.learn(now_ms)
@@ -152,7 +153,7 @@ class Ours:
     def started(self, run: Run, now_ms: int) -> None:
         """Reserve."""
         books = self._books[run.account]
-        run.held = budget.estimate_nanousd(None, books.costs.get(run.job.kind, [])[-50:])
+        run.held = self._estimate(books, run.job.kind)
         run.started_at_ms = now_ms
         books.held[run.job.number] = run
         books.last_used_ms = now_ms

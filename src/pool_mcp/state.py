@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.choosing import cooldowns, rates, windows
-from pool_mcp.choosing.budget import Balance, CallerBalance, PaidUse, estimate_nanousd, likely_nanousd
+from pool_mcp.choosing.budget import Balance, CallerBalance, PaidUse, estimate_nanousd, like_it, likely_nanousd
 from pool_mcp.choosing.overage import OverageBalance, goes_on_until_ms, month_start_ms
 from pool_mcp.choosing.pacing import Alert, alerts, room_again
 from pool_mcp.choosing.selection import Request
@@ -175,11 +175,13 @@ class State:
     ) -> Request:
         """An ask of a caller's, with what it may cost under each subscription and what it most likely will."""
         recent = {one.id: tx.balances.recent_costs_nanousd(one.id, model) for one in self._settings.subscriptions}
+        everywhere = [cost for costs in recent.values() for cost in costs]
+        like = {name: like_it(costs, everywhere) for name, costs in recent.items()}
         least = {} if cap_nanousd is None else self.least_costs(tx, model)
         return Request(
-            {name: estimate_nanousd(cap_nanousd, costs, least.get(name)) for name, costs in recent.items()},
+            {name: estimate_nanousd(cap_nanousd, costs, least.get(name)) for name, costs in like.items()},
             model,
-            {name: likely_nanousd(cap_nanousd, costs) for name, costs in recent.items()},
+            {name: likely_nanousd(cap_nanousd, costs) for name, costs in like.items()},
             None if caller is None else self.caller(tx, caller, now_ms),
             pool_cooldown=self.pool_cooldown(tx, now_ms),
             last_asked_ms=None if caller is None else tx.balances.last_asked(caller)[0],

@@ -14,18 +14,18 @@ from world import EPOCH_MS, Account, Conditions, Job, Span, World
 CENT = 0.01
 
 
-@pytest.mark.parametrize("name", ["bursts", "mixed models"])
+@pytest.mark.parametrize("name", ["bursts", "overnight, Opus"])
 def test_no_other_policy_does_more_work_and_all_stay_within_the_bounds(name: str) -> None:
-    world = draw_world(name, "light", 1, days=2)
+    world = draw_world(name, "heavy", 1, days=2)
     played = play_one(world, Ours(world.accounts))
     ours = played.report
     assert played == play_one(world, Ours(world.accounts))
-    assert 0.9 * played.bound_usd <= ours.work_usd <= played.bound_same_waits_usd + CENT
+    assert 0.8 * played.bound_usd <= ours.work_usd <= played.bound_same_waits_usd + CENT
     for other in OTHERS:
         one = play_one(world, other(world.accounts, 1))
         assert one.report.work_usd <= one.bound_same_waits_usd + CENT
         assert one.bound_same_waits_usd <= one.bound_usd + CENT
-        assert one.report.work_usd <= ours.work_usd * 1.01
+        assert one.report.work_usd <= ours.work_usd
         assert ours.killed <= one.report.killed
 
 

@@ -296,6 +296,11 @@ def _last_part(subscription: Subscription) -> int:
     return round(subscription.weekly_budget_nanousd * (1 - LIMITED_PERCENT / 100)) + 1
 
 
+def like_it(own: Sequence[int], everywhere: Sequence[int]) -> Sequence[int]:
+    """What the like of an ask has cost: under its own subscription, or, of a few samples, under all of them."""
+    return own if len(own) > len(FEW_SAMPLES) else everywhere
+
+
 def estimate_nanousd(max_cost_nanousd: int | None, recent: Sequence[int], least: int | None = None) -> int:
     """What to reserve for an ask: by what its like has cost, and no more than its cap.
 
