@@ -239,6 +239,26 @@ def one(toml: str) -> str:
     return f'[[subscriptions]]\nid = "a"\n{toml}'
 
 
+LABEL = "choose a short name, and put the key into a variable (api_key_env)"
+ADDRESS = "must be a server's address, such as https://gateway.example.com, without name or password"
+LABELS = (
+    (one(f'plan = "{KEY}"'), "subscriptions.0.plan"),
+    (f'[[notify]]\ncommand = ["curl", "-H", "Authorization: {KEY}"]', "notify.0.command.2"),
+)
+PLACES = (
+    (one(f'config_dir = "{KEY}"'), "subscriptions.0.config_dir"),
+    (f'[claude]\npath = "{KEY}"', "claude.path"),
+    (f'[claude]\nallowed_dirs = ["/srv", "{KEY}"]', "claude.allowed_dirs.1"),
+)
+BASE_URLS = (
+    ("claude", KEY),
+    ("claude", f"https://me:{KEY}@gateway.example.com"),
+    ("claude", f"https://gateway.example.com/{KEY}"),
+    ("claude", "https://gateway.example.com?key=x"),
+    ("admin", KEY),
+)
+
+
 @pytest.mark.parametrize(
     ("toml", "expected"),
     [
@@ -356,7 +376,24 @@ def one(toml: str) -> str:
         (f'"{KEY}" = 1', f"[a secret, not shown]: unknown key; allowed here: {IN_FILE}"),
         (
             f'[callers."{KEY}"]\ndaily = 1',
-            "callers.[a secret, not shown]: unknown key; allowed here: daily_budget_usd, weekly_budget_usd",
+            f"callers.[a secret, not shown]: looks like a key; {LABEL}",
+        ),
+        *((toml, f"{key}: looks like a key; {LABEL}") for toml, key in LABELS),
+        *((toml, f"{key}: looks like a key; put it into a variable (api_key_env)") for toml, key in PLACES),
+        (
+            f'[[notify]]\nurl = "https://a.example"\nheaders = {{ "{KEY}" = "A" }}',
+            f"notify.0.headers.[a secret, not shown]: {NAME_OF_VARIABLE}",
+        ),
+        *((f'[{name}]\nbase_url = "{url}"', f"{name}.base_url: {ADDRESS}") for name, url in BASE_URLS),
+        (one('plan = "\\u001b]0;x"'), "subscriptions.0.plan: holds a control character; remove it, not '\\x1b]0;x'"),
+        (
+            one('config_dir = "a\\u0000"'),
+            "subscriptions.0.config_dir: holds a control character; remove it, not 'a\\x00'",
+        ),
+        ('[claude]\npath = "a\\nb"', "claude.path: holds a control character; remove it, not 'a\\nb'"),
+        (
+            '[[notify]]\ncommand = ["a\\u0000"]',
+            "notify.0.command.0: holds a control character; remove it, not 'a\\x00'",
         ),
         ("a = " + "[" * 5000, "not valid TOML: nested too deeply"),
         ("weekly_budget_usd = " + "1" * 400, "weekly_budget_usd: input should be a valid number"),

@@ -203,6 +203,14 @@ def test_as_a_command_it_leaves_with_zero_and_a_line_whatever_it_reads(env: dict
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Claude\n", b"")
 
 
+def test_a_host_cannot_fill_the_ledger_with_windows_or_put_names_there_that_act(env: dict[str, str]) -> None:
+    now_s = int(time.time())
+    reading = {"used_percentage": 7, "resets_at": now_s + 600}
+    limits = {"five_hour": reading, "\x1b]0;x\x07": reading, **{f"w{n}": reading for n in range(5000)}}
+    assert "5h 7%" in statusline.status_line(said(rate_limits=limits), env, now_s * 1000)
+    assert readings(env)["plain"].keys() == {"five_hour", *(f"w{n}" for n in range(statusline.MOST_WINDOWS - 2))}
+
+
 @pytest.mark.parametrize("damage", ["missing", "garbage", "directory", "unmigrated"])
 def test_a_ledger_that_cannot_be_read_costs_its_figures_only(env: dict[str, str], damage: str) -> None:
     path = load(env).ledger_path

@@ -46,12 +46,17 @@ def looks_secret(text: str) -> bool:
     return _SECRET.search(text) is not None
 
 
+def begins_secret(text: str) -> bool:
+    """Whether a text is what begins like a key or a token; elsewhere in a path the same letters may be a name."""
+    return _SECRET.match(text) is not None
+
+
 def safe_line(text: str) -> str:
     """A text as one line of at most ``MAX_MESSAGE_CHARS`` for a log or a terminal: no secret, no control characters."""
-    if len(text) > MAX_MESSAGE_CHARS:
+    shown = _SECRET.sub("[a secret, not shown]", text)  # before it is cut, which could leave a key's end alone
+    if len(shown) > MAX_MESSAGE_CHARS:
         half = MAX_MESSAGE_CHARS // 2
-        text = f"{text[:half]} […] {text[-half:]}"
-    shown = _SECRET.sub("[a secret, not shown]", text)
+        shown = f"{shown[:half]} […] {shown[-half:]}"
     return "".join(
         char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}" for char in shown
     )

@@ -6,7 +6,6 @@ is started, and are kept nowhere.
 
 import difflib
 import hashlib
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,29 +17,30 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    HttpUrl,
-    PlainValidator,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from pool_mcp.choices import NOTICE_KINDS, NoticeKind, Strategy, ToolProfile
 from pool_mcp.choosing.kept import ALL_WINDOWS
-from pool_mcp.errors import InvalidRequest, SettingsError, looks_secret
+from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import NANO, CallerBudget, DayHours, Subscription
 from pool_mcp.system import places
-
-
-def _not_tiny(usd: float) -> float:
-    if usd < 1 / NANO:
-        raise ValueError("must be at least 0.000000001")  # less could round to nothing inside
-    return usd
-
-
-Usd = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False), AfterValidator(_not_tiny)]
-_USD: TypeAdapter[float] = TypeAdapter(Usd)
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+from pool_mcp.values import (
+    Argument,
+    BaseUrl,
+    DayHoursText,
+    EnvName,
+    HeaderName,
+    KeepPercent,
+    Place,
+    Receiver,
+    Usd,
+    Words,
+    host_of,
+    no_secret,
+    read_usd,
+)
 
 
 class _Section(BaseModel):
@@ -50,59 +50,32 @@ class _Section(BaseModel):
 class ClaudeSettings(_Section):
     """``[claude]``: how the CLI is found and run."""
 
-    path: str = "claude"
+    path: Place = "claude"
     inline_wait_s: Annotated[float, Field(gt=0, le=3600)] = 45
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 1800
     tool_profile: ToolProfile = "none"
-    base_url: str = ""
-    allowed_dirs: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    base_url: BaseUrl = ""
+    allowed_dirs: Annotated[tuple[Place, ...], Field(strict=False)] | None = None
     keep_answers_days: Annotated[float, Field(gt=0, le=3650)] = 7
-
-
-def _no_secret(name: str) -> str:
-    if looks_secret(name):
-        raise ValueError("looks like a key; choose a short name, and put the key into a variable (api_key_env)")
-    return name
-
-
-def _keep(given: object) -> float | dict[str, float]:
-    """What to keep of every window, or of each by its name, as it is written."""
-    parts = given if isinstance(given, dict) else {ALL_WINDOWS: given}
-    for window, percent in parts.items():
-        if isinstance(given, dict) and not re.fullmatch(r"(five_hour|seven_day)(_[a-z0-9_]{1,32})?", window):
-            raise ValueError(f"no window is called {window!r}; use five_hour, seven_day, or one such as seven_day_opus")
-        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
-            raise ValueError("must be a percentage, 0 to 100, or { five_hour = 30, seven_day = 20 }")
-    return given if isinstance(given, int | float | dict) else 0
-
-
-def _hours(span: str) -> str:
-    begin, _, end = span.partition("-")
-    if not re.fullmatch(_CLOCK, begin) or not re.fullmatch(_CLOCK, end) or begin == end:
-        raise ValueError('must be two different times of day, such as "22:00-07:00"')
-    return span
-
-
-_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 class SubscriptionSettings(_Section):
     """``[[subscriptions]]``: one login, token or key of the person's own."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_secret)]
-    config_dir: Annotated[str, Field(min_length=1)] | None = None
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(no_secret)]
+    config_dir: Place | None = None
     api_key_env: EnvName | None = None
     console_key_id: Annotated[str, Field(pattern=r"^apikey_[A-Za-z0-9]{1,64}$")] | None = None
     oauth_token_env: EnvName | None = None
-    plan: str = ""
+    plan: Words = ""
     weekly_budget_usd: Usd | None = None
     block_budget_usd: Usd | None = None
     priority: int = 0
     max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 15
     enabled: bool = True
     overage_budget_usd: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 0
-    keep_percent: Annotated[float | dict[str, float], PlainValidator(_keep)] = 0
-    keep_hours: Annotated[str, AfterValidator(_hours)] | None = None
+    keep_percent: KeepPercent = 0
+    keep_hours: DayHoursText | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SubscriptionSettings":
@@ -132,31 +105,18 @@ class AdminSettings(_Section):
     """``[admin]``: where the organisation's reports are read from."""
 
     api_key_env: EnvName = "ANTHROPIC_ADMIN_KEY"
-    base_url: str = ""
-
-
-_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
-
-
-def _web_address(url: str) -> str:
-    try:
-        parsed = _URL.validate_python(url)
-    except ValidationError:
-        raise ValueError("must be a web address, such as https://ntfy.example.com/my-topic") from None
-    if parsed.username or parsed.password:
-        raise ValueError("must not hold a name or password; name a variable under headers, such as Authorization")
-    return url
+    base_url: BaseUrl = ""
 
 
 class NotifySettings(_Section):
     """``[[notify]]``: somebody who is sent notices, by HTTP or by a command."""
 
-    url: Annotated[str, AfterValidator(_web_address)] | None = None
-    command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] | None = None
+    url: Receiver | None = None
+    command: Annotated[tuple[Argument, ...], Field(strict=False, min_length=1)] | None = None
     kind: Literal["webhook", "ntfy"] = "webhook"
     on: Annotated[tuple[NoticeKind, ...], Field(strict=False, min_length=1)] = NOTICE_KINDS
-    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], EnvName] = {}
-    quiet_hours: Annotated[str, AfterValidator(_hours)] | None = None
+    headers: dict[HeaderName, EnvName] = {}
+    quiet_hours: DayHoursText | None = None
     digest_s: Annotated[int, Field(ge=0, le=3600)] = 60
 
     @model_validator(mode="after")
@@ -176,7 +136,7 @@ class NotifySettings(_Section):
     @property
     def where(self) -> str:
         """The host of the address, or the name of the program."""
-        return str(_URL.validate_python(self.url).host) if self.url else Path((self.command or ("",))[0]).name
+        return host_of(self.url) if self.url else Path((self.command or ("",))[0]).name
 
 
 class _File(_Section):
@@ -189,7 +149,7 @@ class _File(_Section):
     subscriptions: Annotated[tuple[SubscriptionSettings, ...], Field(strict=False)] = (
         SubscriptionSettings(id="default"),
     )
-    callers: dict[str, CallerSettings] = {}
+    callers: dict[Words, CallerSettings] = {}
     admin: AdminSettings = AdminSettings()
     notify: Annotated[tuple[NotifySettings, ...], Field(strict=False)] = ()
 
@@ -297,7 +257,7 @@ def _with_environment(content: dict[str, Any], env: Mapping[str, str]) -> dict[s
         content = {**content, "claude": {**claude, "path": path} if isinstance(claude, dict) else claude}
     if budget := places.read_env(env, "POOL_MCP_WEEKLY_BUDGET_USD"):
         try:
-            content = {**content, "weekly_budget_usd": _USD.validate_strings(budget)}
+            content = {**content, "weekly_budget_usd": read_usd(budget)}
         except ValidationError:
             raise SettingsError(
                 f"POOL_MCP_WEEKLY_BUDGET_USD is {budget!r}; it must be a number of dollars, such as 456"
@@ -376,7 +336,7 @@ def _nano(usd: float | None) -> int | None:
 def _explain(path: Path, error: ValidationError) -> str:
     """The first problem of a file as one line: file, key, what is wrong, what is allowed."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part != "__root__"]
+    location = [part for part in problem["loc"] if part not in ("__root__", "[key]")]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         allowed = sorted(_section_at(location[:-1]).model_fields)
@@ -393,7 +353,7 @@ def _explain(path: Path, error: ValidationError) -> str:
     ):  # what is there instead of a name may be the key itself, which is never repeated
         return f"{path}: {key}: must be the name of an environment variable (letters, digits, _), never a key itself"
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if key.endswith(".url") else _shown(problem.get("input"))
+    shown = "" if key.endswith("url") else _shown(problem.get("input"))
     return f"{path}: {key or 'subscriptions'}: {message[:1].lower()}{message[1:]}{shown}"
 
 

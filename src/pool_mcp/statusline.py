@@ -24,6 +24,8 @@ from pool_mcp.system import places
 WAIT_S = 0.05
 """How long another process's write is waited for; then there is the next time."""
 MAX_BYTES = 1_000_000
+MOST_WINDOWS = 16
+"""So many of a host's windows are looked at; Claude Code tells of two."""
 _DAY_MS = 24 * HOUR_MS
 _BLOCK_MS, _WEEK_MS = 5 * HOUR_MS, 7 * _DAY_MS
 _NANO = 1_000_000_000
@@ -139,7 +141,7 @@ def block_start_ms(now_ms: int, resets_ms: int | None) -> int:
 def _windows(said: Found, now_ms: int) -> dict[str, Seen]:
     """The official windows that are still running and can be true."""
     found: dict[str, Seen] = {}
-    for name, one in _table(said.get("rate_limits")).items():
+    for name, one in list(_table(said.get("rate_limits")).items())[:MOST_WINDOWS]:
         percent, resets_s = _number(_table(one).get("used_percentage")), _number(_table(one).get("resets_at"))
         if percent is None or not 0 <= percent <= 110 or len(name) > 64:
             continue

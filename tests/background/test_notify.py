@@ -366,6 +366,7 @@ async def test_four_servers_tell_each_receiver_each_notice_once(
         assert {one["id"] for one in other.taken} == {one["id"] for one in receiver.taken}
         assert len(other.tried) == len(receiver.tried) == 3
         assert "Say something" not in json.dumps(receiver.taken)
+    assert not any("SECRET" in (tmp_path / f"log{n}").read_text() for n in range(4))  # an address may be one
 
 
 def _receivers(settings: Settings) -> int:

@@ -39,3 +39,8 @@ async def test_the_gauges_are_those_documented_and_hold_what_the_status_does(sta
     command = [sys.executable, "-m", "pool_mcp", "metrics", "--file", str(file)]
     assert (await anyio.run_process(command, env=env)).stdout == b""
     assert {one.name for one in text_string_to_metric_families(file.read_text())} == documented
+    assert (await anyio.run_process(command, env=env)).returncode == 0
+    slip = await anyio.run_process([*command[:-1], str(settings.ledger_path)], env=env, check=False)
+    assert slip.returncode == 2  # the ledger is not replaced
+    assert b"holds something else than metrics" in slip.stderr
+    assert settings.ledger_path.read_bytes()[:6] == b"SQLite"

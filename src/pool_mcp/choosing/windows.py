@@ -19,6 +19,9 @@ LENGTH_MS = {FIVE_HOUR: BLOCK_MS}
 FULL_PERCENT = 99.5
 """An official window this full is used up: an ask would be cut."""
 
+MAX_NAME = 64
+"""The longest name of a window."""
+
 MAX_PERCENT = 110.0
 """Anthropic reports a little over 100 at times; anything above this is not a percentage."""
 
@@ -68,8 +71,15 @@ def day_start_ms(now_ms: int) -> int:
     return now_ms - now_ms % DAY_MS
 
 
+def is_name(window: str) -> bool:
+    """Whether this can be what Anthropic calls a window: it is shown to people and kept for good."""
+    return len(window) <= MAX_NAME and window.isascii() and window.replace("_", "a").replace("-", "a").isalnum()
+
+
 def is_plausible(reading: WindowReading) -> bool:
-    """Whether a reading can be true: a percentage that is one, a reset within the window's length from then."""
+    """Whether a reading can be true: a name, a percentage that is one, a reset within the window's length from then."""
+    if not is_name(reading.window):
+        return False
     if reading.percent is not None and not 0 <= reading.percent <= MAX_PERCENT:
         return False
     if reading.resets_at_ms is not None:

@@ -98,7 +98,7 @@ def ask(
     if as_json:
         run.print_json(answer)
     elif answer.structured is not None:
-        click.echo(json.dumps(answer.structured, indent=2, ensure_ascii=False))
+        run.print_data(json.dumps(answer.structured, indent=2, ensure_ascii=False))
     else:
         shown.finish(answer.text)
     if not as_json and not run.terminal.quiet:

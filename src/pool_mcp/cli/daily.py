@@ -117,7 +117,7 @@ def show(run_id: str, answer: bool, as_json: bool) -> None:
 
     run.terminal.console(stderr=answer).print(ask_view(found))
     if answer:
-        click.echo((found.text or "") if found.structured is None else json.dumps(found.structured, indent=2))
+        run.print_data((found.text or "") if found.structured is None else json.dumps(found.structured, indent=2))
 
 
 @click.command(cls=Command)

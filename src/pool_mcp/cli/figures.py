@@ -1,6 +1,7 @@
 """Figures and the ledger: report, import, sync, reconcile, and the group ``ledger``."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from pool_mcp.choices import BY, By
 from pool_mcp.cli import run
 from pool_mcp.cli.options import AS_JSON, Command, Group
+from pool_mcp.errors import safe_line
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
@@ -95,12 +97,12 @@ def report(
     found = run.with_pool(sums, as_json=as_json)
     if caller is not None and not found.total.calls:
         known = run.with_pool(lambda pool: pool.look(pool.figures.report, "caller"))
-        names = ", ".join(row.key for row in known.rows) or "nobody"
+        names = safe_line(", ".join(row.key for row in known.rows)) or "nobody"
         click.echo(f"pool-mcp: {caller!r} has spent nothing in this time; who ever did: {names}", err=True)
     if as_json:
         run.print_json(found)
     elif as_csv:
-        click.echo(tables.report_csv(found), nl=False)
+        run.print_data(tables.report_csv(found), nl=False)
     else:
         out = run.terminal.console()
         out.print(tables.report_table(found))
@@ -210,11 +212,19 @@ def query(sql: str, as_csv: bool, as_json: bool) -> None:
     _one_format(as_csv=as_csv, as_json=as_json)
     columns, rows = ask_ledger(load(dict(os.environ)).ledger_path, sql)
     if as_json:
-        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        found = [dict(zip(columns, map(_as_json, row), strict=True)) for row in rows]
+        run.print_data(json.dumps(found, indent=2, ensure_ascii=False))
     elif as_csv:
-        click.echo(tables.rows_csv(columns, rows), nl=False)
+        run.print_data(tables.rows_csv(columns, rows), nl=False)
     else:
         run.terminal.console().print(tables.rows_table(columns, rows))
+
+
+def _as_json(cell: object) -> object:
+    """What JSON has for a value of SQLite's: hexadecimal digits for bytes, null for what is no finite number."""
+    if isinstance(cell, bytes):
+        return cell.hex()
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def _one_format(*, as_csv: bool, as_json: bool) -> None:

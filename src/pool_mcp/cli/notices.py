@@ -8,6 +8,7 @@ import click
 
 from pool_mcp.cli import run
 from pool_mcp.cli.options import Command, Group
+from pool_mcp.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from pool_mcp.pool import Pool
@@ -40,7 +41,9 @@ def test() -> None:
 
 
 @click.command(cls=Command)
-@click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="Write into this file, whole.")
+@click.option(
+    "--file", type=click.Path(dir_okay=False, path_type=Path), help="Write into this file, new or of earlier metrics."
+)
 def metrics(file: Path | None) -> None:
     """Print limits, budgets, runs and costs in Prometheus' text format."""
     from pool_mcp.system import textfile
@@ -50,9 +53,26 @@ def metrics(file: Path | None) -> None:
 
     found = run.with_pool(work)
     if file is None:
-        click.echo(found, nl=False)
+        run.print_data(found, nl=False)
     else:
+        _refuse_others(file, found[:_HEAD])
         textfile.replace(file, found)
+
+
+_HEAD = len("# HELP pool_mcp_")
+
+
+def _refuse_others(file: Path, head: str) -> None:
+    """Pass where a file is missing, empty or begins as metrics do; a slip of the finger must not cost a ledger."""
+    try:
+        with file.open("rb") as there:
+            known = there.read(len(head))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}; name another file.") from None
+    if known not in (b"", head.encode()):
+        raise InvalidRequest(f"{file} holds something else than metrics; name a new file, or remove this one.")
 
 
 COMMANDS: tuple[click.Command, ...] = (notify, metrics)

@@ -115,13 +115,22 @@ def with_pool(work: "Callable[[Pool], Awaitable[T]]", *, as_json: bool = False) 
             from pool_mcp.results.base import error_result
 
             said = error_result(error, now_ms()).model_dump(mode="json", exclude_none=True)
-            click.echo(json.dumps({"error": said}, indent=2, ensure_ascii=False))
+            print_data(json.dumps({"error": said}, indent=2, ensure_ascii=False))
         raise
 
 
 def print_json(result: "BaseModel") -> None:
     """Print a result as the tools give it."""
-    click.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    print_data(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+
+
+def print_data(text: str, *, nl: bool = True) -> None:
+    """Print what others may have written: as it is into a file or a pipe, and so that none of it acts on a terminal."""
+    if sys.stdout.isatty():
+        from pool_mcp.views.plain import plain
+
+        text = plain(text)
+    click.echo(text, nl=nl)
 
 
 def fail(error: PoolError) -> NoReturn:
@@ -135,3 +144,5 @@ def fail(error: PoolError) -> NoReturn:
 def log_to_stderr(level: int) -> None:
     """Write log lines from a level on to stderr."""
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library in ("httpx2", "httpcore2"):  # they log whole addresses, and a receiver's may be a secret
+        logging.getLogger(library).setLevel(max(level, logging.WARNING))

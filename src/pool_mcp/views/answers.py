@@ -8,6 +8,9 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.status import Status
+from rich.text import Text
+
+from pool_mcp.views.plain import plain
 
 
 class Answer:
@@ -37,7 +40,7 @@ class Answer:
     async def progress(self, elapsed_s: float, message: str) -> None:
         """Say what the run is doing, while there is no text yet."""
         if self._spinner:
-            self._spinner.update(f"{message} ({elapsed_s:.0f} s)")
+            self._spinner.update(Text(f"{message} ({elapsed_s:.0f} s)"))
 
     def add(self, text: str) -> None:
         """Show a further piece of the answer."""
@@ -71,7 +74,7 @@ class Answer:
             self._spinner = None
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(plain(text) if self._out.is_terminal else text)
         sys.stdout.flush()
 
 

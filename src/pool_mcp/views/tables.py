@@ -24,6 +24,7 @@ from pool_mcp.results.status import PickResult
 from pool_mcp.usage import charts
 from pool_mcp.usage.charts import Chart
 from pool_mcp.usage.importing import Imported
+from pool_mcp.views.plain import PlainConsole
 from pool_mcp.views.times import clock, localized, until
 
 ID_WIDTH = 24
@@ -38,10 +39,8 @@ def console(*, stderr: bool = False, color: str = "auto") -> Console:
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
     if color == "always":
         depth: Literal["truecolor", "256"] = "truecolor" if "COLORTERM" in os.environ else "256"
-        return Console(
-            file=stream, width=width, highlight=False, force_terminal=True, color_system=depth, no_color=False
-        )
-    return Console(file=stream, width=width, highlight=False, no_color=True if color == "never" else None)
+        return PlainConsole(file=stream, width=width, force_terminal=True, color_system=depth, no_color=False)
+    return PlainConsole(file=stream, width=width, no_color=True if color == "never" else None)
 
 
 def save_picture(shown: RenderableType, title: str, path: Path) -> None:
