@@ -26,6 +26,7 @@ from pathlib import Path
 from pool_mcp.choosing import budget, selection
 from pool_mcp.ledger import write_ahead
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.sqlite import Sqlite
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
     HOUR_MS,
@@ -198,7 +199,8 @@ def _work(
     if plain:
         write_ahead.sole_writer = lambda *_: nullcontext()
         write_ahead.checkpoint_if_long = lambda *_: None
-        ledger._conn.execute(f"PRAGMA wal_autocheckpoint = {write_ahead.CHECKPOINT_FRAMES}")
+        assert isinstance(ledger.engine, Sqlite)
+        ledger.engine._conn.execute(f"PRAGMA wal_autocheckpoint = {write_ahead.CHECKPOINT_FRAMES}")
     sample, number = Sample([], []), 0
     barrier.wait()
     ends_s = time.perf_counter() + seconds

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pool_mcp.ledger import write_ahead
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.sqlite import Sqlite
 
 REOPEN_EVERY, READ_EVERY = 97, 5
 
@@ -69,7 +70,8 @@ def _make_checkpoints(path: Path, is_over: Event, plain: bool) -> None:
     ledger = _open(path, plain)
     while not is_over.is_set():
         with write_ahead.sole_writer(path, 30.0):
-            write_ahead.checkpoint(ledger._conn)
+            assert isinstance(ledger.engine, Sqlite)
+            write_ahead.checkpoint(ledger.engine._conn)
     ledger.close()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import database
 import pytest
 import record
 from hypothesis import settings
@@ -24,3 +25,10 @@ def standin() -> Iterator[Standin]:
     with Standin() as standin:
         yield standin
         assert record.faults(standin) == []
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[database.Server]:
+    """A PostgreSQL server for all tests of a process."""
+    with database.running() as server:
+        yield server

@@ -93,7 +93,15 @@ def test_a_backup_name_that_no_disk_takes_is_refused_in_one_line(tmp_path: Path)
 
 # Waits
 
-_WAITS = {"subprocess.run", "subprocess.Popen", "sqlite3.connect", "httpx2.AsyncClient", "select.select", "child.wait"}
+_WAITS = {
+    "subprocess.run",
+    "subprocess.Popen",
+    "sqlite3.connect",
+    "psycopg.connect",
+    "httpx2.AsyncClient",
+    "select.select",
+    "child.wait",
+}
 _BOUNDED_BY = {"subprocess.run": "timeout", "httpx2.AsyncClient": "timeout"}
 
 

@@ -224,7 +224,7 @@ def test_a_budget_from_the_host_that_is_none_is_refused_by_the_variables_name(tm
 
 # What is wrong
 
-IN_FILE = "admin, block_budget_usd, callers, claude, notify, strategy, subscriptions, weekly_budget_usd"
+IN_FILE = "admin, block_budget_usd, callers, claude, ledger, notify, strategy, subscriptions, weekly_budget_usd"
 IN_CLAUDE = ", ".join(sorted(ClaudeSettings.model_fields))
 IN_SUBSCRIPTION = ", ".join(sorted(SubscriptionSettings.model_fields))
 KEY = "sk-ant-api03-" + "0123456789abcdef" * 6

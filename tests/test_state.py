@@ -1,5 +1,6 @@
 """What is known of all subscriptions at one instant, as it is read within a transaction."""
 
+import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +43,11 @@ def test_rates_are_learned_before_a_write_so_that_nobody_waits_for_it(tmp_path: 
 
 def goes_through_readings(state: State, tx: Transaction, now_ms: int) -> bool:
     statements: list[str] = []
-    tx.official._conn.set_trace_callback(statements.append)
+    conn = tx.official._conn
+    assert isinstance(conn, sqlite3.Connection)
+    conn.set_trace_callback(statements.append)
     assert list(state.balances(tx, now_ms)[0].rates) == ["five_hour"]
-    tx.official._conn.set_trace_callback(None)
+    conn.set_trace_callback(None)
     return any("official_readings" in statement for statement in statements)
 
 

@@ -14,6 +14,7 @@
     ├── CliMissing           kind "cli_missing"      no Claude Code CLI on this machine
     ├── CliFailed            kind "cli_failed"       the CLI ended without an answer
     └── LedgerError          kind "ledger"           the ledger cannot be read or written
+        └── LedgerInDoubt                            nobody knows whether it was written
 
 Branch on ``kind`` and the attributes, never on the words. The message is one line that says what happened and
 what to do next; it never holds a prompt, an answer or a credential.
@@ -165,6 +166,10 @@ class LedgerError(PoolError):
     """The ledger cannot be opened, read or written."""
 
     kind = "ledger"
+
+
+class LedgerInDoubt(LedgerError):
+    """The ledger went away before it said whether it was written."""
 
 
 BY_KIND: dict[str, type[PoolError]] = {

@@ -75,6 +75,7 @@ class Pool:
         new_id: Callable[[], str],
         sleep: Sleep = anyio.sleep,
     ) -> None:
+        clock = ledger.clock(clock)
         self._settings = settings
         self._ledger = ledger
         self._env = env

@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,7 @@ from pool_mcp.system import places
 from pool_mcp.values import (
     Argument,
     BaseUrl,
+    DatabaseUrl,
     DayHoursText,
     EnvName,
     HeaderName,
@@ -108,6 +109,12 @@ class AdminSettings(_Section):
     base_url: BaseUrl = ""
 
 
+class LedgerSettings(_Section):
+    """``[ledger]``: where the ledger is; without a URL it is a file."""
+
+    url: DatabaseUrl = ""
+
+
 class NotifySettings(_Section):
     """``[[notify]]``: somebody who is sent notices, by HTTP or by a command."""
 
@@ -151,6 +158,7 @@ class _File(_Section):
     )
     callers: dict[Words, CallerSettings] = {}
     admin: AdminSettings = AdminSettings()
+    ledger: LedgerSettings = LedgerSettings()
     notify: Annotated[tuple[NotifySettings, ...], Field(strict=False)] = ()
 
 
@@ -166,6 +174,7 @@ class Settings:
     callers: Mapping[str, CallerBudget]
     admin: AdminSettings
     notify: tuple[NotifySettings, ...] = ()
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
 
     @property
     def ledger_path(self) -> Path:
@@ -227,6 +236,7 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
             for name, budget in parsed.callers.items()
         },
         admin=parsed.admin,
+        ledger=parsed.ledger,
         notify=_receivers(config_file, parsed.notify),
     )
 
@@ -372,6 +382,7 @@ def _section_at(location: list[int | str]) -> type[_Section]:
         "subscriptions": SubscriptionSettings,
         "callers": CallerSettings,
         "admin": AdminSettings,
+        "ledger": LedgerSettings,
         "notify": NotifySettings,
     }
     return sections[str(location[0])] if location else _File
@@ -385,6 +396,7 @@ def shown(settings: Settings) -> dict[str, Any]:
         "subscriptions": [_as_settings(one) for one in settings.subscriptions],
         "callers": {name: _as_settings(one) for name, one in settings.callers.items()},
         "admin": settings.admin.model_dump(),
+        "ledger": settings.ledger.model_dump(),
         "notify": [_as_receiver(one) for one in settings.notify],
     }
 

@@ -55,6 +55,14 @@ def _base_url(url: str) -> str:
     return _printable(url)
 
 
+def _database_url(url: str) -> str:
+    if url and not re.match(r"postgres(ql)?://", url):
+        raise ValueError('must be postgresql://user@host/database, or "" for the file')
+    if looks_secret(url) or re.search(r"://[^/?#]*:[^/?#@]*@|[?&](ssl)?password=", url):
+        raise ValueError("must not hold a password; put it into ~/.pgpass or a service file")
+    return _printable(url)
+
+
 def host_of(url: str) -> str:
     """The host of a web address."""
     return str(_URL.validate_python(url).host)
@@ -95,6 +103,8 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(_no_key)]
 """A file, folder or program."""
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 """A server in place of Anthropic's own; empty for that one."""
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+"""A PostgreSQL database as libpq writes it, without a password; empty for a file."""
 Receiver = Annotated[str, AfterValidator(_web_address)]
 """The address of somebody who is sent notices; it may be a secret."""
 KeepPercent = Annotated[float | dict[str, float], PlainValidator(_keep)]

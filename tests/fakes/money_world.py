@@ -41,6 +41,7 @@ from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Call
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.ledger import Ledger
+from pool_mcp.ledger.sqlite import Sqlite
 from pool_mcp.model import NANO, Ask, Tokens
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
@@ -288,7 +289,8 @@ class World:
         finally:
             server.is_dead = True
             if ledger is not None:
-                sqlite3.Connection.close(ledger._conn)
+                assert isinstance(ledger.engine, Sqlite)
+                sqlite3.Connection.close(ledger.engine._conn)
             _current.reset(token)
 
     def is_owner_alive(self, owner_id: str) -> bool:

@@ -102,7 +102,7 @@ def sign_in(config_dir: Path, account: str, organisation: str) -> None:
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    return Ledger(settings.ledger_path)
+    return Ledger(settings.ledger_path, settings.ledger.url, now_ms)
 
 
 @asynccontextmanager

@@ -11,11 +11,14 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from hypothesis import settings
+from database import Server
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -26,6 +29,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from pool_mcp.choosing.cooldowns import ROOM_PERCENT, WHOLE_POOL
@@ -223,7 +227,14 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
 
     @initialize()
     def open_all(self) -> None:
-        self.ledgers = [Ledger(self.path) for _ in range(CONNECTIONS)]
+        self.ledgers = [self.opened() for _ in range(CONNECTIONS)]
+
+    def opened(self) -> Ledger:
+        return Ledger(self.path)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(f"file:{self.path}?mode=rw", uri=True)) as conn:
+            return conn.execute(sql).fetchall()
 
     def teardown(self) -> None:
         for ledger in getattr(self, "ledgers", []):
@@ -239,7 +250,7 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     @rule(at=connections)
     def a_process_restarts(self, at: int) -> None:
         self.ledgers[at].close()
-        self.ledgers[at] = Ledger(self.path)
+        self.ledgers[at] = self.opened()
 
     @rule(target=unfinished, at=connections, subscription=subscriptions, caller=callers, amount=amounts)
     def reserve(self, at: int, subscription: str, caller: str, amount: int) -> str:
@@ -406,8 +417,8 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     @precondition(lambda self: self.plain.entries)
     @rule(target=finished, cost=st.integers(1, NANO))
     def change_an_entry_by_hand(self, cost: int) -> Any:
-        with closing(sqlite3.connect(self.path)) as conn, pytest.raises(sqlite3.IntegrityError):
-            conn.execute("UPDATE entries SET cost_nanousd = cost_nanousd + ?", (cost,))
+        with pytest.raises((sqlite3.IntegrityError, psycopg.errors.RaiseException), match="never changed"):
+            self.rows(f"UPDATE entries SET cost_nanousd = cost_nanousd + {cost}")
         return multiple()
 
     # What holds after every step, seen from a connection that need not have made it
@@ -479,10 +490,9 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
 
     @invariant()
     def the_file_says_the_same_to_anyone_who_queries_it(self) -> None:
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as conn:
-            rows = conn.execute("SELECT * FROM entries ORDER BY entry_id").fetchall()
-            by_run = conn.execute("SELECT run_id, cost_nanousd FROM entries ORDER BY entry_id").fetchall()
-            hours = conn.execute("SELECT coalesce(sum(cost_nanousd), 0), coalesce(sum(calls), 0) FROM hours").fetchone()
+        rows = self.rows("SELECT * FROM entries ORDER BY entry_id")
+        by_run = self.rows("SELECT run_id, cost_nanousd FROM entries ORDER BY entry_id")
+        (hours,) = self.rows("SELECT coalesce(sum(cost_nanousd), 0), coalesce(sum(calls), 0) FROM hours")
         assert rows[: len(self.rows_before)] == self.rows_before, "entries are never changed"
         self.rows_before = rows
         started = {run.run_id for run in self.plain.runs.values() if run.finished and run.started_at_ms is not None}
@@ -545,3 +555,21 @@ def _owner(at: int) -> str:
 
 TestLedgerAgainstPlain = LedgerAgainstPlain.TestCase
 TestLedgerAgainstPlain.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+
+
+def test_a_ledger_on_postgres_says_the_same_as_a_plain_one(postgres: Server) -> None:
+    class OnPostgres(LedgerAgainstPlain):
+        @initialize()
+        def open_all(self) -> None:
+            self.url = postgres.new_database()
+            self.ledgers = [self.opened() for _ in range(CONNECTIONS)]
+
+        def opened(self) -> Ledger:
+            return Ledger(self.path, self.url, lambda: self.now_ms)
+
+        def rows(self, sql: str) -> list[tuple[Any, ...]]:
+            return [tuple(int(v) if isinstance(v, Decimal) else v for v in row) for row in postgres.rows(self.url, sql)]
+
+    # What fails is not made smaller: each try takes a database.
+    few = settings(max_examples=4, stateful_step_count=30, deadline=None, phases=[Phase.explicit, Phase.generate])
+    run_state_machine_as_test(OnPostgres, settings=few)

@@ -17,7 +17,7 @@ from ledger_writes import book, spent
 
 from lost_commits import try_to_lose
 from pool_mcp.errors import LedgerError
-from pool_mcp.ledger import ledger as ledger_module
+from pool_mcp.ledger import sqlite as ledger_module
 from pool_mcp.ledger import write_ahead
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.quick_look import glance

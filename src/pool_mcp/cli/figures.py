@@ -210,7 +210,8 @@ def query(sql: str, as_csv: bool, as_json: bool) -> None:
     from pool_mcp.views import tables
 
     _one_format(as_csv=as_csv, as_json=as_json)
-    columns, rows = ask_ledger(load(dict(os.environ)).ledger_path, sql)
+    settings = load(dict(os.environ))
+    columns, rows = ask_ledger(settings.ledger_path, sql, settings.ledger.url)
     if as_json:
         found = [dict(zip(columns, map(_as_json, row), strict=True)) for row in rows]
         run.print_data(json.dumps(found, indent=2, ensure_ascii=False))
@@ -243,7 +244,8 @@ def backup(file: Path, as_json: bool) -> None:
 
     if not file.absolute().parent.is_dir():
         raise InvalidRequest(f"There is no folder {file.absolute().parent}; make it first.")
-    source = Ledger(load(dict(os.environ)).ledger_path)
+    settings = load(dict(os.environ))
+    source = Ledger(settings.ledger_path, settings.ledger.url, run.now_ms)
     try:
         source.backup(file)
     finally:

@@ -85,7 +85,8 @@ async def open_pool() -> "AsyncIterator[Pool]":
     env = dict(os.environ)
     settings = load(env)
     # A ledger that others hold is waited for, and nothing that goes on here waits with it.
-    ledger = await anyio.to_thread.run_sync(Ledger, settings.ledger_path, abandon_on_cancel=True)
+    place = settings.ledger_path, settings.ledger.url, now_ms
+    ledger = await anyio.to_thread.run_sync(Ledger, *place, abandon_on_cancel=True)
     try:
         async with Pool(settings, ledger, env, now_ms, new_id).open() as pool:
             yield pool

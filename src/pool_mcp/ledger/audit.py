@@ -1,8 +1,9 @@
 """Proves a ledger: its sums against its entries, its entries against its runs, and the file itself."""
 
-import sqlite3
+from collections.abc import Sequence
 
 from pool_mcp.errors import safe_line
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import Audit, Problem
 
 _CHECKS = (
@@ -67,8 +68,22 @@ _CHECKS = (
 )
 
 
-def audit(conn: sqlite3.Connection) -> Audit:
-    """Check everything; reads the whole ledger once. Use inside one transaction, so that it sees one state."""
+def audit(conn: Connection, damage: Sequence[Problem] = ()) -> Audit:
+    """Check all rows; reads the whole ledger once. Use inside one transaction, so that it sees one state.
+
+    ``damage`` is what the engine itself has found.
+    """
+    problems = list(damage)
+    for name, meaning, sql in _CHECKS:
+        where = [safe_line(str(found)) for (found,) in conn.execute(f"{sql} LIMIT 5")]
+        if where:
+            problems.append(Problem(name, meaning, tuple(where)))
+    entries, spent = conn.execute("SELECT count(*), coalesce(sum(cost_nanousd), 0) FROM entries").fetchone()
+    return Audit(entries, spent, tuple(problems))
+
+
+def damage_of_file(conn: Connection) -> list[Problem]:
+    """What SQLite finds wrong with its file."""
     problems = []
     damage = [safe_line(str(line)) for (line,) in conn.execute("PRAGMA integrity_check(5)") if line != "ok"]
     if damage:
@@ -76,9 +91,4 @@ def audit(conn: sqlite3.Connection) -> Audit:
     dangling = [safe_line(f"{table} {rowid}") for table, rowid, *_ in conn.execute("PRAGMA foreign_key_check")]
     if dangling:
         problems.append(Problem("references", "a row refers to one that is not there", tuple(dangling[:5])))
-    for name, meaning, sql in _CHECKS:
-        where = [safe_line(str(found)) for (found,) in conn.execute(f"{sql} LIMIT 5")]
-        if where:
-            problems.append(Problem(name, meaning, tuple(where)))
-    entries, spent = conn.execute("SELECT count(*), coalesce(sum(cost_nanousd), 0) FROM entries").fetchone()
-    return Audit(entries, spent, tuple(problems))
+    return problems

@@ -6,9 +6,9 @@ dated ahead still counts as spent.
 """
 
 import itertools
-import sqlite3
 from dataclasses import dataclass
 
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.ledger.sums import spent_nanousd
 from pool_mcp.model import DAY_MS, HOUR_MS, WEEK_MS
 
@@ -26,7 +26,7 @@ class Reserved:
 class Balances:
     """Reads within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def spent_nanousd(self, subscription: str, since_ms: int) -> int:

@@ -1,10 +1,10 @@
 """Which subscriptions are out for a while, and why: every statement on cooldowns."""
 
-import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from pool_mcp.choosing.cooldowns import WHOLE_POOL, is_lifted_by_answer, with_probe
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS, Cooldown, WindowReading
 
 _COLUMNS = """
@@ -15,15 +15,15 @@ cause, since_ms, until_ms, detail, EXISTS (SELECT 1 FROM runs WHERE run_id = coo
 class Cooldowns:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def start(self, subscription: str, cooldown: Cooldown, run_id: str | None) -> None:
         """Take a subscription out of the choice, with the cause on record."""
         self._conn.execute(
             """
-            INSERT INTO cooldowns (subscription, cause, detail, run_id, since_ms, until_ms)
-            VALUES (?, ?, ?, ?, ?, ?)
+            INSERT INTO cooldowns (cooldown_id, subscription, cause, detail, run_id, since_ms, until_ms)
+            VALUES ((SELECT coalesce(max(cooldown_id), 0) + 1 FROM cooldowns), ?, ?, ?, ?, ?, ?)
             """,
             (subscription, cooldown.cause, cooldown.detail, run_id, cooldown.since_ms, cooldown.until_ms),
         )

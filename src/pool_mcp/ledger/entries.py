@@ -1,9 +1,9 @@
 """Books entries: an entry, what it has of each model, and the sums of its hour, in the transaction that is open."""
 
-import sqlite3
 from dataclasses import dataclass
 
 from pool_mcp.choosing.windows import grid_block
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import HOUR_MS, Cost
 
 INSERT_ENTRY = """
@@ -50,7 +50,7 @@ class Entry:
     branch: str | None = None
 
 
-def add_entry(conn: sqlite3.Connection, entry: Entry) -> int:
+def add_entry(conn: Connection, entry: Entry) -> int:
     """Book an entry with its models, and add it to its hour; its id."""
     cost, at_ms = entry.cost, entry.at_ms
     (entry_id,) = conn.execute(

@@ -5,7 +5,6 @@ entry is gone. Which calls are a run's: those that its own stream showed, wherev
 session's transcripts, by their time, its subagents' (which no stream shows) and, where its stream was lost, all.
 """
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,6 +16,7 @@ from pool_mcp.accounting.pricing import price_of_counts
 from pool_mcp.choosing.windows import grid_block
 from pool_mcp.ledger.entries import ADD_MODEL, ADD_TO_HOUR, INSERT_ENTRY, Entry, add_entry
 from pool_mcp.ledger.lists import rows_among
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS, HOUR_MS, Cost, ModelCost, Tokens
 
 CALLER = "outside"
@@ -107,7 +107,7 @@ class _RunSpan:
 class Imports:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._adjusted_nanousd = 0
 
@@ -421,7 +421,7 @@ _AMOUNTS = (
 )
 
 
-def _spans(conn: sqlite3.Connection, session_id: str) -> list[_RunSpan]:
+def _spans(conn: Connection, session_id: str) -> list[_RunSpan]:
     # A run that began its session has all before its end: that its calls are dated before it is a clock's fault.
     rows = conn.execute(
         """

@@ -1,14 +1,13 @@
 """What one process at a time does: it takes a lease on it, for a while."""
 
-import sqlite3
-
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS
 
 
 class Leases:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def take(self, name: str, now_ms: int, for_ms: int) -> bool:

@@ -1,9 +1,10 @@
 """Lists of values in SQL, in the form that every engine knows."""
 
 import itertools
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
+
+from pool_mcp.ledger.sql import Connection
 
 PART = 500
 """How many values one statement is given: few enough for every engine, and enough to be quick."""
@@ -20,9 +21,7 @@ def named_marks(name: str, values: Collection[object]) -> tuple[str, dict[str, o
     return ", ".join(f":{one}" for one in named) or "NULL", named
 
 
-def rows_among(
-    conn: sqlite3.Connection, sql: str, values: Iterable[object], *others: object
-) -> Iterator[tuple[Any, ...]]:
+def rows_among(conn: Connection, sql: str, values: Iterable[object], *others: object) -> Iterator[tuple[Any, ...]]:
     """The rows of a query, whose ``{marks}`` are values of which there may be many; ``others`` come behind them.
 
     It is asked part by part, so that it cannot sort or count over all of them.

@@ -1,12 +1,12 @@
 """What the CLI says of each subscription's login."""
 
-import sqlite3
+from pool_mcp.ledger.sql import Connection
 
 
 class Logins:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def record(self, subscription: str, organisation: str, *, signed_in: bool, now_ms: int) -> bool:

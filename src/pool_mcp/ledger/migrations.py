@@ -406,11 +406,23 @@ CREATE INDEX entries_by_project ON entries (project, at_ms, cost_nanousd) WHERE 
 """
 
 
+_SEQUENCE_OF_POSTGRES = """
+ALTER TABLE runs ADD COLUMN seq BIGINT NOT NULL;
+CREATE UNIQUE INDEX runs_by_seq ON runs (seq);
+ALTER TABLE outbox ADD COLUMN seq BIGINT NOT NULL;
+CREATE UNIQUE INDEX outbox_by_seq ON outbox (seq);
+ALTER TABLE organisation_syncs ADD COLUMN seq BIGINT NOT NULL;
+CREATE UNIQUE INDEX organisation_syncs_by_seq ON organisation_syncs (seq);
+"""
+
+
 class Step(NamedTuple):
     """A change of the schema: its name for ever, and its statements, of which no two share a line."""
 
     name: str
     script: str
+    postgres: str | None = None
+    """The same for PostgreSQL, where :mod:`~pool_mcp.ledger.dialect` cannot make it of the other."""
 
     def statements(self) -> list[str]:
         """One by one; ``executescript`` would commit the transaction in which they are taken."""
@@ -434,7 +446,7 @@ STEPS = (
     Step("m_overage", _OVERAGE),
     Step("m_call_spending", _CALL_SPENDING),
     Step("m_outbox", _OUTBOX),
-    Step("m_sequence", _SEQUENCE),
+    Step("m_sequence", _SEQUENCE, _SEQUENCE_OF_POSTGRES),
     Step("m_overage_reservations", _OVERAGE_RESERVATIONS),
     Step("m_projects", _PROJECTS),
 )

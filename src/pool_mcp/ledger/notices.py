@@ -1,16 +1,15 @@
 """What is told once, by whichever process comes first."""
 
-import sqlite3
-
 from pool_mcp.choosing.pacing import ROOM_SUFFIX, Alert
 from pool_mcp.ledger.outbox import Outbox
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import Notice
 
 
 class Notices:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection, outbox: Outbox) -> None:
+    def __init__(self, conn: Connection, outbox: Outbox) -> None:
         self._conn = conn
         self._outbox = outbox
 

@@ -1,12 +1,12 @@
 """What Anthropic has reported of its windows: the newest reading of each, and every one that said something new."""
 
-import sqlite3
 from collections.abc import Iterable
 
 from pool_mcp.choosing.cooldowns import shows_room
 from pool_mcp.choosing.rates import Step
 from pool_mcp.choosing.windows import is_plausible
 from pool_mcp.ledger.cooldowns import Cooldowns
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS, WindowReading
 
 MOST_STEPS = 300
@@ -16,7 +16,7 @@ MOST_STEPS = 300
 class Official:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection, cooldowns: Cooldowns) -> None:
+    def __init__(self, conn: Connection, cooldowns: Cooldowns) -> None:
         self._conn = conn
         self._cooldowns = cooldowns
 

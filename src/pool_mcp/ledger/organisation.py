@@ -1,12 +1,12 @@
 """Every statement on what the organisation has reported, and on the ledger's side of a reconciliation."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.accounting.reconcile import Amount, Booked, Figure
 from pool_mcp.ledger.entries import Entry, add_entry
 from pool_mcp.ledger.lists import marks
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS, Cost, Tokens
 
 _COLUMNS = (
@@ -29,7 +29,7 @@ class Sync:
 class Organisation:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def replace(self, report: str, sync: Sync, figures: Iterable[Figure]) -> None:

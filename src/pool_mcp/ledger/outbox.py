@@ -4,10 +4,10 @@ A receiver is sent one message at a time. Whoever claims it has it until the cla
 is sending leaves the message to the next one, which sends it again under the same id.
 """
 
-import sqlite3
 from collections.abc import Collection
 
 from pool_mcp.ledger.lists import named_marks
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS, DAY_MS, HOUR_MS, SECOND_MS, Message, Notice, ReceiverState
 
 KEEP_MS = 30 * DAY_MS
@@ -32,7 +32,7 @@ WHERE receiver = :receiver AND outbox.at_ms >= since_ms AND kind IN ({kinds})
 class Outbox:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def add(self, notice: Notice) -> None:

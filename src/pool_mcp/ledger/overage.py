@@ -1,14 +1,13 @@
 """Use beyond a plan's limits, which is real money: what Anthropic says of it, and what was paid for it."""
 
-import sqlite3
-
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import CLOCK_SLACK_MS, OverageReading
 
 
 class Overage:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def record(self, subscription: str, reading: OverageReading, now_ms: int) -> bool:

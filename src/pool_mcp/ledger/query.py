@@ -21,14 +21,22 @@ _PRAGMAS = {
 """Those that tell and set nothing, whatever is put in."""
 
 
-def query(path: Path, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
+Answer = tuple[list[str], list[tuple[object, ...]]]
+
+
+def query(path: Path, sql: str, url: str = "") -> Answer:
     """The columns and rows of one statement, which cannot change anything, here or in any other file.
 
     At most ``MAX_ROWS``. Ctrl-C ends it, however long it takes.
 
     Raises:
-        InvalidRequest: there is no ledger yet, or SQLite refuses the statement.
+        InvalidRequest: there is no ledger yet, or its engine refuses the statement.
+        LedgerError: the database is away.
     """
+    if url:
+        from pool_mcp.ledger.postgres import query as ask_database
+
+        return ask_database(url, sql, MAX_ROWS)
     if not path.exists():
         raise InvalidRequest(f"There is no ledger at {path} yet; the first command that needs one makes it.")
     try:

@@ -5,11 +5,11 @@ else ``hours``. What a span has before and after its whole hours comes from the 
 Sessions, projects and branches, which the sums do not know, come from the entries alone.
 """
 
-import sqlite3
 from dataclasses import dataclass
 
 from pool_mcp.accounting.periods import Only, Span, Sums, whole_hours
 from pool_mcp.ledger.lists import marks
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import HOUR_MS
 
 _COLUMNS = (
@@ -57,7 +57,7 @@ class Named:
 class Reports:
     """Reads for reports within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def subscriptions(self) -> list[str]:

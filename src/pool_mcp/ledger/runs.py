@@ -1,12 +1,11 @@
 """Asks, their runs and the sessions they are on: a reservation, then one settlement."""
 
-import sqlite3
-
 from pool_mcp.choosing.cooldowns import WHOLE_POOL, owner_after
 from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.ledger.entries import Entry, add_entry
 from pool_mcp.ledger.imports import Imports
 from pool_mcp.ledger.overage import Overage
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 
 _IF_UNFINISHED = "run_id IN (SELECT run_id FROM unfinished_runs WHERE run_id = ?)"
@@ -18,7 +17,7 @@ _UNFINISHED_OF_ASK = """run_id IN (
 class Runs:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection, cooldowns: Cooldowns, imports: Imports, overage: Overage) -> None:
+    def __init__(self, conn: Connection, cooldowns: Cooldowns, imports: Imports, overage: Overage) -> None:
         self._conn = conn
         self._cooldowns = cooldowns
         self._imports = imports

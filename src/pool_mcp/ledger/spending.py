@@ -4,8 +4,7 @@ Percents rise with each call, while a run's entry has the time of its end. Entri
 rows say at which of a run's calls its money was spent, as far as its stream has shown it.
 """
 
-import sqlite3
-
+from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import WEEK_MS
 
 KEPT_MS = 2 * WEEK_MS
@@ -15,7 +14,7 @@ KEPT_MS = 2 * WEEK_MS
 class Spending:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def record(self, run_id: str, subscription: str, spent_nanousd: int, now_ms: int) -> None:

@@ -1,7 +1,5 @@
 """What can be read and written in a transaction of :class:`~pool_mcp.ledger.ledger.Ledger`: one part per concern."""
 
-import sqlite3
-
 from pool_mcp.ledger.balances import Balances
 from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.ledger.imports import Imports
@@ -15,12 +13,13 @@ from pool_mcp.ledger.overage import Overage
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.ledger.runs import Runs
 from pool_mcp.ledger.spending import Spending
+from pool_mcp.ledger.sql import Connection
 
 
 class Transaction:
     """The parts, all within the transaction that is open."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: Connection) -> None:
         self.balances = Balances(conn)
         self.cooldowns = Cooldowns(conn)
         self.imports = Imports(conn)

@@ -17,6 +17,7 @@ from pool_mcp.claude.fields import as_version
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.login import Login, cli_version, login_of
 from pool_mcp.errors import PoolError
+from pool_mcp.ledger.engine import Database
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.write_ahead import sqlite_build
 from pool_mcp.model import (
@@ -132,18 +133,32 @@ def _sqlite() -> FindingResult:
     return ok("sqlite", text)
 
 
+def _database(database: Database) -> FindingResult:
+    """How the ledger's database is, and how far its clock, which all machines go by, is from this machine's."""
+    text = (
+        f"PostgreSQL {database.version}, {database.place}; {'TLS' if database.is_encrypted else 'not encrypted'}, "
+        f"round trip {database.round_trip_ms:.1f} ms, its clock {database.ahead_ms / SECOND_MS:+.1f} s from this one"
+    )
+    if not database.is_encrypted and not database.is_local:
+        return note("database", f"{text}; add ?sslmode=verify-full to [ledger] url", "pool-mcp config path")
+    return ok("database", text)
+
+
 def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
-    path = settings.ledger_path
-    yield _sqlite()
-    if not path.exists():
-        yield ok("ledger", f"none yet; the first ask makes it ({short(path)})")
-        return
+    path, url = settings.ledger_path, settings.ledger.url
+    if not url:
+        yield _sqlite()
+        if not path.exists():
+            yield ok("ledger", f"none yet; the first ask makes it ({short(path)})")
+            return
     try:
-        ledger = Ledger(path)
+        ledger = Ledger(path, url, lambda: now_ms)
     except PoolError as error:
         yield broken("ledger", error.message, "pool-mcp ledger check")
         return
     try:
+        if database := ledger.database():
+            yield _database(database)
         found = ledger.audit()
         with ledger.read() as tx:
             unfinished = tx.runs.unfinished()
@@ -173,9 +188,9 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
 def _receivers(settings: Settings, env: Mapping[str, str]) -> Iterator[FindingResult]:
     """Whether those who are to be sent notices can be, and have taken the last."""
     states: dict[str, ReceiverState] = {}
-    if settings.notify and settings.ledger_path.exists():
+    if settings.notify and (settings.ledger.url or settings.ledger_path.exists()):
         try:
-            ledger = Ledger(settings.ledger_path)
+            ledger = Ledger(settings.ledger_path, settings.ledger.url)
         except PoolError:
             return  # told already
         with closing(ledger), ledger.read() as tx:
