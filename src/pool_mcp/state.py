@@ -85,9 +85,10 @@ class State:
             )
 
     def _overage(self, tx: Transaction, now_ms: int) -> dict[str, OverageBalance]:
-        readings, since_ms = tx.overage.latest(), month_start_ms(now_ms)
+        readings, month_ms, week_ms = tx.overage.latest(), month_start_ms(now_ms), windows.week_start_ms(now_ms)
+        paid = tx.overage.spent_nanousd
         known = (
-            OverageBalance(one, tx.overage.spent_nanousd(one.id, since_ms), readings.get(one.id))
+            OverageBalance(one, paid(one.id, month_ms), readings.get(one.id), paid(one.id, week_ms))
             for one in self._settings.subscriptions
         )
         return {one.subscription.id: one for one in known if one.is_worth_telling}

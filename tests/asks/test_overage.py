@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support import make_home, now_ms, open_ledger, open_pool
 
+from pool_mcp.accounting.periods import Only
 from pool_mcp.choosing.overage import month_start_ms
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour, Reply, ToolUse
@@ -82,10 +83,13 @@ async def test_with_a_budget_a_run_goes_on_and_only_what_is_beyond_the_plan_is_b
         status = await pool.status()
         notices = [one.message for one in status.alerts if one.kind == "overage"]
         shown = status.subscriptions[0].overage
+        report = pool.figures.report("day")
+        assert pool.figures.report("day", only=Only(caller="nobody")).real_money_usd == 0
     assert shown is not None
     assert (round(shown.cost_usd * NANO), shown.budget_usd, shown.in_use) == (paid(settings), 5.0, True)
     first, *rest = (call.cost_nanousd or 0 for call in standin.books)
     assert len(rest) == 2
+    assert (report.real_money_usd, status.pool.week_real_money_usd) == (shown.cost_usd, shown.cost_usd)
     assert answer.cost_usd == pytest.approx((first + sum(rest)) / NANO)
     assert paid(settings) == pytest.approx(sum(rest), abs=3)
     assert ["up to $5.00 a month" in one for one in notices] == [True]

@@ -22,6 +22,7 @@ HEADER = """\
 # weekly_budget_usd = 456.0   # of each subscription, in any seven days
 # block_budget_usd = 25.0     # of each subscription, in five hours
 """
+BUDGETS = "# About all of its plan, as people have measured it: weekly_budget_usd = 1120, block_budget_usd = 140.\n"
 CLI_PATH = """
 # Where this shell finds it; a host's PATH may be shorter.
 [claude]
@@ -65,8 +66,8 @@ def test_setup_writes_every_login_that_it_finds(machine: Machine) -> None:
     assert machine.settings.read_text() == (
         HEADER
         + CLI_PATH.format(cli=machine.bin / "claude")
-        + '\n[[subscriptions]]\nid = "default"\nplan = "max_20x"\n'
-        + '\n[[subscriptions]]\nid = "work"\nconfig_dir = "~/.claude-work"\nplan = "max_20x"\n'
+        + f'\n{BUDGETS}[[subscriptions]]\nid = "default"\nplan = "max_20x"\n'
+        + f'\n{BUDGETS}[[subscriptions]]\nid = "work"\nconfig_dir = "~/.claude-work"\nplan = "max_20x"\n'
     )
     assert [one.config_dir for one in load(machine.env).subscriptions] == [None, machine.home / ".claude-work"]
     assert "ann@example.com · max_20x → default" in said
@@ -89,7 +90,7 @@ def test_setup_keeps_what_is_in_the_file_and_adds_what_is_new(machine: Machine) 
     machine.sign_in(".claude-work", "ann@work.example", "org-2")
     machine.set(CLAUDE_CONFIG_DIR=str(machine.home / ".claude-private"))
     said = machine.say("setup", input="y\n")
-    added = '[[subscriptions]]\nid = "work"\nconfig_dir = "~/.claude-work"\nplan = "max_20x"\n\n'
+    added = f'{BUDGETS}[[subscriptions]]\nid = "work"\nconfig_dir = "~/.claude-work"\nplan = "max_20x"\n\n'
     path = CLI_PATH.format(cli=machine.bin / "claude")
     assert machine.settings.read_text() == MINE.replace("# who may", f"{added}# who may") + path
     assert '+id = "work"' in said

@@ -204,7 +204,7 @@ def book(path: Path, calls: list[Call]) -> None:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, Settings, list[Call]]]:
     home = tmp_path_factory.mktemp("home")
     (home / "pool.toml").write_text(
-        '[[subscriptions]]\nid = "alice"\n[[subscriptions]]\nid = "bob"\nconfig_dir = "b"\n'
+        '[[subscriptions]]\nid = "alice"\n[[subscriptions]]\nid = "bob"\napi_key_env = "BOB"\n'
     )
     settings = load({"POOL_MCP_HOME": str(home)})
     rng = random.Random(5)
@@ -259,6 +259,8 @@ def test_a_report_says_what_its_calls_add_up_to(
     }
     assert found.total.model_dump() == expected(inside)
     assert found.rows_left_out == 0
+    billed = [call for call in inside if call.names["subscription"] == "bob"]
+    assert found.real_money_usd == expected(billed)["cost_usd"]
     if by in TIMES:
         assert order == sorted(order, key=lambda key: rows[key][0].at_ms)
     else:

@@ -13,17 +13,21 @@ from pool_mcp.model import CLOCK_SLACK_MS, HOUR_MS, NANO, Cooldown, OverageReadi
 
 @dataclass(frozen=True, slots=True)
 class OverageBalance:
-    """What a subscription may pay beyond its plan in this month, and has paid; nano-dollars."""
+    """What a subscription may pay beyond its plan in this month, and has paid; nano-dollars.
+
+    ``week_spent`` is what it has paid in the last seven days.
+    """
 
     subscription: Subscription
     spent: int
     reading: OverageReading | None = None
+    week_spent: int = 0
 
     @property
     def is_worth_telling(self) -> bool:
         """Whether there is a budget, or anything was paid or is being paid."""
         is_used = self.reading is not None and self.reading.in_use
-        return bool(self.subscription.overage_budget_nanousd or self.spent or is_used)
+        return bool(self.subscription.overage_budget_nanousd or self.spent or self.week_spent or is_used)
 
     def in_use(self, now_ms: int) -> bool:
         """Whether the subscription goes on beyond its plan now, as far as is known."""

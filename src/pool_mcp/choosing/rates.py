@@ -113,13 +113,22 @@ class Gauge:
 
 def prior(subscription: Subscription, window: str) -> Rate:
     """The rate to assume before anything is known: the plan's, else the person's budget, and never less than Pro's."""
-    plan = _known_plan(subscription.plan)
-    if plan is not None:
-        five_hour = PLAN_FIVE_HOUR_USD[plan] * NANO
-        return Rate((five_hour if window == FIVE_HOUR else five_hour * WEEK_IN_BLOCKS) / 100, 0.0, "plan")
+    allowed = plan_nanousd(subscription.plan)
+    if allowed is not None:
+        five_hours, week = allowed
+        return Rate((five_hours if window == FIVE_HOUR else week) / 100, 0.0, "plan")
     budget = subscription.block_budget_nanousd if window == FIVE_HOUR else subscription.weekly_budget_nanousd
     least = PLAN_FIVE_HOUR_USD["pro"] * NANO * (1 if window == FIVE_HOUR else WEEK_IN_BLOCKS)
     return Rate(max(budget, least) / 100, 0.0, "budget")
+
+
+def plan_nanousd(label: str) -> tuple[int, int] | None:
+    """What five hours and a week of a plan come to at list price, by its label; None where that is not known."""
+    plan = _known_plan(label)
+    if plan is None:
+        return None
+    five_hours = round(PLAN_FIVE_HOUR_USD[plan] * NANO)
+    return five_hours, round(five_hours * WEEK_IN_BLOCKS)
 
 
 def _known_plan(label: str) -> str | None:

@@ -73,6 +73,18 @@ class Overage:
         ).fetchone()
         return int(total)
 
+    def paid_nanousd(self, since_ms: int, until_ms: int, subscription: str | None, caller: str | None) -> int:
+        """What was paid beyond plans in a span, by one subscription or caller or all."""
+        (total,) = self._conn.execute(
+            """
+            SELECT coalesce(sum(overage.cost_nanousd), 0) FROM overage JOIN entries USING (entry_id)
+            WHERE overage.at_ms >= ? AND overage.at_ms < ? AND entries.subscription = coalesce(?, entries.subscription)
+                AND caller = coalesce(?, caller)
+            """,
+            (since_ms, until_ms, subscription, caller),
+        ).fetchone()
+        return int(total)
+
     def spent_nanousd(self, subscription: str, since_ms: int) -> int:
         """What a subscription has paid beyond its plan since an instant."""
         (total,) = self._conn.execute(

@@ -88,6 +88,9 @@ class ReportResult(Shape):
     rows: list[ReportRow]
     rows_left_out: int = Field(description="Older, or cheaper, rows that are in the total only.")
     total: ReportTotal
+    real_money_usd: float = Field(
+        default=0, description="What is billed of the total: API keys, and use beyond plans. The rest is list price."
+    )
     imported_at: Instant | None = Field(default=None, description="When use outside the pool was last read.")
 
 
@@ -117,6 +120,7 @@ def report_result(
     rows: Iterable[tuple[str, Sums]],
     left_out: int,
     total: Sums,
+    real_nanousd: int = 0,
     imported_at_ms: int | None = None,
 ) -> ReportResult:
     """A report for the wire."""
@@ -128,6 +132,7 @@ def report_result(
         rows=[ReportRow(key=key, **_sums(sums)) for key, sums in rows],
         rows_left_out=left_out,
         total=ReportTotal(**_sums(total)),
+        real_money_usd=usd(real_nanousd),
         imported_at=imported_at_ms,
     )
 

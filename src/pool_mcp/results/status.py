@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pool_mcp.choosing import budget, cooldowns, pacing, selection
+from pool_mcp.choosing import budget, cooldowns, pacing, selection, yardsticks
 from pool_mcp.choosing.overage import OverageBalance
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.snapshot import Snapshot
@@ -111,6 +111,7 @@ class SubscriptionResult(Shape):
     is_real_money: bool = Field(
         default=False, description="Amounts are billed per call, and not list prices of use that a flat plan covers."
     )
+    budgets_note: str | None = Field(default=None, description="What its budgets are a share of, where that is known.")
 
 
 class PoolTotals(Shape):
@@ -122,6 +123,10 @@ class PoolTotals(Shape):
     week_percent: Percent
     in_flight: int
     reserved_usd: float
+    week_real_money_usd: float = Field(
+        default=0,
+        description="What is billed of week_cost_usd: API keys, and use beyond plans. The rest is list price.",
+    )
 
 
 class CallerResult(Shape):
@@ -173,7 +178,7 @@ def status_result(now: Snapshot, imported_at_ms: int | None = None) -> StatusRes
     return StatusResult(
         generated_at=now.now_ms,
         advice=advice_result(now.advice, now.now_ms),
-        pool=_totals(now.balances, now.spent_today),
+        pool=_totals(now.balances, now.spent_today, [one.week_spent for one in now.overage.values()]),
         subscriptions=[_subscription(one, now.overage.get(one.subscription.id)) for one in now.balances],
         caller=None if now.caller is None else _caller(now.caller),
         alerts=[
@@ -184,7 +189,7 @@ def status_result(now: Snapshot, imported_at_ms: int | None = None) -> StatusRes
     )
 
 
-def _totals(balances: Sequence[budget.Balance], today_nanousd: int) -> PoolTotals:
+def _totals(balances: Sequence[budget.Balance], today_nanousd: int, beyond_plans: Sequence[int]) -> PoolTotals:
     spent = sum(b.week_spent for b in balances)
     allowed = sum(b.subscription.weekly_budget_nanousd for b in balances)
     return PoolTotals(
@@ -194,6 +199,9 @@ def _totals(balances: Sequence[budget.Balance], today_nanousd: int) -> PoolTotal
         week_percent=100 * spent / allowed if allowed else 0.0,
         in_flight=sum(b.in_flight for b in balances),
         reserved_usd=usd(sum(b.reserved for b in balances)),
+        week_real_money_usd=usd(
+            sum(b.week_spent for b in balances if b.subscription.is_api_key) + sum(beyond_plans),
+        ),
     )
 
 
@@ -244,6 +252,7 @@ def _subscription(balance: budget.Balance, paid: OverageBalance | None) -> Subsc
         cooldown=_cooldown(cooldowns.worst(balance.cooldowns, None, now_ms), now_ms),
         overage=None if paid is None else _overage(paid, now_ms),
         is_real_money=subscription.is_api_key,
+        budgets_note=yardsticks.explain(balance),
     )
 
 

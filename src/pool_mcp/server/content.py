@@ -105,6 +105,8 @@ def _status(result: StatusResult) -> Iterator[str]:
         f"pool: today ${pool.cost_today_usd:.2f}; 7 days ${pool.week_cost_usd:.2f} of ${pool.week_budget_usd:.2f} "
         f"({pool.week_percent:g}%); in flight {pool.in_flight}, holding ${pool.reserved_usd:.2f}"
     )
+    if pool.week_real_money_usd:
+        yield f"real money of these 7 days: ${pool.week_real_money_usd:.2f}; the rest is list price of flat plans"
     if caller := result.caller:
         day = "" if caller.daily_budget_usd is None else f" of ${caller.daily_budget_usd:.2f}"
         week = "" if caller.weekly_budget_usd is None else f" of ${caller.weekly_budget_usd:.2f}"
@@ -139,6 +141,8 @@ def _subscription(one: SubscriptionResult) -> Iterator[str]:
         resets = f", resets {rfc3339(window.resets_at)}" if window.resets_at else ""
         kept = "" if window.kept_percent is None else f", {window.kept_percent:g}% kept for the person"
         yield f"  official {name}: {percent} at {rfc3339(window.observed_at)}{now}{resets}, {window.status}{kept}"
+    if one.budgets_note:
+        yield f"  {one.budgets_note}"
     if one.is_real_money:
         yield "  billed per call: its amounts are real money"
     if paid := one.overage:
@@ -169,6 +173,8 @@ def _report(result: ReportResult) -> Iterator[str]:
     yield f"total,{_sums(result.total)}"
     if result.rows_left_out:
         yield f"{result.rows_left_out} more rows are in the total only."
+    if result.real_money_usd:
+        yield f"real money of the total: ${result.real_money_usd:.6g}; the rest is list price of flat plans"
 
 
 def _sums(sums: ReportTotal) -> str:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pool_mcp.choosing import rates
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.login import Login, login_of
 from pool_mcp.errors import CliMissing, InvalidRequest
-from pool_mcp.model import Subscription
+from pool_mcp.model import NANO, Subscription
 from pool_mcp.settings import Settings, load
 from pool_mcp.setup import hosts, toml_text
 
@@ -80,8 +81,18 @@ def propose(text: str, cli: Path, found: list[Found], env: Mapping[str, str]) ->
         text = _append(text, "[claude]", {"path": str(cli)}, note)
     for one in new:
         values = {"id": one.id, **_dir(one.config_dir, env), **({"plan": one.login.plan} if one.login.plan else {})}
-        text = _append(text, "[[subscriptions]]", values)
+        text = _append(text, "[[subscriptions]]", values, _budgets_of(one.login.plan))
     return _checked(text, env)
+
+
+def _budgets_of(plan: str | None) -> str:
+    """Budgets that fit a plan, for a comment; nothing where the plan is not known."""
+    allowed = rates.plan_nanousd(plan or "")
+    if allowed is None:
+        return ""
+    five_hours, week = (amount / NANO for amount in allowed)
+    budgets = f"weekly_budget_usd = {week:g}, block_budget_usd = {five_hours:g}"
+    return f"About all of its plan, as people have measured it: {budgets}."
 
 
 def add(settings: Settings, text: str, values: Mapping[str, object], env: Mapping[str, str]) -> tuple[str, bool]:

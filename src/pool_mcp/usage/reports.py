@@ -88,12 +88,20 @@ class Figures:
             self._check(tx, only)
             among = tx.reports.among(only)
             total = tx.reports.total(span, among)
+            real = self._real_nanousd(tx, span, only)
             if by in TIMES:
                 rows, left_out = self._by_time(tx, by, span, among, limit)
             else:
                 named = tx.reports.by_name(by, span, among, limit)
                 rows, left_out = list(named.rows), named.left_out
-        return report_result(by, span, str(self._zone), rows, left_out, total, self._imported_at_ms())
+        return report_result(by, span, str(self._zone), rows, left_out, total, real, self._imported_at_ms())
+
+    def _real_nanousd(self, tx: Transaction, span: Span, only: Only) -> int:
+        """What Anthropic bills of a span: API keys' use, as far as they are in the settings, and use beyond plans."""
+        keys = tuple(one.id for one in self._settings.subscriptions if one.is_api_key)
+        billed = tuple(one for one in keys if only.subscription in (None, one))
+        of_keys = tx.reports.total(span, Among(billed, only.caller)).cost_nanousd if billed else 0
+        return of_keys + tx.overage.paid_nanousd(span.since_ms, span.until_ms, only.subscription, only.caller)
 
     def _by_time(
         self, tx: Transaction, by: By, span: Span, among: Among, limit: int

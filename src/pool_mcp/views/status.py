@@ -80,10 +80,11 @@ def _headlines(status: StatusResult) -> Iterator[Text]:
     yield Text.assemble(
         (advice.action, f"bold {_ACTION_STYLE[advice.action]}"), f": {localized(advice.reason, now)}{most}{again}"
     )
+    billed = f", ${pool.week_real_money_usd:.2f} of it billed" if pool.week_real_money_usd else ""
     held = f", {pool.in_flight} in flight holding ${pool.reserved_usd:.2f}" if pool.in_flight else ""
     yield Text(
         f"Today ${pool.cost_today_usd:.2f}, seven days ${pool.week_cost_usd:.2f} of ${pool.week_budget_usd:.2f} "
-        f"({pool.week_percent:.0f}%){held}."
+        f"({pool.week_percent:.0f}%){billed}{held}."
     )
     if status.caller is not None and status.caller.headroom_usd is not None:
         yield Text(f"{status.caller.id} has ${status.caller.headroom_usd:.2f} of its own budget left.")

@@ -117,6 +117,8 @@ def report_lines(report: ReportResult, now_ms: int) -> list[Text]:
         lines.append(
             Text(f"+? {report.total.unpriced_calls} calls have no known price: the cost is at least this.", "yellow")
         )
+    if report.real_money_usd:
+        lines.append(Text(f"${report.real_money_usd:.2f} of it is billed: API keys, and use beyond plans."))
     lines.append(Text(f"{LIST_PRICE}; {imported(report.imported_at, now_ms)}.", style="dim"))
     return lines
 
