@@ -1,5 +1,6 @@
 """Use beyond a plan's limits, which is real money, with the real CLI: never without a budget, and booked apart."""
 
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +22,16 @@ ACTS = Reply(tools=(ToolUse("Bash", {"command": "sleep 0.3", "description": "Wai
 THREE_CALLS = (ACTS, ACTS, Reply(text="done"))
 
 
+def waits(settings: Settings) -> Reply:
+    """Use a tool that waits until the run is stopped."""
+    config_dir, gate = settings.subscriptions[0].config_dir, settings.state_dir / "gate"
+    assert config_dir is not None
+    config_dir.mkdir(parents=True)
+    (config_dir / "settings.json").write_text('{"permissions": {"allow": ["Bash"]}}')
+    os.mkfifo(gate)
+    return Reply(tools=(ToolUse("Bash", {"command": f"cat {gate}", "description": "Wait"}),))
+
+
 def paid(settings: Settings) -> int:
     """What is booked as paid beyond the plan."""
     with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
@@ -36,7 +47,7 @@ async def test_without_a_budget_a_run_is_stopped_after_the_call_that_told_of_it(
     standin: Standin, tmp_path: Path
 ) -> None:
     settings, env = make_home(tmp_path, standin, claude={"tool_profile": "full"})
-    standin.accounts["alice"] = Behaviour(replies=THREE_CALLS, five_hour_utilization=1.0, has_overage=True)
+    standin.accounts["alice"] = Behaviour(replies=(waits(settings),), five_hour_utilization=1.0, has_overage=True)
     async with open_pool(settings, env) as pool:
         with pytest.raises(LimitReached, match="would cost real money") as caught:
             await pool.ask(Ask("ping", "tests"))
@@ -106,7 +117,7 @@ async def test_a_run_is_stopped_where_its_next_call_may_exceed_the_months_budget
         subscriptions={"alice": {"overage_budget_usd": 0.04}},
     )
     standin.accounts["alice"] = Behaviour(
-        replies=(ACTS,) * 9, tokens=TOKENS, five_hour_utilization=1.0, has_overage=True
+        replies=(ACTS, ACTS, waits(settings)), tokens=TOKENS, five_hour_utilization=1.0, has_overage=True
     )
     async with open_pool(settings, env) as pool:
         with pytest.raises(BudgetExceeded):

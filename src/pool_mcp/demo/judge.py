@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pool_mcp.demo.standin_accounts import Call, Refusal
-from pool_mcp.model import NANO, Run, RunState
+from pool_mcp.model import NANO, Outcome, Run, RunState
 
 Kind = Literal["lost", "doubled", "invented", "wrong subscription", "no entry"]
 HandUse = Literal["none", "imported", "unknown"]
@@ -129,7 +129,8 @@ def _unseen(run: Run, refused: Sequence[Refusal]) -> int:
         for one in refused
         if one.status == 0 and one.account == run.subscription and _began(run) <= one.at_ms <= ended_at_ms
     ]
-    return UNSEEN_NANOUSD if hanging or run.state is RunState.INTERRUPTED else NANO // 1000
+    was_cut = run.state is RunState.INTERRUPTED or run.outcome is Outcome.LIMIT
+    return UNSEEN_NANOUSD if hanging or was_cut else NANO // 1000
 
 
 def _amount(run: Run, billed: int, unseen: int) -> Fault | None:
