@@ -224,7 +224,10 @@ def test_a_budget_from_the_host_that_is_none_is_refused_by_the_variables_name(tm
 
 # What is wrong
 
-IN_FILE = "admin, block_budget_usd, callers, claude, ledger, notify, strategy, subscriptions, weekly_budget_usd"
+IN_FILE = (
+    "admin, block_budget_usd, callers, claude, ledger, notify, projects, strategy, subscriptions, weekly_budget_usd"
+)
+IN_CALLER = "daily_budget_usd, models, monthly_budget_usd, share, weekly_budget_usd"
 IN_CLAUDE = ", ".join(sorted(ClaudeSettings.model_fields))
 IN_SUBSCRIPTION = ", ".join(sorted(SubscriptionSettings.model_fields))
 KEY = "sk-ant-api03-" + "0123456789abcdef" * 6
@@ -292,6 +295,17 @@ BASE_URLS = (
             '[[subscriptions]]\nid = "../a"',
             "subscriptions.0.id: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$', not '../a'",
         ),
+        ("[callers.x]\nshare = 0", "callers.x.share: input should be greater than 0, not 0"),
+        ("[callers.x]\nshare = 101", "callers.x.share: input should be less than or equal to 100, not 101"),
+        (
+            '[callers.x]\nmodels = ["a model"]',
+            "callers.x.models.0: string should match pattern '^[A-Za-z0-9._:-]{1,64}$', not 'a model'",
+        ),
+        ("[projects.x]\ndaily_budget_usd = 0", "projects.x.daily_budget_usd: input should be greater than 0, not 0"),
+        (
+            "[projects.x]\nshare = 5",
+            "projects.x.share: unknown key; allowed here: daily_budget_usd, monthly_budget_usd, weekly_budget_usd",
+        ),
         (
             one("keep_percent = 101"),
             f"subscriptions.0.keep_percent: {A_SHARE}, not 101",
@@ -351,7 +365,7 @@ BASE_URLS = (
         ("[callers]\nx = 5", "callers.x: must be a table, written [callers.x]"),
         (
             "[callers.x]\ndaily = 5",
-            "callers.x.daily: unknown key; allowed here: daily_budget_usd, weekly_budget_usd",
+            f"callers.x.daily: unknown key; allowed here: {IN_CALLER}",
         ),
         (
             '[callers."night agent"]\ndaily_budget_usd = -5',

@@ -141,11 +141,20 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
-class CallerBudget:
-    """What one caller may spend, in nano-dollars; None is no budget."""
+class Budget:
+    """What may be spent in a UTC day, in seven days, in a UTC calendar month, in nano-dollars; None is no budget."""
 
     daily_nanousd: int | None = None
     weekly_nanousd: int | None = None
+    monthly_nanousd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerBudget(Budget):
+    """What one caller may spend, which share of each official window it may use, and which models; none: any."""
+
+    share_percent: float | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from pydantic import (
 from pool_mcp.choices import NOTICE_KINDS, NoticeKind, Strategy, ToolProfile
 from pool_mcp.choosing.kept import ALL_WINDOWS
 from pool_mcp.errors import InvalidRequest, SettingsError
-from pool_mcp.model import NANO, CallerBudget, DayHours, Subscription
+from pool_mcp.model import NANO, Budget, CallerBudget, DayHours, Subscription
 from pool_mcp.system import places
 from pool_mcp.values import (
     Argument,
@@ -100,6 +100,17 @@ class CallerSettings(_Section):
 
     daily_budget_usd: Usd | None = None
     weekly_budget_usd: Usd | None = None
+    monthly_budget_usd: Usd | None = None
+    share: Annotated[float, Field(gt=0, le=100)] | None = None
+    models: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")], ...], Field(strict=False)] = ()
+
+
+class ProjectSettings(_Section):
+    """``[projects.NAME]``: what may be spent in one repository, by the name of its root."""
+
+    daily_budget_usd: Usd | None = None
+    weekly_budget_usd: Usd | None = None
+    monthly_budget_usd: Usd | None = None
 
 
 class AdminSettings(_Section):
@@ -157,6 +168,7 @@ class _File(_Section):
         SubscriptionSettings(id="default"),
     )
     callers: dict[Words, CallerSettings] = {}
+    projects: dict[Words, ProjectSettings] = {}
     admin: AdminSettings = AdminSettings()
     ledger: LedgerSettings = LedgerSettings()
     notify: Annotated[tuple[NotifySettings, ...], Field(strict=False)] = ()
@@ -175,6 +187,7 @@ class Settings:
     admin: AdminSettings
     notify: tuple[NotifySettings, ...] = ()
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    projects: Mapping[str, Budget] = field(default_factory=dict)
 
     @property
     def ledger_path(self) -> Path:
@@ -232,9 +245,10 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
         claude=parsed.claude,
         subscriptions=_subscriptions(config_file, state_dir, parsed, env),
         callers={
-            name: CallerBudget(_nano(budget.daily_budget_usd), _nano(budget.weekly_budget_usd))
-            for name, budget in parsed.callers.items()
+            name: CallerBudget(*_budgets(one), share_percent=one.share, models=one.models)
+            for name, one in parsed.callers.items()
         },
+        projects={name: Budget(*_budgets(one)) for name, one in parsed.projects.items()},
         admin=parsed.admin,
         ledger=parsed.ledger,
         notify=_receivers(config_file, parsed.notify),
@@ -339,6 +353,10 @@ def _config_dir(config_file: Path, state_dir: Path, one: SubscriptionSettings) -
         ) from None
 
 
+def _budgets(one: CallerSettings | ProjectSettings) -> tuple[int | None, int | None, int | None]:
+    return _nano(one.daily_budget_usd), _nano(one.weekly_budget_usd), _nano(one.monthly_budget_usd)
+
+
 def _nano(usd: float | None) -> int | None:
     return None if usd is None else round(usd * NANO)
 
@@ -381,6 +399,7 @@ def _section_at(location: list[int | str]) -> type[_Section]:
         "claude": ClaudeSettings,
         "subscriptions": SubscriptionSettings,
         "callers": CallerSettings,
+        "projects": ProjectSettings,
         "admin": AdminSettings,
         "ledger": LedgerSettings,
         "notify": NotifySettings,
@@ -395,6 +414,7 @@ def shown(settings: Settings) -> dict[str, Any]:
         "claude": settings.claude.model_dump(),
         "subscriptions": [_as_settings(one) for one in settings.subscriptions],
         "callers": {name: _as_settings(one) for name, one in settings.callers.items()},
+        "projects": {name: _as_settings(one) for name, one in settings.projects.items()},
         "admin": settings.admin.model_dump(),
         "ledger": settings.ledger.model_dump(),
         "notify": [_as_receiver(one) for one in settings.notify],
@@ -407,13 +427,15 @@ def _as_receiver(one: NotifySettings) -> dict[str, Any]:
     return {**found, "url": f"https://{one.where}/…"} if one.url else found
 
 
-def _as_settings(noun: Subscription | CallerBudget) -> dict[str, Any]:
+def _as_settings(noun: Subscription | Budget) -> dict[str, Any]:
     """A noun's fields as settings: dollars, and paths as text; without what is not set."""
     found: dict[str, Any] = {}
     for name, value in asdict(noun).items():
-        if value is None or value == {}:
+        if value is None or value in ({}, ()):
             continue
-        if name == "keep_percent":
+        if name == "share_percent":
+            found["share"] = value
+        elif name == "keep_percent":
             found[name] = value.get(ALL_WINDOWS, value)
         elif name == "keep_hours":
             found[name] = "-".join(f"{at // 60:02}:{at % 60:02}" for at in (value["begin_minute"], value["end_minute"]))

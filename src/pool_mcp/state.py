@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pool_mcp.choosing import cooldowns, rates, windows
-from pool_mcp.choosing.budget import Balance, CallerBalance, PaidUse, estimate_nanousd, like_it, likely_nanousd
-from pool_mcp.choosing.overage import OverageBalance, goes_on_until_ms, month_start_ms
+from pool_mcp.choosing.allowances import Allowance, InWindow
+from pool_mcp.choosing.budget import Balance, PaidUse, estimate_nanousd, like_it, likely_nanousd
+from pool_mcp.choosing.overage import OverageBalance, goes_on_until_ms
 from pool_mcp.choosing.pacing import Alert, alerts, room_again
 from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.snapshot import Snapshot
@@ -13,6 +14,7 @@ from pool_mcp.ledger.balances import Reserved
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
+    DAY_MS,
     HOUR_MS,
     MINUTE_MS,
     WEEK_MS,
@@ -85,7 +87,7 @@ class State:
             )
 
     def _overage(self, tx: Transaction, now_ms: int) -> dict[str, OverageBalance]:
-        readings, month_ms, week_ms = tx.overage.latest(), month_start_ms(now_ms), windows.week_start_ms(now_ms)
+        readings, month_ms, week_ms = tx.overage.latest(), windows.month_start_ms(now_ms), windows.week_start_ms(now_ms)
         paid = tx.overage.spent_nanousd
         known = (
             OverageBalance(one, paid(one.id, month_ms), readings.get(one.id), paid(one.id, week_ms))
@@ -172,9 +174,16 @@ class State:
         return [subscription.id, *(one.id for one in others if organizations.get(one.id) == organization)]
 
     def request(
-        self, tx: Transaction, caller: str | None, model: str | None, now_ms: int, *, cap_nanousd: int | None = None
+        self,
+        tx: Transaction,
+        caller: str | None,
+        model: str | None,
+        now_ms: int,
+        *,
+        cap_nanousd: int | None = None,
+        project: str | None = None,
     ) -> Request:
-        """An ask of a caller's, with what it may cost under each subscription and what it most likely will."""
+        """An ask of a caller's, for a project where that is known, and what it may and most likely will cost."""
         recent = {one.id: tx.balances.recent_costs_nanousd(one.id, model) for one in self._settings.subscriptions}
         everywhere = [cost for costs in recent.values() for cost in costs]
         like = {name: like_it(costs, everywhere) for name, costs in recent.items()}
@@ -184,6 +193,7 @@ class State:
             model,
             {name: likely_nanousd(cap_nanousd, costs) for name, costs in like.items()},
             None if caller is None else self.caller(tx, caller, now_ms),
+            self.project(tx, project, now_ms),
             pool_cooldown=self.pool_cooldown(tx, now_ms),
             last_asked_ms=None if caller is None else tx.balances.last_asked(caller)[0],
             active_callers=1 if caller is None else tx.balances.active_callers(caller, now_ms - HOUR_MS),
@@ -194,19 +204,62 @@ class State:
         found = {one.id: tx.balances.least_cost_nanousd(one.id, model) for one in self._settings.subscriptions}
         return {name: cost for name, cost in found.items() if cost is not None}
 
-    def caller(self, tx: Transaction, caller: str, now_ms: int) -> CallerBalance:
+    def caller(self, tx: Transaction, caller: str, now_ms: int) -> Allowance:
         """A caller's own budget and what it has used of it."""
         budget = self._settings.callers.get(caller, CallerBudget())
-        return CallerBalance(
+        has_days = budget.weekly_nanousd is not None or budget.monthly_nanousd is not None
+        month_ms = windows.month_start_ms(now_ms)
+        return Allowance(
             caller,
             now_ms,
             budget,
             day_spent=tx.balances.caller_spent_nanousd(caller, windows.day_start_ms(now_ms)),
             week_spent=tx.balances.caller_spent_nanousd(caller, windows.week_start_ms(now_ms)),
+            month_spent=0 if budget.monthly_nanousd is None else tx.balances.caller_spent_nanousd(caller, month_ms),
             hour_spent=tx.balances.caller_spent_nanousd(caller, now_ms - HOUR_MS),
             reserved=tx.balances.caller_reserved_nanousd(caller),
-            days=tx.balances.days_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
+            days=tx.balances.days_of_caller(caller, now_ms) if has_days else (),
             hours=tx.balances.hours_of_caller(caller, now_ms) if budget.weekly_nanousd is not None else (),
+            share_percent=budget.share_percent,
+            in_windows={} if budget.share_percent is None else self._in_windows(tx, caller, now_ms),
+        )
+
+    def _in_windows(self, tx: Transaction, caller: str, now_ms: int) -> dict[tuple[str, str], InWindow]:
+        """What a caller has used of each official window that is running."""
+        organizations, readings = tx.logins.organisations(), tx.official.latest()
+        found = {}
+        for subscription in self._settings.subscriptions:
+            quota = self._quota(subscription, organizations)
+            reserved = sum(tx.balances.caller_reserved_nanousd(caller, one) for one in quota)
+            for window, reading in _newest([readings.get(one, {}) for one in quota]).items():
+                family = windows.family_of(window)
+                ends_at_ms = windows.resets_next_ms(reading, now_ms) or now_ms + windows.length_ms(window)
+                since_ms = ends_at_ms - windows.length_ms(window)
+                if windows.has_reset(reading, now_ms):
+                    since_ms = windows.counts_from_ms(reading, now_ms)
+                spent = sum(tx.balances.caller_spent_under_nanousd(caller, one, since_ms, family) for one in quota)
+                found[subscription.id, window] = InWindow(spent, reserved, ends_at_ms)
+        return found
+
+    def project(self, tx: Transaction, project: str | None, now_ms: int) -> Allowance | None:
+        """A project's own budget and what was spent of it, by whomever; None where it has none."""
+        budget = None if project is None else self._settings.projects.get(project)
+        if project is None or budget is None:
+            return None
+        hours = tx.balances.hours_of_project(project, now_ms)
+        day_ms, month_ms = windows.day_start_ms(now_ms), windows.month_start_ms(now_ms)
+        return Allowance(
+            project,
+            now_ms,
+            budget,
+            day_spent=tx.balances.project_spent_nanousd(project, day_ms),
+            week_spent=tx.balances.project_spent_nanousd(project, windows.week_start_ms(now_ms)),
+            month_spent=tx.balances.project_spent_nanousd(project, month_ms),
+            hour_spent=tx.balances.project_spent_nanousd(project, now_ms - HOUR_MS),
+            reserved=tx.balances.project_reserved_nanousd(project),
+            days=_days(hours, now_ms),
+            hours=hours,
+            is_project=True,
         )
 
     def pool_cooldown(self, tx: Transaction, now_ms: int) -> Cooldown | None:
@@ -237,10 +290,20 @@ def _paid_use(
     """What a subscription's budget for use beyond its plan leaves; None where it has none."""
     if not subscription.overage_budget_nanousd:
         return None
-    used = tx.overage.spent_nanousd(subscription.id, month_start_ms(now_ms))
+    used = tx.overage.spent_nanousd(subscription.id, windows.month_start_ms(now_ms))
     used += tx.overage.reserved_nanousd(subscription.id)
     left = max(0, subscription.overage_budget_nanousd - used)
     return PaidUse(left, goes_on_until_ms(reading, now_ms))
+
+
+def _days(hours: windows.Hours, now_ms: int) -> list[int]:
+    """What was spent in each of the last seven times 24 hours, to the hour, the newest first."""
+    days = [0] * (WEEK_MS // DAY_MS)
+    for hour_ms, nanousd in hours:
+        age = max(0, (now_ms - now_ms % HOUR_MS - hour_ms) // DAY_MS)
+        if age < len(days):
+            days[age] += nanousd
+    return days
 
 
 def _newest(readings: list[dict[str, WindowReading]]) -> dict[str, WindowReading]:

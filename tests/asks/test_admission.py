@@ -11,7 +11,7 @@ from support import make_home
 
 from pool_mcp.asks.admission import check_ask
 from pool_mcp.errors import InvalidRequest, PoolError, UnknownSession, safe_line
-from pool_mcp.model import Ask
+from pool_mcp.model import Ask, CallerBudget
 from pool_mcp.settings import Settings, load
 
 ASK = Ask("ping", "test")
@@ -67,6 +67,27 @@ def nested(levels: int) -> dict[str, Any]:
 )
 def test_what_can_be_served_passes(settings: Settings, changed: dict[str, Any]) -> None:
     check_ask(replace(ASK, **changed), settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("claude-sonnet-4-6", None),
+        ("Haiku", None),
+        ("opus", "Caller 'night' may use sonnet, haiku only, not opus; pass model."),
+        (None, "Caller 'night' may use sonnet, haiku only, and the ask names none; pass model."),
+    ],
+)
+def test_a_caller_asks_the_models_that_are_named_for_it(settings: Settings, model: str | None, expected: str) -> None:
+    settings = replace(settings, callers={"night": CallerBudget(models=("sonnet", "haiku"))})
+    ask = replace(ASK, caller="night", model=model)
+    if expected is None:
+        check_ask(ask, settings)
+    else:
+        with pytest.raises(InvalidRequest) as caught:
+            check_ask(ask, settings)
+        assert caught.value.message == expected
+    check_ask(replace(ask, caller="day"), settings)
 
 
 TOO_LONG = "The prompt has 5.0 MB; at most 4 MB can be sent: shorten it, or let Claude read files (tool_profile read)."

@@ -8,7 +8,7 @@ import pytest
 from support import make_home, now_ms, open_ledger, open_pool
 
 from pool_mcp.accounting.periods import Only
-from pool_mcp.choosing.overage import month_start_ms
+from pool_mcp.choosing.windows import month_start_ms
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour, Reply, ToolUse
 from pool_mcp.errors import BudgetExceeded, LimitReached

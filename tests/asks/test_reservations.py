@@ -18,6 +18,7 @@ from pool_mcp.model import (
     HOUR_MS,
     NANO,
     Ask,
+    Budget,
     Cost,
     ModelCost,
     Outcome,
@@ -175,6 +176,44 @@ def test_a_run_and_its_entry_know_the_repository_that_it_worked_in(desk: Desk, t
     figures = Figures(desk.settings, desk.ledger, desk.clock, UTC)
     assert [(row.key, row.cost_usd) for row in figures.report("project").rows] == [("site", 0.75), ("(unknown)", 0.125)]
     assert [row.key for row in figures.report("branch").rows] == ["site/fix", "(unknown)"]
+
+
+def test_a_projects_budget_counts_all_that_was_spent_and_is_reserved_there_and_nothing_else(
+    desk: Desk, tmp_path: Path
+) -> None:
+    object.__setattr__(desk.settings, "projects", {"site": Budget(monthly_nanousd=NANO)})
+    for name in ("site", "other"):
+        (tmp_path / name / ".git").mkdir(parents=True)
+    site, other = (replace(ASK, working_dir=str(tmp_path / name)) for name in ("site", "other"))
+    desk.settle(desk.begin(other), None, Outcome.OK, 0.5)
+    run = desk.begin(site)
+    assert run.max_budget_nanousd == NANO
+    assert not desk.reservations.extend(run, 99 * NANO // 100, NANO // 10) or desk.reserved(run) <= NANO
+    with pytest.raises(BudgetExceeded, match="the budget of project 'site' leaves"):
+        desk.reservations.reserve(site)
+    desk.settle(run, None, Outcome.OK, 0.5)
+    again = desk.begin(site)
+    assert again.max_budget_nanousd == NANO // 2
+    desk.settle(again, None, Outcome.OK, 0.5)
+    with pytest.raises(BudgetExceeded, match=r"leaves \$0.00"):
+        desk.reservations.reserve(replace(site, caller="somebody else"))
+    desk.begin(ASK)
+
+
+def test_a_callers_share_counts_its_own_runs_in_the_window_only(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, callers={"night": {"share": 10}}, subscriptions={"alice": {"plan": "pro"}})
+    with closing(desk.ledger):
+        reading = WindowReading("five_hour", 20.0, desk.now_ms + 3 * HOUR_MS, "allowed", desk.now_ms)
+        with desk.ledger.write() as tx:
+            tx.official.record("alice", [reading], desk.now_ms)
+        night = replace(ASK, caller="night", subscription="alice")
+        desk.settle(desk.begin(replace(night, caller="day")), None, Outcome.OK, 0.5)
+        run = desk.begin(night)
+        assert run.max_budget_nanousd == 10 * 18 * NANO // 100
+        desk.settle(run, None, Outcome.OK, 1.7)
+        with pytest.raises(BudgetExceeded, match=r"caller 'night' has used 9\.4% of its five_hour window"):
+            desk.reservations.reserve(night)
+        desk.begin(replace(night, caller="day"))
 
 
 def test_a_run_leaves_what_is_kept_for_the_person(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from balances import GRID, NOW, OFFICIAL, ONE, balance, cooldown, official
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool_mcp.choosing.allowances import Allowance
 from pool_mcp.choosing.budget import (
     Availability,
     Balance,
-    CallerBalance,
     Health,
     Status,
     availability,
@@ -18,7 +18,7 @@ from pool_mcp.choosing.budget import (
     health,
 )
 from pool_mcp.choosing.selection import Request, choose
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, CallerBudget
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, NANO, Budget
 
 # The health score
 
@@ -178,7 +178,7 @@ def test_at_least_19_of_20_recent_runs_would_have_fitted_their_reservation(recen
 def test_what_is_left_is_the_tighter_budget_and_never_less_than_nothing() -> None:
     states = [balance(), balance(spent=5, reserved=1), balance(spent=5, week=390, reserved=1), balance(spent=30)]
     assert [one.left for one in states] == [20 * NANO, 14 * NANO, 9 * NANO, 0]
-    caller = CallerBalance("me", NOW, CallerBudget(5 * NANO, 8 * NANO), day_spent=NANO, week_spent=7 * NANO, reserved=1)
+    caller = Allowance("me", NOW, Budget(5 * NANO, 8 * NANO), day_spent=NANO, week_spent=7 * NANO, reserved=1)
     assert (caller.left, replace(caller, reserved=9 * NANO).left) == (NANO - 1, 0)
 
 

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool_mcp.choosing import cooldowns
-from pool_mcp.choosing.budget import Balance, CallerBalance
+from pool_mcp.choosing.allowances import Allowance
+from pool_mcp.choosing.budget import Balance
 from pool_mcp.choosing.pacing import Action, Advice, advise, alerts, exhausts_at_ms, failover, headroom_nanousd
 from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.windows import Block
-from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, CallerBudget, Cooldown, WindowReading
+from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, MINUTE_MS, NANO, WEEK_MS, Budget, Cooldown, WindowReading
 
 USED_UP = balance(name="used-up", spent=20)
 OFF = replace(balance(week=400, cooldowns=[cooldown("auth")]), subscription=replace(ONE, enabled=False))
@@ -25,7 +26,7 @@ MIDNIGHT = NOW + 12 * HOUR_MS
 
 
 def advised(
-    balances: Sequence[Balance], caller: CallerBalance | None = None, *, estimate: int = NANO // 4, **asked: Any
+    balances: Sequence[Balance], caller: Allowance | None = None, *, estimate: int = NANO // 4, **asked: Any
 ) -> Advice:
     """For an ask of a quarter dollar."""
     names = [one.subscription.id for one in balances]
@@ -37,10 +38,10 @@ def at(said: str) -> int:
     return int(datetime.fromisoformat(said).timestamp() * 1000)
 
 
-def me(daily: float | None = None, weekly: float | None = None, **said: int) -> CallerBalance:
-    budget = CallerBudget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
+def me(daily: float | None = None, weekly: float | None = None, **said: int) -> Allowance:
+    budget = Budget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
     spent: dict[str, Any] = {key: value * NANO for key, value in said.items()}
-    return CallerBalance("me", NOW, budget, **spent)
+    return Allowance("me", NOW, budget, **spent)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
     ],
 )
 def test_advice_is_what_the_room_and_the_pace_allow(
-    balances: list[Balance], caller: CallerBalance | None, expected: Advice
+    balances: list[Balance], caller: Allowance | None, expected: Advice
 ) -> None:
     assert replace(advised(balances, caller), next_ask_at_ms=None) == expected
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_mcp.choosing.budget import Balance, CallerBalance, PaidUse, availability, health
+from pool_mcp.choosing.allowances import Allowance
+from pool_mcp.choosing.budget import Balance, PaidUse, availability, health
 from pool_mcp.choosing.rates import Rate
 from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
 from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
@@ -20,7 +21,7 @@ from pool_mcp.model import (
     NANO,
     SECOND_MS,
     WEEK_MS,
-    CallerBudget,
+    Budget,
     Cooldown,
     DayHours,
     Subscription,
@@ -574,8 +575,8 @@ def test_who_is_refused_is_served_at_the_time_to_come_back_and_not_before_a_rese
 def test_a_callers_budget_that_no_ask_fits_into_gives_no_time_to_come_back(
     daily: float | None, weekly: float | None, estimate: float, until_ms: str | None
 ) -> None:
-    budget = CallerBudget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
-    caller = CallerBalance("me", NOW, budget, day_spent=NANO // 2, week_spent=NANO // 2, hours=[(NOW, NANO // 2)])
+    budget = Budget(*(None if usd is None else round(usd * NANO) for usd in (daily, weekly)))
+    caller = Allowance("me", NOW, budget, day_spent=NANO // 2, week_spent=NANO // 2, hours=[(NOW, NANO // 2)])
     found = choice(balance(cooldowns=[cooldown("five_hour")]), estimate=round(estimate * NANO), caller=caller)
     assert found.subscription is None
     assert (found.next_available_at_ms is None) == (until_ms == "never")
@@ -583,7 +584,7 @@ def test_a_callers_budget_that_no_ask_fits_into_gives_no_time_to_come_back(
 
 
 def test_a_small_budget_is_used_to_its_end_by_one_ask_at_a_time() -> None:
-    caller = CallerBalance("me", NOW, CallerBudget(NANO // 10))
+    caller = Allowance("me", NOW, Budget(NANO // 10))
     likely = {"a": NANO // 50}
     found = choice(balance(), estimate=NANO // 4, likely=likely, caller=caller)
     assert (found.subscription, found.reserve) == ("a", NANO // 10)

@@ -42,6 +42,7 @@ def check_ask(ask: Ask, settings: Settings) -> None:
     _check_text("idempotency_key", ask.idempotency_key or "", MAX_NAME_BYTES, "shorten it")
     if ask.model is not None and not _MODEL.fullmatch(ask.model):
         raise InvalidRequest(f"{ask.model!r} is no model name; use an alias such as sonnet, or a full name.")
+    _check_model(ask, settings)
     if ask.effort is not None and ask.effort not in EFFORTS:
         raise InvalidRequest(f"{ask.effort!r} is no effort; use one of {', '.join(EFFORTS)}.")
     if ask.json_schema is not None:
@@ -56,6 +57,15 @@ def check_ask(ask: Ask, settings: Settings) -> None:
     check_session_id(ask.session_id)
     if ask.subscription is not None:
         settings.subscription(ask.subscription)
+
+
+def _check_model(ask: Ask, settings: Settings) -> None:
+    """A caller may use the models that are named for it, by a part of their names."""
+    budget = settings.callers.get(ask.caller)
+    allowed = () if budget is None else budget.models
+    if allowed and not any(name.lower() in (ask.model or "").lower() for name in allowed):
+        asked = f"not {ask.model}" if ask.model else "and the ask names none"
+        raise InvalidRequest(f"Caller {ask.caller!r} may use {', '.join(allowed)} only, {asked}; pass model.")
 
 
 def check_session_id(session_id: str | None) -> None:

@@ -4,17 +4,16 @@ No other process can come between what a method reads and what it writes. Nothin
 call it in a thread, since a write waits for other processes' writes.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pool_mcp.asks.admission import refusal
+from pool_mcp.asks.idempotency import cost_of, fingerprint, known_attempt
 from pool_mcp.asks.outcomes import FAILOVER
 from pool_mcp.asks.runner import Runner
-from pool_mcp.choosing import budget, cooldowns, overage, selection
+from pool_mcp.choosing import budget, cooldowns, overage, selection, windows
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, PoolError, UnknownSession
 from pool_mcp.ledger.ledger import Ledger
@@ -23,7 +22,6 @@ from pool_mcp.model import (
     NANO,
     SECOND_MS,
     Ask,
-    Cost,
     Notice,
     Outcome,
     OverageReading,
@@ -80,14 +78,14 @@ class Reservations:
         ask = _in_repository(ask)
         self._state.learn(self._ledger, self._clock())
         with self._ledger.write() as tx:
-            known = _known(tx, ask)
+            known = known_attempt(tx, ask)
             if known is not None:
                 return known, False
             if ask.working_dir is None and ask.session_id is not None:
                 project, branch = tx.runs.repository_of_session(ask.session_id)
                 ask = replace(ask, project=project, branch=branch)
             ask_id = self._new_id()
-            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, _fingerprint(ask), self._clock())
+            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, fingerprint(ask), self._clock())
             run = self._place(tx, ask, ask_id, frozenset(), pinned=_pin(tx, self._settings, ask, outside))
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
@@ -132,7 +130,7 @@ class Reservations:
             )
         balances = self._state.balances(tx, now_ms)
         request = replace(
-            self._state.request(tx, ask.caller, ask.model, now_ms, cap_nanousd=cap),
+            self._state.request(tx, ask.caller, ask.model, now_ms, cap_nanousd=cap, project=ask.project),
             only=pinned,
             by_name=ask.subscription is not None,
             tried=tried,
@@ -147,7 +145,8 @@ class Reservations:
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
         beside_kept = None if choice.is_paid else chosen.left_beside_kept(ask.model)
-        limits = [chosen.left, beside_kept, cap, request.caller.left if request.caller else None]
+        limits = [chosen.left, beside_kept, cap, selection.left_of_share(request, chosen)]
+        limits += [one.left for one in request.allowances]
         if choice.is_paid and chosen.paid_use is not None:
             limits.append(chosen.paid_use.left)
         timeout_s = ask.timeout_s or self._settings.claude.timeout_s
@@ -229,14 +228,14 @@ class Reservations:
                 return True
             now_ms = self._clock()
             balances = [b for b in self._state.balances(tx, now_ms) if b.subscription.id == run.subscription]
-            caller = self._state.caller(tx, run.caller, now_ms)
-            budgets = [left for left in (*(one.left for one in balances), caller.left) if left is not None]
+            own = [self._state.caller(tx, run.caller, now_ms), self._state.project(tx, run.project, now_ms)]
+            budgets = [one.left for one in (*balances, *own) if one is not None and one.left is not None]
             # Windows count a call when it is made, budgets when it is booked.
-            windows = [left for one in balances if (left := one.left_beside_kept(run.model)) is not None]
+            of_windows = [left for one in balances if (left := one.left_beside_kept(run.model)) is not None]
             granted = min(
                 wanted,
                 reserved + min(budgets, default=wanted),
-                max(reserved, spent_nanousd) + min(windows, default=wanted),
+                max(reserved, spent_nanousd) + min(of_windows, default=wanted),
             )
             tx.runs.change_reservation(run.run_id, max(reserved, granted, spent_nanousd))
         log.info("run %s: reserves $%.4f in all", run.run_id, max(reserved, granted, spent_nanousd) / NANO)
@@ -249,7 +248,7 @@ class Reservations:
         """Reserve of the month's budget what a run has paid beyond the plan and may pay for its next call."""
         subscription = self._subscription(run)
         left = 0 if subscription is None else subscription.overage_budget_nanousd
-        left -= tx.overage.spent_nanousd(run.subscription, overage.month_start_ms(self._clock()))
+        left -= tx.overage.spent_nanousd(run.subscription, windows.month_start_ms(self._clock()))
         left -= tx.overage.reserved_nanousd(run.subscription, beside_run=run.run_id)
         has_room = spent_nanousd + next_nanousd <= left
         tx.overage.reserve(run.run_id, spent_nanousd + next_nanousd if has_room else spent_nanousd)
@@ -425,14 +424,10 @@ def _cap_left(tx: Transaction, ask: Ask, ask_id: str) -> int | None:
     """
     if ask.max_cost_nanousd is None:
         return None
-    left = ask.max_cost_nanousd - _cost(tx.runs.of_ask(ask_id)).nanousd
+    left = ask.max_cost_nanousd - cost_of(tx.runs.of_ask(ask_id)).nanousd
     if left <= 0:
         raise BudgetExceeded("The attempts so far have used up max_cost_usd.")
     return left
-
-
-def _cost(attempts: Sequence[Run]) -> Cost:
-    return sum((one.cost for one in attempts if one.cost is not None), Cost())
 
 
 def _may_be_repeated(settlement: Settlement, run: Run, ask: Ask) -> bool:
@@ -443,49 +438,6 @@ def _may_be_repeated(settlement: Settlement, run: Run, ask: Ask) -> bool:
 
 def _not_repeated(message: str | None) -> str:
     return f"{message or ''} It had used tools already, so it was not repeated under another subscription.".strip()
-
-
-def _known(tx: Transaction, ask: Ask) -> Run | None:
-    """The latest run under the ask's idempotency key; a key whose ask came to nothing is free again."""
-    known = tx.runs.ask_by_key(ask.caller, ask.idempotency_key) if ask.idempotency_key else None
-    if known is None:
-        return None
-    ask_id, fingerprint = known
-    attempts = tx.runs.of_ask(ask_id)
-    if _came_to_nothing(attempts):
-        tx.runs.release_key(ask_id)
-        return None
-    if fingerprint != _fingerprint(ask):
-        raise InvalidRequest(
-            f"The idempotency_key {ask.idempotency_key!r} was used for a different ask; take a new one."
-        )
-    return attempts[-1]
-
-
-def _came_to_nothing(attempts: Sequence[Run]) -> bool:
-    """Whether an ask has ended without an answer and surely without any cost."""
-    cost = _cost(attempts)
-    is_failed = attempts[-1].finished and attempts[-1].outcome is not Outcome.OK
-    return is_failed and cost.nanousd == 0 and not cost.is_estimate
-
-
-def _fingerprint(ask: Ask) -> str:
-    """A digest of all that makes an ask another ask: what is asked and within which bounds."""
-    parts: list[object] = [
-        ask.prompt,
-        ask.session_id,
-        ask.subscription,
-        ask.model,
-        ask.effort,
-        ask.system_prompt,
-        ask.json_schema,
-        ask.working_dir,
-        ask.tool_profile,
-    ]
-    bounds = {"max_cost": ask.max_cost_nanousd, "timeout_s": ask.timeout_s}
-    if any(bound is not None for bound in bounds.values()):
-        parts.append(bounds)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _with_backoff(tx: Transaction, settlement: Settlement, run: Run) -> Settlement:

@@ -10,20 +10,20 @@ from pool_mcp.choosing.rates import Gauge, Rate, gauge, prior
 from pool_mcp.choosing.windows import (
     FIVE_HOUR,
     Block,
+    Hours,
     applies_to,
     block_at,
     counts_from_ms,
-    day_start_ms,
     family_of,
+    hours_since,
     percent_now,
+    week_frees_at_ms,
+    week_left_over,
 )
 from pool_mcp.model import (
-    DAY_MS,
     HOUR_MS,
     MINUTE_MS,
     NANO,
-    WEEK_MS,
-    CallerBudget,
     Cooldown,
     Subscription,
     WindowReading,
@@ -56,9 +56,6 @@ class Status(StrEnum):
     NEEDS_LOGIN = "needs_login"
     DISABLED = "disabled"
 
-
-Hours = Sequence[tuple[int, int]]
-"""The beginning of an hour and what was spent in it, oldest first."""
 
 IN_FLIGHT_MS = MINUTE_MS
 """When to look again while what is left is reserved for runs in flight."""
@@ -159,7 +156,7 @@ class Balance:
         }
         block_spent = self.block_spent
         if block.starts_at_ms != self.block.starts_at_ms:
-            block_spent = _spent_since(self.hours, block.starts_at_ms)
+            block_spent = hours_since(self.hours, block.starts_at_ms)
         if block.starts_at_ms <= self.at_ms:
             block_spent += self.reserved  # a run that is in flight now will have been paid by then
         return replace(
@@ -167,7 +164,7 @@ class Balance:
             at_ms=later_ms,
             block=block,
             block_spent=block_spent,
-            week_spent=_week_left_over(self.hours, self.week_spent, later_ms) + self.reserved,
+            week_spent=week_left_over(self.hours, self.week_spent, later_ms) + self.reserved,
             hour_spent=0 if later_ms - self.at_ms >= HOUR_MS else self.hour_spent,
             spent_since=spent_since,
         )
@@ -183,7 +180,7 @@ class Balance:
     def week_frees_at_ms(self, needed: int) -> int | None:
         """When so much will fit into the week's budget, by the hours in which it was spent; None: never or unknown."""
         allowed = self.subscription.weekly_budget_nanousd - self.reserved - needed
-        return _week_frees_at_ms(self.hours, self.week_spent, allowed)
+        return week_frees_at_ms(self.hours, self.week_spent, allowed)
 
     @cached_property
     def gauges(self) -> Mapping[str, Gauge]:
@@ -219,76 +216,6 @@ class Balance:
         if self.block.source == "official" and (official := self.official_percent(FIVE_HOUR)) is not None:
             return min(100.0, official)
         return min(100.0, 100 * self.block_spent / self.subscription.block_budget_nanousd)
-
-
-@dataclass(frozen=True, slots=True)
-class CallerBalance:
-    """One caller's own budget and what it has used of it, at one instant; nano-dollars.
-
-    ``days`` is as in :class:`Balance`.
-    """
-
-    caller: str
-    at_ms: int
-    budget: CallerBudget
-    day_spent: int = 0
-    week_spent: int = 0
-    reserved: int = 0
-    hour_spent: int = 0
-    days: Sequence[int] = ()
-    hours: Hours = ()
-
-    def at(self, later_ms: int) -> "CallerBalance":
-        """The balance at a later instant if nothing more is asked, and what is reserved was spent."""
-        same_day = day_start_ms(later_ms) == day_start_ms(self.at_ms)
-        return replace(
-            self,
-            at_ms=later_ms,
-            day_spent=self.day_spent + self.reserved if same_day else 0,
-            week_spent=_week_left_over(self.hours, self.week_spent, later_ms) + self.reserved,
-            reserved=0,
-        )
-
-    def frees_at_ms(self, needed: int) -> int | None:
-        """When so much will fit into the budget that has no room for it, the day's first; None: never or unknown."""
-        daily = self.budget.daily_nanousd
-        if daily is not None and self.day_spent + self.reserved + needed > daily:
-            return day_start_ms(self.at_ms) + DAY_MS if needed <= daily else None
-        allowed = (self.budget.weekly_nanousd or 0) - self.reserved - needed
-        return _week_frees_at_ms(self.hours, self.week_spent, allowed)
-
-    @property
-    def left(self) -> int | None:
-        """What the tighter of its budgets leaves, or None where it has none."""
-        left = [
-            budget - spent - self.reserved
-            for budget, spent in (
-                (self.budget.daily_nanousd, self.day_spent),
-                (self.budget.weekly_nanousd, self.week_spent),
-            )
-            if budget is not None
-        ]
-        return max(0, min(left)) if left else None
-
-
-def _spent_since(hours: Hours, since_ms: int) -> int:
-    return sum(cost for hour_ms, cost in hours if hour_ms + HOUR_MS > since_ms)
-
-
-def _week_left_over(hours: Hours, week_spent: int, later_ms: int) -> int:
-    """What of a rolling week's spend still counts at a later instant; an hour counts until all of it is a week old."""
-    return min(week_spent, _spent_since(hours, later_ms - WEEK_MS)) if hours else week_spent
-
-
-def _week_frees_at_ms(hours: Hours, week_spent: int, allowed: int) -> int | None:
-    if allowed < 0:
-        return None
-    left = sum(cost for _, cost in hours)
-    for hour_ms, cost in hours:
-        left -= cost
-        if min(left, week_spent) <= allowed:
-            return hour_ms + HOUR_MS + WEEK_MS
-    return None
 
 
 def _last_part(subscription: Subscription) -> int:

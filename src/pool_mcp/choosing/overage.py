@@ -4,7 +4,6 @@ A subscription has none unless it is given an ``overage_budget_usd``, for each c
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.choosing.windows import rfc3339
@@ -32,12 +31,6 @@ class OverageBalance:
     def in_use(self, now_ms: int) -> bool:
         """Whether the subscription goes on beyond its plan now, as far as is known."""
         return now_ms < goes_on_until_ms(self.reading, now_ms)
-
-
-def month_start_ms(now_ms: int) -> int:
-    """The beginning of the calendar month, UTC."""
-    now = datetime.fromtimestamp(now_ms / 1000, UTC)
-    return round(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
 
 
 def goes_on_until_ms(reading: OverageReading | None, now_ms: int) -> int:

@@ -11,17 +11,17 @@ from typing import Literal
 
 from pool_mcp.choices import NoticeKind
 from pool_mcp.choosing import cooldowns
+from pool_mcp.choosing.allowances import Allowance
 from pool_mcp.choosing.budget import (
     APPROACHING_PERCENT,
     LIMITED_PERCENT,
     Balance,
-    CallerBalance,
     Status,
     availability,
 )
 from pool_mcp.choosing.rates import RESET_JITTER_MS
 from pool_mcp.choosing.selection import Request, choose
-from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, applies_to, day_start_ms, rfc3339
+from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, applies_to, day_start_ms, month_end_ms, rfc3339
 from pool_mcp.model import DAY_MS, HOUR_MS, NANO, WEEK_MS
 
 FAST = 1.1
@@ -253,18 +253,17 @@ def _paced(request: Request, balances: Sequence[Balance], able: Sequence[Balance
     All subscriptions' burn counts, also of those that cannot serve: what is asked goes on to those that can. Each
     caller is given its part of the pace: agents do not know of each other.
     """
-    caller = request.caller
     block, week = (_horizon(able, balances, request.model, is_weekly=is_weekly) for is_weekly in (False, True))
     block_pace, week_pace = block.pace / request.active_callers, week.pace / request.active_callers
     headroom = _horizon(able, balances, request.model, is_weekly=None).left
-    own = None if caller is None else _caller_constraint(caller)
-    if caller is not None and caller.left is not None:
-        headroom = min(headroom, caller.left)
-    if caller is not None and own is not None and own.burn > FAST * own.pace:
-        until = rfc3339(own.refills_at_ms)
-        reason = f"At ${own.burn / NANO:.2f} an hour {caller.caller}'s own budget would not last until {until}."
-        most = round(min(block_pace, own.pace))
-        return Advice(Action.SLOW_DOWN, reason, headroom, None, most, own.exhausts_at_ms)
+    headroom = min([headroom, *(one.left for one in request.allowances if one.left is not None)])
+    for allowance in request.allowances:
+        own = _own_constraint(allowance)
+        if own is not None and own.burn > FAST * own.pace:
+            until = rfc3339(own.refills_at_ms)
+            reason = f"At ${own.burn / NANO:.2f} an hour {allowance.name}'s own budget would not last until {until}."
+            most = round(min(block_pace, own.pace))
+            return Advice(Action.SLOW_DOWN, reason, headroom, None, most, own.exhausts_at_ms)
     if block.is_too_fast:
         reason = (
             f"At ${block.burn / NANO:.2f} an hour the room of ${headroom / NANO:.2f} would not last until "
@@ -283,8 +282,8 @@ def _paced(request: Request, balances: Sequence[Balance], able: Sequence[Balance
     return Advice(Action.PROCEED, f"There is room for ${headroom / NANO:.2f}.", headroom)
 
 
-def _caller_constraint(caller: CallerBalance) -> _Constraint | None:
-    """The tighter of a caller's own budgets."""
+def _own_constraint(caller: Allowance) -> _Constraint | None:
+    """The tightest of a caller's or a project's own budgets."""
     found = []
     if caller.budget.daily_nanousd is not None:
         left = max(0, caller.budget.daily_nanousd - caller.day_spent - caller.reserved)
@@ -293,6 +292,10 @@ def _caller_constraint(caller: CallerBalance) -> _Constraint | None:
     if caller.budget.weekly_nanousd is not None:
         left = max(0, caller.budget.weekly_nanousd - caller.week_spent - caller.reserved)
         found.append(_rolling_week(caller.at_ms, left, caller.days))
+    if caller.budget.monthly_nanousd is not None:
+        left = max(0, caller.budget.monthly_nanousd - caller.month_spent - caller.reserved)
+        burn = caller.days[0] / 24 if caller.days else 0.0
+        found.append(_Constraint(caller.at_ms, left, month_end_ms(caller.at_ms), burn, is_weekly=True))
     return min(found, key=lambda one: one.pace, default=None)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from pool_mcp.choices import Strategy
 from pool_mcp.choosing import cooldowns
-from pool_mcp.choosing.budget import IN_FLIGHT_MS, Balance, CallerBalance, health
+from pool_mcp.choosing.allowances import Allowance
+from pool_mcp.choosing.budget import IN_FLIGHT_MS, Balance, health
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.windows import FIVE_HOUR, FULL_PERCENT, applies_to, rfc3339
 from pool_mcp.model import HOUR_MS, MINUTE_MS, NANO, Cooldown
@@ -59,7 +60,7 @@ class Request:
     """What is to be placed.
 
     ``estimates`` is what it may cost under each subscription, in nano-dollars, ``likely`` what it most likely will.
-    ``caller`` is who asks, where that one has a budget. ``only`` pins it to one; ``by_name``
+    ``caller`` is who asks and ``project`` what for, where those have budgets. ``only`` pins it to one; ``by_name``
     says that the caller named that one, so that it is tried even while it is thought to need a login. ``tried`` have
     already refused it. ``pool_cooldown`` is the pool's own, while Anthropic is overloaded. ``may_probe`` lets the
     ask itself find out whether somebody has signed in, where every subscription waits for that. ``last_asked_ms`` is
@@ -69,7 +70,8 @@ class Request:
     estimates: Mapping[str, int]
     model: str | None = None
     likely: Mapping[str, int] = field(default_factory=dict)
-    caller: CallerBalance | None = None
+    caller: Allowance | None = None
+    project: Allowance | None = None
     only: str | None = None
     by_name: bool = False
     tried: frozenset[str] = frozenset()
@@ -80,8 +82,18 @@ class Request:
 
     def at(self, later_ms: int) -> "Request":
         """The same request at a later instant, when no other run tests whether an overload is over."""
-        caller = None if self.caller is None else self.caller.at(later_ms)
-        return replace(self, caller=caller, pool_cooldown=None)
+        caller, project = (None if one is None else one.at(later_ms) for one in (self.caller, self.project))
+        return replace(self, caller=caller, project=project, pool_cooldown=None)
+
+    @property
+    def allowances(self) -> list[Allowance]:
+        """Whose own budgets it has to fit."""
+        return [one for one in (self.caller, self.project) if one is not None]
+
+    def without_reservations(self) -> "Request":
+        """The same request if every run in flight ended now and had cost nothing."""
+        caller, project = (None if one is None else replace(one, reserved=0) for one in (self.caller, self.project))
+        return replace(self, caller=caller, project=project)
 
     def fitting(self, subscription: str, left: int | None, reserved: int) -> int | None:
         """What to reserve within a budget that leaves so much (None: any amount); None where the ask has no room.
@@ -188,16 +200,16 @@ def _gauges(request: Request, balance: Balance) -> list[Gauge]:
 
 def _reserve(request: Request, balance: Balance) -> int:
     """What to reserve for an ask that fits: what it may cost, or what the tightest small budget leaves."""
-    name, caller = balance.subscription.id, request.caller
+    name = balance.subscription.id
     budgets: list[tuple[int | None, int]] = [(balance.left, balance.in_flight)]
-    if caller is not None:
-        budgets.append((caller.left, caller.reserved))
+    budgets += [(one.left, one.reserved) for one in request.allowances]
     beside_kept = balance.left_beside_kept(request.model)
     if balance.paid_use is not None and _goes_beyond_plan(request, balance):
         budgets.append((balance.paid_use.left, balance.in_flight))
         beside_kept = None
     fitting = [request.fitting(name, left, reserved) for left, reserved in budgets]
-    return min(amount for amount in (*fitting, beside_kept) if amount is not None)
+    shares = (beside_kept, left_of_share(request, balance))
+    return min(amount for amount in (*fitting, *shares) if amount is not None)
 
 
 def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *, last_resort: bool) -> int | None:
@@ -208,8 +220,7 @@ def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *,
     """
     if obstacle.until_ms is None and not obstacle.passes:
         return None  # a person has to act, or another subscription is meant
-    idle_request = request if request.caller is None else replace(request, caller=replace(request.caller, reserved=0))
-    found = _obstacle(idle_request, balance.without_reservations(), last_resort=last_resort)
+    found = _obstacle(request.without_reservations(), balance.without_reservations(), last_resort=last_resort)
     soon_ms = balance.at_ms + IN_FLIGHT_MS
     if found is None:
         return soon_ms if obstacle.until_ms is None else min(obstacle.until_ms, soon_ms)
@@ -231,23 +242,51 @@ def _obstacle(request: Request, balance: Balance, *, last_resort: bool) -> _Obst
     """The first thing that keeps a subscription from serving a request, at the balance's instant."""
     return (
         _not_meant(request, balance.subscription.id)
-        or _over_callers_budget(request, balance.subscription.id)
+        or _over_own_budget(request, balance.subscription.id)
+        or _over_share(request, balance)
         or _not_able(request, balance, last_resort=last_resort)
         or _no_room(request, balance)
     )
 
 
-def _over_callers_budget(request: Request, name: str) -> _Obstacle | None:
-    caller = request.caller
-    if caller is None or caller.left is None or request.fitting(name, caller.left, caller.reserved) is not None:
+def _over_own_budget(request: Request, name: str) -> _Obstacle | None:
+    for own in request.allowances:
+        if own.left is None or request.fitting(name, own.left, own.reserved) is not None:
+            continue
+        estimate = request.estimates[name]
+        why = f"the budget of {own.label} leaves ${own.left / NANO:.2f}, the ask may need ${estimate / NANO:.2f}"
+        needed = min(estimate, request.likely.get(name, estimate))
+        return _Obstacle("budget", why, own.frees_at_ms(needed), passes=True)
+    return None
+
+
+def _over_share(request: Request, balance: Balance) -> _Obstacle | None:
+    """Whether the caller would use more than its share of an official window."""
+    name, caller = balance.subscription.id, request.caller
+    if caller is None or caller.share_percent is None:
         return None
-    estimate = request.estimates[name]
-    why = (
-        f"the budget of caller {caller.caller!r} leaves ${caller.left / NANO:.2f}, "
-        f"the ask may need ${estimate / NANO:.2f}"
+    for gauge in _gauges(request, balance):
+        used = caller.used_percent(name, gauge)
+        needed = min(_needed_percent(request.estimates[name], gauge), MOST_NEEDED_SHARE * caller.share_percent)
+        if used + needed > caller.share_percent:
+            why = (
+                f"{caller.label} has used {used:.1f}% of its {gauge.window} window and may use "
+                f"{caller.share_percent:g}% (share), the ask may need {needed:.1f}%"
+            )
+            return _Obstacle("budget", why, gauge.frees_at_ms, passes=True)
+    return None
+
+
+def left_of_share(request: Request, balance: Balance) -> int | None:
+    """What the caller's share of the tightest window leaves, in money; None where it has no share."""
+    caller = request.caller
+    if caller is None or caller.share_percent is None:
+        return None
+    left = (
+        (caller.share_percent - caller.used_percent(balance.subscription.id, one)) * one.rate.nanousd_per_percent
+        for one in _gauges(request, balance)
     )
-    needed = min(estimate, request.likely.get(name, estimate))
-    return _Obstacle("budget", why, caller.frees_at_ms(needed), passes=True)
+    return min((max(0, round(amount)) for amount in left), default=None)
 
 
 def _not_meant(request: Request, name: str) -> _Obstacle | None:
@@ -432,6 +471,6 @@ def _why(balance: Balance, gauges: Sequence[Gauge], week_part: float, *, is_warm
 def _why_none(request: Request, candidates: Sequence[Candidate]) -> str:
     meant = [c for c in candidates if c.blocked_by != "pinned" or request.only is None]
     reasons = {c.reasons[0] for c in meant}
-    if request.caller is not None and len(reasons) == 1 and meant[0].reasons[0].startswith("the budget of caller"):
+    if request.allowances and len(reasons) == 1 and meant[0].reasons[0].startswith("the budget of "):
         return reasons.pop()
     return "; ".join(f"{c.id}: {c.reasons[0]}" for c in meant)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pool_mcp.choosing import budget, pacing
+from pool_mcp.choosing.allowances import Allowance
 from pool_mcp.choosing.overage import OverageBalance
 from pool_mcp.choosing.selection import Request
 
@@ -33,7 +34,7 @@ class Snapshot:
         return pacing.advise(self.request, self.balances, self.strategy)
 
     @property
-    def caller(self) -> budget.CallerBalance | None:
+    def caller(self) -> Allowance | None:
         """The caller that was asked about."""
         return self.request.caller
 

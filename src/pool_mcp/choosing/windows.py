@@ -3,12 +3,13 @@
 Everything here is a pure function of its arguments; ``now_ms`` is always given.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
-from pool_mcp.model import BLOCK_MS, DAY_MS, WEEK_MS, WindowReading
+from pool_mcp.model import BLOCK_MS, DAY_MS, HOUR_MS, WEEK_MS, WindowReading
 
 FIVE_HOUR = "five_hour"
 SEVEN_DAY = "seven_day"
@@ -74,6 +75,50 @@ def day_start_ms(now_ms: int) -> int:
 def is_name(window: str) -> bool:
     """Whether this can be what Anthropic calls a window: it is shown to people and kept for good."""
     return len(window) <= MAX_NAME and window.isascii() and window.replace("_", "a").replace("-", "a").isalnum()
+
+
+def month_start_ms(now_ms: int) -> int:
+    """Where the UTC calendar month begins."""
+    return _first_of_month_ms(now_ms, 0)
+
+
+def month_end_ms(now_ms: int) -> int:
+    """Where the next UTC calendar month begins."""
+    return _first_of_month_ms(now_ms, 1)
+
+
+def _first_of_month_ms(now_ms: int, later: int) -> int:
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    years, month = divmod(now.month - 1 + later, 12)
+    return round(datetime(now.year + years, month + 1, 1, tzinfo=UTC).timestamp() * 1000)
+
+
+# A budget over the last seven days, by the hours in which it was spent
+
+Hours = Sequence[tuple[int, int]]
+"""The beginning of an hour and what was spent in it, oldest first."""
+
+
+def hours_since(hours: Hours, since_ms: int) -> int:
+    """What was spent in hours that end after an instant."""
+    return sum(cost for hour_ms, cost in hours if hour_ms + HOUR_MS > since_ms)
+
+
+def week_left_over(hours: Hours, week_spent: int, later_ms: int) -> int:
+    """What of a rolling week's spend still counts at a later instant; an hour counts until all of it is a week old."""
+    return min(week_spent, hours_since(hours, later_ms - WEEK_MS)) if hours else week_spent
+
+
+def week_frees_at_ms(hours: Hours, week_spent: int, allowed: int) -> int | None:
+    """When no more than so much of a rolling week's spend counts; None: never or unknown."""
+    if allowed < 0:
+        return None
+    left = sum(cost for _, cost in hours)
+    for hour_ms, cost in hours:
+        left -= cost
+        if min(left, week_spent) <= allowed:
+            return hour_ms + HOUR_MS + WEEK_MS
+    return None
 
 
 def is_plausible(reading: WindowReading) -> bool:

@@ -94,12 +94,65 @@ class Balances:
         )
         return {subscription: Reserved(count, amount) for subscription, count, amount in rows}
 
-    def caller_reserved_nanousd(self, caller: str) -> int:
-        """What a caller's unfinished runs may still cost."""
+    def caller_reserved_nanousd(self, caller: str, subscription: str | None = None) -> int:
+        """What a caller's unfinished runs may still cost, under one subscription or all."""
         (amount,) = self._conn.execute(
-            "SELECT coalesce(sum(reserved_nanousd), 0) FROM unfinished_runs WHERE caller = ?", (caller,)
+            """
+            SELECT coalesce(sum(reserved_nanousd), 0) FROM unfinished_runs
+            WHERE caller = ? AND subscription = coalesce(?, subscription)
+            """,
+            (caller, subscription),
         ).fetchone()
         return int(amount)
+
+    def caller_spent_under_nanousd(self, caller: str, subscription: str, since_ms: int, family: str | None) -> int:
+        """What a caller has spent under one subscription since an instant, on one family of models or all."""
+        (total,) = self._conn.execute(
+            """
+            SELECT (SELECT coalesce(sum(cost_nanousd), 0) FROM hours
+                    WHERE subscription = :subscription AND hour_ms >= :first_whole_hour AND caller = :caller
+                        AND lower(model) LIKE :models)
+                 + (SELECT coalesce(sum(m.cost_nanousd), 0) FROM entries JOIN entry_models m USING (entry_id)
+                    WHERE subscription = :subscription AND at_ms >= :since AND at_ms < :first_whole_hour
+                        AND caller = :caller AND lower(model) LIKE :models)
+            """,
+            {
+                "caller": caller,
+                "subscription": subscription,
+                "since": since_ms,
+                "first_whole_hour": -(-since_ms // HOUR_MS) * HOUR_MS,
+                "models": f"%{family or ''}%",
+            },
+        ).fetchone()
+        return int(total)
+
+    def project_spent_nanousd(self, project: str, since_ms: int) -> int:
+        """What was spent in a repository since an instant, by whomever."""
+        (total,) = self._conn.execute(
+            "SELECT coalesce(sum(cost_nanousd), 0) FROM entries WHERE project = ? AND at_ms >= ?", (project, since_ms)
+        ).fetchone()
+        return int(total)
+
+    def project_reserved_nanousd(self, project: str) -> int:
+        """What unfinished runs in a repository may still cost."""
+        (amount,) = self._conn.execute(
+            """
+            SELECT coalesce(sum(unfinished_runs.reserved_nanousd), 0)
+            FROM unfinished_runs JOIN runs ON runs.run_id = unfinished_runs.run_id WHERE runs.project = ?
+            """,
+            (project,),
+        ).fetchone()
+        return int(amount)
+
+    def hours_of_project(self, project: str, now_ms: int) -> list[tuple[int, int]]:
+        """What was spent in a repository in each hour that is less than a week old, oldest first."""
+        return self._conn.execute(
+            """
+            SELECT at_ms - at_ms % 3600000, sum(cost_nanousd) FROM entries
+            WHERE project = ? AND at_ms > ? GROUP BY 1 ORDER BY 1
+            """,
+            (project, now_ms - WEEK_MS - HOUR_MS),
+        ).fetchall()
 
     def last_used_ms(self) -> dict[str, int]:
         """When each subscription was last given a run."""

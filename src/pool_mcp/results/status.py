@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from pool_mcp.choosing import budget, cooldowns, pacing, selection, yardsticks
+from pool_mcp.choosing.allowances import Allowance
 from pool_mcp.choosing.overage import OverageBalance
 from pool_mcp.choosing.rates import Gauge
 from pool_mcp.choosing.snapshot import Snapshot
@@ -139,6 +140,9 @@ class CallerResult(Shape):
     weekly_budget_usd: float | None
     reserved_usd: float
     headroom_usd: float | None
+    month_cost_usd: float | None = Field(default=None, description="In this UTC month, where that has a budget.")
+    monthly_budget_usd: float | None = None
+    share_percent: Percent | None = Field(default=None, description="What it may use of each official window.")
 
 
 class StatusResult(Shape):
@@ -290,13 +294,16 @@ def _cooldown(cooldown: Cooldown | None, now_ms: int) -> CooldownResult | None:
     )
 
 
-def _caller(caller: budget.CallerBalance) -> CallerResult:
+def _caller(caller: Allowance) -> CallerResult:
     return CallerResult(
-        id=caller.caller,
+        id=caller.name,
         cost_today_usd=usd(caller.day_spent),
         daily_budget_usd=maybe_usd(caller.budget.daily_nanousd),
         week_cost_usd=usd(caller.week_spent),
         weekly_budget_usd=maybe_usd(caller.budget.weekly_nanousd),
+        month_cost_usd=None if caller.budget.monthly_nanousd is None else usd(caller.month_spent),
+        monthly_budget_usd=maybe_usd(caller.budget.monthly_nanousd),
+        share_percent=caller.share_percent,
         reserved_usd=usd(caller.reserved),
         headroom_usd=maybe_usd(caller.left),
     )

@@ -110,10 +110,16 @@ def _status(result: StatusResult) -> Iterator[str]:
     if caller := result.caller:
         day = "" if caller.daily_budget_usd is None else f" of ${caller.daily_budget_usd:.2f}"
         week = "" if caller.weekly_budget_usd is None else f" of ${caller.weekly_budget_usd:.2f}"
+        month = (
+            ""
+            if caller.monthly_budget_usd is None
+            else f"; this month ${caller.month_cost_usd or 0:.2f} of ${caller.monthly_budget_usd:.2f}"
+        )
+        share = "" if caller.share_percent is None else f"; may use {caller.share_percent:g}% of each official window"
         left = "no budget of its own" if caller.headroom_usd is None else f"room for ${caller.headroom_usd:.2f}"
         yield (
             f"caller {caller.id}: {left}; today ${caller.cost_today_usd:.2f}{day}; 7 days ${caller.week_cost_usd:.2f}"
-            f"{week}; holding ${caller.reserved_usd:.2f}"
+            f"{week}{month}; holding ${caller.reserved_usd:.2f}{share}"
         )
     for one in result.subscriptions:
         yield from _subscription(one)

@@ -1,0 +1,81 @@
+"""A caller's and a project's own budgets: days, weeks, months, and a share of official windows."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from balances import NOW, balance, official
+
+from pool_mcp.choosing.allowances import Allowance, InWindow
+from pool_mcp.choosing.pacing import Action, advise
+from pool_mcp.choosing.rates import Rate
+from pool_mcp.choosing.selection import Choice, Request, choose
+from pool_mcp.choosing.windows import month_end_ms, month_start_ms, rfc3339
+from pool_mcp.model import DAY_MS, HOUR_MS, NANO, Budget
+
+FEBRUARY = NOW + 3 * DAY_MS + 12 * HOUR_MS
+STATE = replace(balance(official(10)), rates={"five_hour": Rate(NANO, 1.0, "learned")})
+
+
+def chosen(*, usd: float = 1, state: Any = STATE, **asked: Any) -> Choice:
+    return choose(Request({"one": round(usd * NANO)}, **asked), [state])
+
+
+def test_a_month_is_the_calendars_in_utc() -> None:
+    december = NOW - 40 * DAY_MS
+    assert [rfc3339(month_end_ms(at_ms)) for at_ms in (NOW, december)] == [
+        "2026-02-01T00:00:00Z",
+        "2026-01-01T00:00:00Z",
+    ]
+    assert month_start_ms(FEBRUARY) == month_end_ms(NOW) == FEBRUARY
+    assert month_start_ms(FEBRUARY - 1) == month_end_ms(december)
+
+
+@pytest.mark.parametrize("whose", ["caller", "project"])
+def test_a_months_budget_refuses_until_the_next_month(whose: str) -> None:
+    own = Allowance("x", NOW, Budget(monthly_nanousd=10 * NANO), month_spent=9 * NANO, is_project=whose == "project")
+    assert chosen(usd=1, **{whose: own}).subscription == "one"
+    refused = chosen(usd=2, **{whose: own})
+    assert (refused.reason, refused.next_available_at_ms) == (
+        f"the budget of {whose} 'x' leaves $1.00, the ask may need $2.00",
+        FEBRUARY,
+    )
+    assert chosen(usd=11, **{whose: own}).next_available_at_ms is None
+    later = Request({"one": 2 * NANO}, **{whose: own}).at(FEBRUARY)  # type: ignore[arg-type]
+    assert choose(later, [STATE.at(FEBRUARY)]).subscription == "one"
+    reserved = replace(own, month_spent=0, reserved=9 * NANO)
+    assert chosen(usd=2, **{whose: reserved}).next_available_at_ms == NOW + 60_000
+
+
+def test_an_ask_has_to_fit_both_its_callers_and_its_projects_budget() -> None:
+    small, large = (Allowance("x", NOW, Budget(daily_nanousd=usd * NANO)) for usd in (1, 9))
+    for caller, project in ((small, large), (large, small)):
+        asked: dict[str, Any] = {"caller": caller, "project": replace(project, is_project=True)}
+        assert chosen(usd=0.5, **asked).reserve == NANO // 2
+        assert chosen(usd=2, **asked).subscription is None
+        assert chosen(usd=2, likely={"one": NANO // 2}, **asked).reserve == NANO
+
+
+def test_advice_paces_a_month() -> None:
+    own = Allowance("x", NOW, Budget(monthly_nanousd=84 * NANO), days=[48 * NANO])
+    told = advise(Request({"one": NANO}, caller=own), [STATE])
+    assert (told.action, told.max_nanousd_per_hour) == (Action.SLOW_DOWN, NANO)  # 84 hours are left
+
+
+def used(spent: float, reserved: float = 0, *, share: float = 25, ends_at_ms: int = NOW + HOUR_MS) -> Allowance:
+    found = InWindow(round(spent * NANO), round(reserved * NANO), ends_at_ms)
+    amount = round(reserved * NANO)
+    return Allowance("x", NOW, Budget(), reserved=amount, share_percent=share, in_windows={("one", "five_hour"): found})
+
+
+def test_a_caller_uses_no_more_than_its_share_of_a_window() -> None:
+    assert chosen(usd=5, caller=used(20)).reserve == 5 * NANO
+    refused = chosen(usd=6, caller=used(20))
+    assert (refused.candidates[0].blocked_by, refused.reason, refused.next_available_at_ms) == (
+        "budget",
+        "one: caller 'x' has used 20.0% of its five_hour window and may use 25% (share), the ask may need 6.0%",
+        NOW + HOUR_MS,
+    )
+    assert chosen(usd=6, caller=used(0, 20)).next_available_at_ms == NOW + 60_000
+    assert chosen(usd=15, caller=used(0, share=10)).reserve == 10 * NANO
+    assert chosen(usd=6, caller=used(20), state=replace(STATE, readings={})).subscription == "one"
