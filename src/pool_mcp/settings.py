@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -430,7 +430,7 @@ def _as_receiver(one: NotifySettings) -> dict[str, Any]:
 def _as_settings(noun: Subscription | Budget) -> dict[str, Any]:
     """A noun's fields as settings: dollars, and paths as text; without what is not set."""
     found: dict[str, Any] = {}
-    for name, value in asdict(noun).items():
+    for name, value in ((one.name, getattr(noun, one.name)) for one in fields(noun)):
         if value is None or value in ({}, ()):
             continue
         if name == "share_percent":
@@ -438,7 +438,7 @@ def _as_settings(noun: Subscription | Budget) -> dict[str, Any]:
         elif name == "keep_percent":
             found[name] = value.get(ALL_WINDOWS, value)
         elif name == "keep_hours":
-            found[name] = "-".join(f"{at // 60:02}:{at % 60:02}" for at in (value["begin_minute"], value["end_minute"]))
+            found[name] = "-".join(f"{at // 60:02}:{at % 60:02}" for at in (value.begin_minute, value.end_minute))
         elif name.endswith("_nanousd"):
             found[name.replace("_nanousd", "_budget_usd" if "budget" not in name else "_usd")] = value / NANO
         else:

@@ -104,6 +104,11 @@ def test_every_argument_is_described(tool: tools.Tool) -> None:
             "pick_subscription: estimated_cost_usd: input should be a finite number.",
         ),
         (
+            "ask_claude",
+            {"prompt": "x", "caller": "sk-ant-api03-0123456789abcdef"},
+            "ask_claude: caller: looks like a key, which no name is; it is not kept.",
+        ),
+        (
             "ask_result",
             {"run_id": "x", "wait_s": 3601},
             "ask_result: wait_s: input should be less than or equal to 3600.",

@@ -55,7 +55,7 @@ from pydantic import BaseModel
 from pool_mcp import __version__
 from pool_mcp.accounting.periods import Only
 from pool_mcp.choosing.pacing import Alert
-from pool_mcp.errors import InvalidRequest, PoolError
+from pool_mcp.errors import InvalidRequest, PoolError, safe_line
 from pool_mcp.model import Ask, nanousd
 from pool_mcp.pool import Clock, Pool
 from pool_mcp.results.asks import AskResult
@@ -224,7 +224,7 @@ async def _call(get_pool: GetPool, clock: Clock, params: CallToolRequestParams, 
     tool = tools.TOOLS.get(params.name)
     if tool is None:
         known = ", ".join(tools.TOOLS)
-        raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name!r}; there are {known}.")
+        raise MCPError(code=INVALID_PARAMS, message=safe_line(f"Unknown tool: {params.name!r}; there are {known}."))
     try:
         arguments = tool.parse(params.arguments)
         pool = await get_pool()
@@ -294,7 +294,12 @@ async def _ask_claude(pool: Pool, arguments: tools.AskClaudeArguments, context: 
 
 def _client_name(context: Context) -> str:
     params = context.session.client_params
-    return params.client_info.name if params is not None else "unknown"
+    name = params.client_info.name if params is not None else ""
+    return safe_line(name)[:_LONGEST_NAME].strip() or "unknown"
+
+
+_LONGEST_NAME = 100
+"""Of a host's name so many characters are kept."""
 
 
 def _progress(context: Context) -> Callable[[float, str], Awaitable[None]]:

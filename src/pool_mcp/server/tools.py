@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pool_mcp.choices import By, Effort, ToolProfile
-from pool_mcp.errors import InvalidRequest
+from pool_mcp.errors import InvalidRequest, looks_secret
 from pool_mcp.results.asks import AskResult
 from pool_mcp.results.base import ErrorResult
 from pool_mcp.results.ledger import ReportResult
@@ -25,6 +25,16 @@ INSTRUCTIONS = (
     '"running", call ask_result with its run_id. Every answer carries fresh advice: act on it before the next ask. '
     "Spend counts against budgets that the user has set."
 )
+
+
+def _no_secret(name: str) -> str:
+    if looks_secret(name):
+        raise ValueError("looks like a key, which no name is; it is not kept")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_no_secret)]
+"""What an agent calls itself or an ask; it is kept in the ledger and shown."""
 
 
 class Arguments(BaseModel):
@@ -49,9 +59,9 @@ class AskClaudeArguments(Arguments):
     timeout_s: float | None = Field(None, description="Stop the run after this long.")
     working_dir: str | None = Field(None, description="Directory for Claude's tools, where it has any.")
     tool_profile: ToolProfile | None = Field(None, description="Claude's tools; at most what the operator allows.")
-    caller: str | None = Field(None, description="Who asks, for budgets and reports; default: the host.")
+    caller: Name | None = Field(None, description="Who asks, for budgets and reports; default: the host.")
     background: bool = Field(False, description="Return at once with a run_id.")
-    idempotency_key: str | None = Field(
+    idempotency_key: Name | None = Field(
         None, description="A retry under the same key returns the first run, not a second one."
     )
 
@@ -69,7 +79,7 @@ class UsageStatusArguments(Arguments):
     """Arguments of ``usage_status``."""
 
     subscription: str | None = Field(None, description="Only this one.")
-    caller: str | None = Field(None, description="Show this caller's own budget, too.")
+    caller: Name | None = Field(None, description="Show this caller's own budget, too.")
 
 
 class PickSubscriptionArguments(Arguments):
@@ -87,7 +97,7 @@ class UsageReportArguments(Arguments):
     since: str | None = Field(None, description="Date, RFC 3339, 24h, 7d, 4w, today, yesterday; default: all.")
     until: str | None = Field(None, description="The same; a date is included.")
     subscription: str | None = Field(None, description="Only this one's spend.")
-    caller: str | None = Field(None, description="Only this one's spend.")
+    caller: Name | None = Field(None, description="Only this one's spend.")
     chart: bool = Field(False, description="Add a picture (PNG).")
 
 
@@ -138,7 +148,8 @@ class Tool:
             return f"{self.name} has no argument {key!r}{hint}; it takes {', '.join(names)}."
         if problem["type"] == "missing":
             return f"{self.name} needs the argument {key!r}."
-        return f"{self.name}: {key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}."
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{self.name}: {key}: {message[:1].lower()}{message[1:]}."
 
 
 TOOLS = {
