@@ -295,8 +295,9 @@ class _Served(_Target):
         self.server.kill()
         self.server.wait()
         self.reader.join()
-        assert self.server.stdin is not None
-        self.server.stdin.close()
+        for pipe in (self.server.stdin, self.server.stdout):
+            assert pipe is not None
+            pipe.close()
 
     def send(self, line: bytes) -> None:
         assert self.server.stdin is not None

@@ -1,11 +1,13 @@
 """Where a delegated Claude that has tools may work: never where logins are, however the place is named."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from support import make_home
 
-from pool_mcp.asks.directories import check_working_dir
+from pool_mcp.asks.directories import check_working_dir, working_dir
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import Ask
 from pool_mcp.settings import Settings, load
@@ -76,6 +78,36 @@ def test_an_agent_may_have_claude_read_what_is_allowed_and_no_more(home: Path) -
     assert not may_work_in(home / "elsewhere", settings, env)
     assert not may_work_in(home / "src/out", settings, env)
     assert not may_work_in(home / "src/project/../../elsewhere", settings, env)
+
+
+def test_a_link_that_is_changed_after_the_check_leads_nowhere_else(home: Path) -> None:
+    settings, env = made(home, "src")
+    link = home / "src/link"
+    link.symlink_to(home / "src/project")
+    ask = Ask("ping", "tests", working_dir=str(link))
+    check_working_dir(ask, settings, env)
+    with working_dir(ask, str(link), settings, env) as entered:
+        link.unlink()
+        link.symlink_to(home / "work-login")
+        there = Path(os.fsdecode(subprocess.check_output(["/bin/pwd", "-P"], cwd=entered)).strip())
+    assert there == home / "src/project"
+    with pytest.raises(InvalidRequest, match="would lay open"), working_dir(ask, str(link), settings, env):
+        pass
+
+
+def test_another_name_of_a_directory_is_the_same_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that does not tell upper from lower case, or where a directory is mounted twice."""
+    settings, env = made(home, "src")
+    (home / "src/mounted").mkdir()
+    assert may_work_in(home / "src/mounted", settings, env)
+    login = (home / "work-login").stat()
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda fd: login if _name(fd) == home / "src/mounted" else real(fd))
+    assert not may_work_in(home / "src/mounted", settings, env)
+
+
+def _name(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}").resolve()
 
 
 def test_a_person_at_the_terminal_may_name_any_other_directory(home: Path) -> None:

@@ -71,9 +71,14 @@ async def test_a_prompt_that_looks_like_a_command_or_an_option_reaches_the_model
 async def test_profile_read_reads_inside_the_working_directory_only(
     secret: Path, project: Path, tmp_path: Path
 ) -> None:
+    (project / "link").symlink_to(secret)
+    (project / "folder").symlink_to(tmp_path)
     tools = (
         ToolUse("Read", {"file_path": str(project / "notes.txt")}),
         ToolUse("Read", {"file_path": str(secret)}),
+        ToolUse("Read", {"file_path": str(project / "link")}),
+        ToolUse("Grep", {"pattern": "nobody", "path": str(project / "folder"), "output_mode": "content"}),
+        ToolUse("Grep", {"pattern": "nobody", "path": str(project), "output_mode": "content"}),
         ToolUse("Grep", {"pattern": "nobody", "path": str(tmp_path), "output_mode": "content"}),
         ToolUse("Glob", {"pattern": "*.txt", "path": str(tmp_path)}),
     )
@@ -84,7 +89,7 @@ async def test_profile_read_reads_inside_the_working_directory_only(
     seen = json.dumps(second["messages"])
     assert "what the project notes say" in seen
     assert SECRET not in seen
-    assert seen.count("has been denied") == 3
+    assert seen.count("has been denied") == 5
 
 
 async def test_profile_full_allows_what_the_operators_settings_allow_and_nothing_they_would_ask_about(

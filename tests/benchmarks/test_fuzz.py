@@ -5,7 +5,7 @@ import pytest
 from fuzz import Tally, play
 from fuzz_targets import TARGETS
 
-CASES = {"settings": 150, "arguments": 100, "lines": 150, "streams": 100, "transcripts": 60}
+CASES = {"settings": 150, "arguments": 40, "lines": 40, "streams": 100, "transcripts": 60}
 
 
 @pytest.mark.parametrize("target", TARGETS)

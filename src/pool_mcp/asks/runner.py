@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from pool_mcp.asks import outcomes
+from pool_mcp.asks.directories import working_dir
 from pool_mcp.choosing import overage
 from pool_mcp.choosing.cooldowns import cooldown_after
 from pool_mcp.claude import sessions
@@ -149,7 +151,8 @@ class Runner:
             base_url=self._settings.claude.base_url,
             attachments=command.tool_profile == "full",
         )
-        return start(found, argv(command), self.files(run.run_id), env, self._working_dir(ask))
+        with self._working_dir(ask) as cwd:
+            return start(found, argv(command), self.files(run.run_id), env, cwd)
 
     def _command(self, run: Run, ask: Ask) -> Command:
         return Command(
@@ -364,11 +367,11 @@ class Runner:
     def _config_dir(self, subscription: Subscription) -> Path:
         return sessions.config_dir_or_default(subscription.config_dir, self._env)
 
-    def _working_dir(self, ask: Ask) -> Path:
-        """The caller's directory, else an empty one of our own in which there is nothing to be read."""
+    def _working_dir(self, ask: Ask) -> AbstractContextManager[Path]:
+        """The caller's directory, checked again, else an empty one of our own in which there is nothing to be read."""
         if ask.working_dir is not None:
-            return Path(ask.working_dir).expanduser()
-        return make_directory(self._settings.state_dir / "work")
+            return working_dir(ask, ask.working_dir, self._settings, self._env)
+        return nullcontext(make_directory(self._settings.state_dir / "work"))
 
 
 def _started_at_ms(run: Run) -> int:
