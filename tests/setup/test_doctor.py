@@ -5,13 +5,27 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from machine import Machine
 from support import new_id, now_ms, open_ledger
+from written import answer, dump
 
-from pool_mcp.model import BLOCK_MS, HOUR_MS, Run, RunState, WindowReading
+from pool_mcp.model import (
+    BLOCK_MS,
+    HOUR_MS,
+    Cost,
+    ModelCost,
+    Outcome,
+    Run,
+    RunState,
+    Settlement,
+    Tokens,
+    WindowReading,
+)
 from pool_mcp.results.setup import FindingResult
 from pool_mcp.settings import load
 from pool_mcp.setup.doctor import examine
@@ -68,6 +82,7 @@ def test_where_all_is_well_every_line_says_so(machine: Machine) -> None:
         "locks": ["ok"],
         "clock": ["ok"],
         "permissions": ["ok"],
+        "transcripts": ["ok"],
         "hosts": ["ok"],
     }
     assert found["login"][0].text == "ann: ann@example.com · max_20x"
@@ -91,9 +106,48 @@ def test_a_machine_with_nothing_on_it_is_told_what_to_do_first(tmp_path: Path, m
         "sqlite": ("ok", None),
         "ledger": ("ok", None),
         "permissions": ("ok", None),
+        "transcripts": ("ok", None),
         "hosts": ("note", "pool-mcp install claude-code"),
     }
     assert [path for path in machine.home.rglob("*") if "pool-mcp" in path.name] == []
+
+
+def test_transcripts_that_cannot_be_read_are_named(machine: Machine) -> None:
+    project = machine.home / ".claude" / "projects" / "slug"
+    project.mkdir(parents=True)
+    pipe = project / "pipe.jsonl"
+    os.mkfifo(pipe)
+    (found,) = look(machine)["transcripts"]
+    assert (found.status, found.fix) == ("note", f"ls -ld {pipe}")
+    assert found.text == "~/.claude/projects/slug/pipe.jsonl cannot be read, so what is in there is not counted"
+    assert "transcripts that cannot be read" in machine.say("import")
+
+
+def test_a_cli_with_an_old_price_list_is_told_once_and_is_to_be_updated(machine: Machine) -> None:
+    at_ms = int(datetime.fromisoformat("2026-11-01T00:00:00Z").timestamp() * 1000)
+    run = Run(
+        new_id(), new_id(), "ann", new_id(), False, "agent", None, RunState.RESERVED, "me", False, False, at_ms,
+        at_ms, 1,
+    )  # fmt: skip
+    old = Cost.of({"claude-sonnet-5": ModelCost(Tokens(1000, 1000), 18_000_000)})
+    ended = Settlement(run.run_id, RunState.SETTLED, Outcome.OK, None, old, at_ms, cli_version="2.1.197")
+    with closing(open_ledger(load(machine.env))) as ledger, ledger.write() as tx:
+        tx.runs.insert_ask(run.ask_id, "agent", None, "", at_ms)
+        tx.runs.insert(run)
+        assert tx.runs.mark_running(run.run_id, "me", None, at_ms)
+        assert tx.runs.settle(ended, "me")
+    project = machine.home / ".claude" / "projects" / "slug"
+    project.mkdir(parents=True)
+    for name in ("one", "two"):
+        (project / f"{name}.jsonl").write_bytes(dump(answer(name)))
+        machine.say("import")
+    with closing(open_ledger(load(machine.env))) as ledger, ledger.read() as tx:
+        told = [alert.message for _, alert in tx.notices.current(now_ms()) if alert.kind == "prices"]
+    assert told == [
+        "ann: Claude Code 2.1.197 prices claude-sonnet-5 at 1.50 times the list price, and so it is booked; update it"
+    ]
+    (found,) = look(machine)["prices"]
+    assert (found.status, found.fix) == ("note", "claude update")
 
 
 def test_in_a_pipe_every_finding_is_a_line_without_colour_and_each_remedy_a_line_below(machine: Machine) -> None:
@@ -113,6 +167,7 @@ def test_in_a_pipe_every_finding_is_a_line_without_colour_and_each_remedy_a_line
         "✓ locks",
         "✓ clock",
         "✗ permissions",
+        "✓ transcripts",
         "✓ hosts",
     ]
     at = next(at for at, line in enumerate(lines) if line.startswith("✗ permissions"))

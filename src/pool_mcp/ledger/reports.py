@@ -7,10 +7,11 @@ Sessions, projects and branches, which the sums do not know, come from the entri
 
 from dataclasses import dataclass
 
+from pool_mcp.accounting.cli_prices import PricedByCli
 from pool_mcp.accounting.periods import Only, Span, Sums, whole_hours
 from pool_mcp.ledger.lists import marks
 from pool_mcp.ledger.sql import Connection
-from pool_mcp.model import HOUR_MS
+from pool_mcp.model import HOUR_MS, Tokens
 
 _COLUMNS = (
     "calls",
@@ -102,6 +103,21 @@ class Reports:
         for end in ends:
             row = map(sum, zip(row, self._of_entries(end, among), strict=True))
         return Sums(*row)
+
+    def priced_by_cli(self, limit: int = 200) -> list[PricedByCli]:
+        """What the CLI said of the latest runs whose cost it told, one by model."""
+        rows = self._conn.execute(
+            """
+            SELECT cli_version, m.model, entries.subscription, entries.at_ms, m.cost_nanousd, input_tokens,
+                output_tokens, cache_creation_5m_tokens, cache_creation_1h_tokens, cache_read_tokens,
+                web_search_requests
+            FROM entries JOIN runs USING (run_id) JOIN entry_models m USING (entry_id)
+            WHERE entries.kind = 'run' AND is_estimate = 0 AND m.cost_nanousd > 0 AND cli_version IS NOT NULL
+            ORDER BY entry_id DESC LIMIT ?
+            """,
+            (limit,),
+        )
+        return [PricedByCli(row[0], row[1], row[2], row[3], Tokens(*row[5:]), row[4]) for row in rows]
 
     def latest_hour_ms(self, before_ms: int, among: Among) -> int | None:
         """The last hour before an instant (which may lie within it) in which there is anything."""

@@ -12,10 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+from pool_mcp.accounting.cli_prices import differences
 from pool_mcp.background.notify import missing
+from pool_mcp.claude import transcripts
 from pool_mcp.claude.fields import as_version
 from pool_mcp.claude.find import find_cli
 from pool_mcp.claude.login import Login, cli_version, login_of
+from pool_mcp.claude.sessions import config_dir_or_default
 from pool_mcp.errors import PoolError
 from pool_mcp.ledger.engine import Database
 from pool_mcp.ledger.ledger import Ledger
@@ -57,6 +60,7 @@ def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
         findings += _ledger(settings, now_ms)
         findings += _receivers(settings, env)
         findings += _permissions(settings)
+        findings.append(_transcripts(settings, env))
     findings += _hosts(env, variables)
     return doctor_result(findings)
 
@@ -163,6 +167,7 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
         with ledger.read() as tx:
             unfinished = tx.runs.unfinished()
             readings = [one for windows in tx.official.latest().values() for one in windows.values()]
+            said = tx.reports.priced_by_cli()
             newest_ms = max(tx.balances.last_used_ms().values(), default=0)
     except PoolError as error:
         yield broken("ledger", error.message, "pool-mcp ledger check")
@@ -183,6 +188,8 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
         yield ok("runs", "all booked")
     yield _stale_locks(settings)
     yield _clock(readings, newest_ms, now_ms)
+    for one in differences(one for one in said if one.cli_version == said[0].cli_version):
+        yield note("prices", f"{one.text}; so it is booked", "claude update")
 
 
 def _receivers(settings: Settings, env: Mapping[str, str]) -> Iterator[FindingResult]:
@@ -263,6 +270,21 @@ def _permissions(settings: Settings) -> Iterator[FindingResult]:
         )
     else:
         yield ok("permissions", f"ledger and answers are yours alone ({short(state)})")
+
+
+def _transcripts(settings: Settings, env: Mapping[str, str]) -> FindingResult:
+    """Whether what the CLI keeps of its use can be read: what can't be is not counted."""
+    config_dirs = {config_dir_or_default(one.config_dir, env).resolve() for one in settings.subscriptions}
+    walks = [transcripts.walk(config_dir) for config_dir in sorted(config_dirs)]
+    unreadable = [path for walk in walks for path in walk.unreadable]
+    unreadable += [one.path for walk in walks for one in walk.found if not os.access(one.path, os.R_OK)]
+    if not unreadable:
+        return ok("transcripts", f"{sum(walk.count for walk in walks)}, all of which can be read")
+    first = Path(os.fsdecode(os.fsencode(unreadable[0])))
+    more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+    is_foreign = first.exists() and first.lstat().st_uid != os.getuid()
+    fix = f'sudo chown -R "$USER" {shlex.quote(str(first))}' if is_foreign else f"ls -ld {shlex.quote(str(first))}"
+    return note("transcripts", f"{short(first)}{more} cannot be read, so what is in there is not counted", fix)
 
 
 def _hosts(env: Mapping[str, str], variables: Sequence[str]) -> Iterator[FindingResult]:

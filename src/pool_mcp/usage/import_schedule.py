@@ -14,9 +14,11 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
+from pool_mcp.accounting.cli_prices import differences
+from pool_mcp.choosing.pacing import Alert
 from pool_mcp.claude.sessions import config_dir_or_default
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import MINUTE_MS, NANO, Run
+from pool_mcp.model import MINUTE_MS, NANO, WEEK_MS, Run
 from pool_mcp.results.ledger import ImportResult, import_result
 from pool_mcp.settings import Settings
 from pool_mcp.usage.importing import BRISK, QUIET, SHORT, Imported, Importer, Pace, Source
@@ -93,11 +95,23 @@ class Outside:
             return not was_stopped
 
         done = self._importer().run(pace, go_on_or_note)
+        if done is not None and done.bytes_read:  # which has loaded the prices
+            self._tell_price_differences()
         if done is not None and not was_stopped:
             self._mark.touch(mode=0o600)
             now_s = self._clock() / 1000
             os.utime(self._mark, (now_s, now_s))
         return done
+
+    def _tell_price_differences(self) -> None:
+        """Tell, once for each, which CLI version prices a model otherwise than the list; what it says stays booked."""
+        with self._ledger.read() as tx:
+            found = differences(tx.reports.priced_by_cli())
+        for one in found:
+            now_ms = self._clock()
+            message = f"{one.subscription}: {one.text}, and so it is booked; update it"
+            with self._ledger.write() as tx:
+                tx.notices.record(Alert(one.key, "prices", one.subscription, message, now_ms + WEEK_MS), now_ms)
 
     async def import_if_due(self) -> None:
         """Import a little at a time, where it is this process's turn.

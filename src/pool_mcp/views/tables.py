@@ -325,7 +325,7 @@ def import_table(found: ImportResult) -> Table:
         (found.run_calls, "calls of the pool's own runs, booked with them"),
         (found.malformed_lines, "lines that cannot be read, passed over"),
         (found.files_waiting, "transcripts left for later: a run is in flight on them"),
-        (found.files_unreadable, "transcripts that cannot be opened"),
+        (found.files_unreadable, f"transcripts that cannot be read: {', '.join(found.unreadable[:3])}"),
     ):
         if count:
             table.add_row(f"{count:,}", meaning)
