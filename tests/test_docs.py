@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+import manual
 from pool_mcp import settings
 from pool_mcp.choosing.pacing import Action
 from pool_mcp.errors import BY_KIND
@@ -20,6 +21,7 @@ from pool_mcp.server.tools import TOOLS, Tool, input_schema, output_schema
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+REPOSITORY = "https://github.com/pool-mcp/pool-mcp"
 
 
 def tools_document() -> str:
@@ -168,8 +170,26 @@ def test_the_ledgers_queries_run_on_a_ledger(tmp_path: Path) -> None:
     ],
 )
 def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    own = re.findall(
+        rf"\]\((?:{REPOSITORY}/blob|https://raw.githubusercontent.com/pool-mcp/pool-mcp)/main/([^)#]+)", text
+    )
     assert [link for link in links if not (document.parent / link).exists()] == []
+    assert [link for link in own if not (ROOT / link).exists()] == []
+
+
+def test_a_package_index_can_follow_every_link_of_the_readme() -> None:
+    assert re.findall(r"\]\((?!https://)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8")) == []
+
+
+def test_the_site_has_every_document() -> None:
+    listed = re.findall(r"\b(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
+
+
+def test_the_commands_document_and_the_man_page_are_what_the_parser_says() -> None:
+    assert {file: file.read_text(encoding="utf-8") for file in manual.texts()} == manual.texts()
 
 
 def test_every_module_is_on_the_map() -> None:

@@ -1,14 +1,10 @@
-"""The README is true: its table is made from the tools, its commands exist, its settings load."""
+"""The README is true: it names the tools, its settings load, its links lead where they say."""
 
 import json
-import os
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
-import click
-import pytest
 from click.testing import CliRunner
 
 from pool_mcp import __version__
@@ -20,47 +16,18 @@ from pool_mcp.settings import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BEGIN, END = "<!-- tools: begin -->", "<!-- tools: end -->"
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def tool_table() -> str:
-    rows = ["| tool | what it is for | arguments |", "| --- | --- | --- |"]
-    for tool in TOOLS.values():
-        fields = tool.arguments.model_fields
-        names = ", ".join(f"`{name}`" if field.is_required() else f"`{name}?`" for name, field in fields.items())
-        rows.append(f"| `{tool.name}` | {tool.description} | {names} |")
-    return "\n".join(rows)
-
-
-def test_the_tool_table_is_what_the_tools_say() -> None:
-    if os.environ.get("UPDATE_DOCS"):
-        before, _, rest = README.partition(BEGIN)
-        text = f"{before}{BEGIN}\n{tool_table()}\n{END}{rest.partition(END)[2]}"
-        (ROOT / "README.md").write_text(text, encoding="utf-8")
-        return
-    shown = README.partition(BEGIN)[2].partition(END)[0].strip()
-    assert shown == tool_table()
+def test_every_tool_is_named() -> None:
+    assert all(f"`{name}`" in README for name in TOOLS)
 
 
 def test_the_two_first_commands_are_the_demo_and_the_tests() -> None:
     assert [block.strip() for block in blocks("sh")[:2]] == ["./dev demo", "./dev test"]
-
-
-@pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines() if "pool-mcp " in line])
-def test_every_command_shown_exists_with_its_options(line: str) -> None:
-    words = shlex.split(line.rpartition(" | ")[2], comments=True)
-    if words[0] != "pool-mcp":
-        assert words[-1] == "pool-mcp"  # another program's command, which starts ours without arguments
-        return
-    command: click.Command = commands
-    arguments = words[1:]
-    while isinstance(command, click.Group):
-        command = command.commands[arguments.pop(0)]
-    command.make_context("pool-mcp", arguments)  # raises on an unknown option or a missing argument
 
 
 def test_the_settings_shown_load(tmp_path: Path) -> None:
