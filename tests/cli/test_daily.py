@@ -253,13 +253,13 @@ def test_recent_spend_is_drawn_small_and_in_ascii_too() -> None:
     assert """\
 24 hours ····················▁▂▄█ $15.00
 14 days  ·█·█·█·█·█·█·█ $70.00
-7 days   opus-5-5 75%  haiku-4-5 25%  used outside the pool 41%
+7 days   opus-5-5 75%  haiku-4-5 25%  outside the pool 41%
 """ in printed(view)
     assert "24 hours ...................._-=# $15.00" in printed(view, encoding="ascii")
     wide = printed(view, width=100).splitlines()
     top = wide.index(next(line for line in wide if line.startswith("24 hours  $15.00  highest $8.00")))
     assert [line.split() for line in wide[top + 1 : top + 3]] == [["██"] * 8, ["▄▄██", *["██"] * 7]]
-    assert wide[top + 5] == "7 days   opus-5-5 ███████▌ 75%  haiku-4-5 ██▌ 25%  used outside the pool 41%"
+    assert wide[top + 5] == "7 days   opus-5-5 ██████ 75%  haiku-4-5 ██ 25%  outside the pool 41%"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])

@@ -58,6 +58,6 @@ def _shares(activity: Activity, ink: Ink, width: int) -> Text:
     """Each model's part of the week's spend, as a bar where there is room."""
     line = Text.assemble((f"{'7 days':<9}", "dim"))
     for name, share in activity.shares:
-        bar = f"{ink.share(share, 10)} " if width >= _WIDE else ""
+        bar = f"{ink.share(share, 8)} " if width >= _WIDE else ""
         line.append(f"{name} ").append(bar, "green").append(f"{share:.0f}%  ")
-    return line.append(f"used outside the pool {activity.outside_percent:.0f}%", "dim")
+    return line.append(f"outside the pool {activity.outside_percent:.0f}%", "dim")
