@@ -161,8 +161,9 @@ def _quoted(value: str) -> str:
 @click.command("exec", cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--subscription", metavar="ID", help="This one, whatever the pool would choose.")
 @click.option("--model", help="The model it is for.")
+@click.option("--json", "as_json", is_flag=True, help="Say on stderr as JSON which one it is, and why.")
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND [ARG]...")
-def execute(subscription: str | None, model: str | None, command: tuple[str, ...]) -> None:
+def execute(subscription: str | None, model: str | None, as_json: bool, command: tuple[str, ...]) -> None:
     """Run a command, such as claude, by hand under the best subscription.
 
     The command takes this one's place, in an environment with that subscription's login and no other.
@@ -183,8 +184,9 @@ def execute(subscription: str | None, model: str | None, command: tuple[str, ...
             raise LimitReached(f"None can serve now: {choice.reason}. Name one with --subscription to use it anyway.")
         return choice.subscription, choice.reason, choice.env
 
-    chosen, why, env = run.with_pool(choose)
-    click.echo(f"pool-mcp: under {chosen}: {localized(why, run.now_ms())}", err=True)
+    chosen, why, env = run.with_pool(choose, as_json=as_json)
+    said = json.dumps({"subscription": chosen, "reason": why}, ensure_ascii=False)
+    click.echo(said if as_json else f"pool-mcp: under {chosen}: {localized(why, run.now_ms())}", err=True)
     program, *arguments = command
     if program == "claude":
         program = str(find_cli(load(dict(os.environ)).claude.path, os.environ))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -57,7 +58,8 @@ def _toml_tables(section: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 @config.command()
-def edit() -> None:
+@AS_JSON
+def edit(as_json: bool) -> None:
     """Open pool.toml in your editor, and write it only if it is valid."""
     from pool_mcp.settings import load
     from pool_mcp.setup.onboarding import HEADER
@@ -70,7 +72,7 @@ def edit() -> None:
     while True:
         edited = click.edit(text, extension=".toml", require_save=True)
         if edited is None or edited == before:
-            click.echo(f"{file} is as it was.", err=True)
+            _say_edited(file, changed=False, as_json=as_json)
             return
         try:
             load(env, edited)
@@ -81,8 +83,15 @@ def edit() -> None:
             text = edited
         else:
             textfile.replace(file, edited)
-            click.echo(f"{file} is written.", err=True)
+            _say_edited(file, changed=True, as_json=as_json)
             return
+
+
+def _say_edited(file: Path, *, changed: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "changed": changed}))
+    else:
+        click.echo(f"{file} is {'written' if changed else 'as it was'}.", err=True)
 
 
 @click.command(cls=Command)

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from pool_mcp import __version__
-from pool_mcp.cli import asking, config, daily, figures, notices, run, setup
+from pool_mcp.cli import asking, config, connecting, daily, figures, notices, run, setup
 from pool_mcp.cli.options import Group
 from pool_mcp.errors import PoolError
 from pool_mcp.system import places
@@ -154,6 +154,7 @@ for _command in (
     *daily.COMMANDS,
     *figures.COMMANDS,
     *setup.COMMANDS,
+    *connecting.COMMANDS,
     *notices.COMMANDS,
     *config.COMMANDS,
 ):

@@ -1,5 +1,6 @@
 """What tells other programs how the pool is: the group ``notify``, and metrics."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pool_mcp.cli import run
-from pool_mcp.cli.options import Command, Group
+from pool_mcp.cli.options import AS_JSON, Command, Group
 from pool_mcp.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def notify() -> None:
 
 
 @notify.command()
-def test() -> None:
+@AS_JSON
+def test(as_json: bool) -> None:
     """Send every receiver a test notice now; exit code 1 where one does not take it."""
     import anyio
 
@@ -31,12 +33,16 @@ def test() -> None:
     settings = load(env)
     if not settings.notify:
         raise click.UsageError(f"{settings.config_file} has no [[notify]] table.")
-    has_failed = False
+    problems: dict[str, str | None] = {}
     for receiver in settings.notify:
         problem = anyio.run(send, receiver, trial(run.now_ms()), env, settings.variables(env))
-        click.echo(f"{receiver.where}: {'sent' if problem is None else problem}")
-        has_failed |= problem is not None
-    if has_failed:
+        problems[receiver.where] = problem
+        if not as_json:
+            click.echo(f"{receiver.where}: {'sent' if problem is None else problem}")
+    if as_json:
+        receivers = [{"receiver": name, "sent": said is None, "problem": said} for name, said in problems.items()]
+        click.echo(json.dumps({"receivers": receivers}, indent=2, ensure_ascii=False))
+    if any(problems.values()):
         raise SystemExit(1)
 
 

@@ -10,8 +10,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -106,11 +106,19 @@ def with_pool(work: "Callable[[Pool], Awaitable[T]]", *, as_json: bool = False) 
             return await work(pool)
 
     try:
-        return anyio.run(inside)
+        with errors_as_json(as_json):
+            return anyio.run(inside)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
+
+
+@contextmanager
+def errors_as_json(as_json: bool) -> Iterator[None]:
+    """Under ``as_json`` print a failure as JSON, too, before it ends the command."""
+    try:
+        yield
     except PoolError as error:
         if as_json:
             from pool_mcp.results.base import error_result

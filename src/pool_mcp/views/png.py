@@ -1,9 +1,11 @@
 """Charts as PNG, at twice their size so that they are sharp."""
 
+import importlib.util
 import io
+import shlex
+import sys
 
-from PIL import Image, ImageDraw, ImageFont
-
+from pool_mcp.errors import InvalidRequest
 from pool_mcp.usage.charts import INK, WIDTH, Chart, Rectangle, Stroke, Words, draw
 
 _SCALE = 2
@@ -11,7 +13,15 @@ _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
 def png(chart: Chart) -> bytes:
-    """A chart as a PNG file."""
+    """A chart as a PNG file.
+
+    Raises:
+        InvalidRequest: Pillow is not there; it comes with the extra ``png``.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise InvalidRequest(f"A PNG needs Pillow (20 MB): `{_how_to_install()}`. SVG needs nothing.") from None
     drawing = draw(chart)
     image = Image.new("RGB", (WIDTH * _SCALE, round(drawing.height) * _SCALE))
     brush = ImageDraw.Draw(image)
@@ -30,3 +40,11 @@ def png(chart: Chart) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
+
+
+def _how_to_install() -> str:
+    """The command that puts Pillow beside this program, wherever that was installed."""
+    python = shlex.quote(sys.executable)
+    if importlib.util.find_spec("pip"):
+        return f"{python} -m pip install 'pillow>=12.1'"
+    return f"uv pip install --python {python} 'pillow>=12.1'"
