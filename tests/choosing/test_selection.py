@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pool_mcp.choosing.allowances import Allowance
 from pool_mcp.choosing.budget import Balance, PaidUse, availability, health
+from pool_mcp.choosing.pacing import Action, advise
 from pool_mcp.choosing.rates import Rate
 from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
 from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
@@ -417,6 +418,7 @@ cooldowns = st.builds(
     st.sampled_from([None, NOW - 1, NOW, NOW + HOUR_MS]),
     is_probed=st.booleans(),
 )
+week_hours = st.lists(st.tuples(st.integers(0, 168).map(lambda ago: NOW - ago * HOUR_MS), amounts)).map(sorted)
 candidates = st.builds(
     lambda said, many: balance(**said, readings={reading.window: reading for reading in many}),
     st.fixed_dictionaries(
@@ -431,7 +433,7 @@ candidates = st.builds(
             "in_flight": st.integers(0, 4),
             "cooldowns": st.lists(cooldowns, max_size=2),
             "last_used_ms": st.none() | st.integers(NOW - 3, NOW),
-            "hours": st.lists(st.tuples(st.integers(0, 168).map(lambda ago: NOW - ago * HOUR_MS), amounts)).map(sorted),
+            "hours": week_hours,
             "spent_since": st.dictionaries(st.sampled_from(["five_hour", "seven_day"]), amounts),
             "reserved_beside": amounts,
             "keep_percent": st.dictionaries(st.sampled_from(["*", "five_hour"]), st.sampled_from([5.0, 30.0, 100.0])),
@@ -440,11 +442,26 @@ candidates = st.builds(
     ),
     st.lists(readings, max_size=2),
 )
+callers = st.builds(
+    Allowance,
+    st.just("me"),
+    st.just(NOW),
+    st.builds(Budget, st.none() | amounts, st.none() | amounts, st.none() | amounts),
+    day_spent=amounts,
+    week_spent=amounts,
+    month_spent=amounts,
+    reserved=amounts,
+    hours=week_hours,
+    is_project=st.booleans(),
+)
 pools = st.lists(candidates, max_size=4, unique_by=lambda one: one.subscription.id)
 asks = st.builds(
     Request,
     st.fixed_dictionaries(dict.fromkeys(NAMES, st.integers(1, 30 * NANO) | st.just(NANO))),
     model=st.sampled_from([None, "opus", "sonnet"]),
+    likely=st.fixed_dictionaries(dict.fromkeys(NAMES, st.integers(1, 30 * NANO))) | st.just({}),
+    caller=st.none() | callers,
+    project=st.none() | callers,
     only=st.none() | st.sampled_from(NAMES),
     by_name=st.booleans(),
     tried=st.frozensets(st.sampled_from(NAMES), max_size=2),
@@ -551,6 +568,27 @@ def test_more_headroom_never_makes_a_candidate_worse(pool: list[Balance], ask: R
     for worse, better in zip(before, after, strict=True):
         assert better.score >= worse.score - 1e-9
         assert better.eligible or not worse.eligible
+
+
+@given(pools, asks, st.floats(0, 1))
+def test_an_ask_that_may_cost_less_is_served_wherever_one_that_may_cost_more_is(
+    pool: list[Balance], ask: Request, share: float
+) -> None:
+    less = {name: max(1, round(amount * share)) for name, amount in ask.estimates.items()}
+    likely = {name: max(1, round(amount * share)) for name, amount in ask.likely.items()}
+    before = choose(ask, pool).candidates
+    after = choose(replace(ask, estimates=less, likely=likely), pool).candidates
+    assert all(better.eligible or not worse.eligible for worse, better in zip(before, after, strict=True))
+
+
+@given(pools, asks)
+def test_advice_is_what_an_ask_would_meet(pool: list[Balance], ask: Request) -> None:
+    found, advice = choose(ask, pool), advise(ask, pool)
+    if ask.pool_cooldown is not None or not pool:
+        return
+    assert (advice.action in (Action.PROCEED, Action.SLOW_DOWN)) == (found.subscription is not None)
+    if advice.action is Action.WAIT:
+        assert advice.next_ask_at_ms == advice.retry_at_ms == found.next_available_at_ms
 
 
 @given(pools, asks)
