@@ -225,7 +225,8 @@ def test_a_budget_from_the_host_that_is_none_is_refused_by_the_variables_name(tm
 # What is wrong
 
 IN_FILE = (
-    "admin, block_budget_usd, callers, claude, ledger, notify, projects, strategy, subscriptions, weekly_budget_usd"
+    "admin, block_budget_usd, callers, claude, ledger, metrics, notify, projects, strategy, subscriptions, "
+    "weekly_budget_usd"
 )
 IN_CALLER = "daily_budget_usd, models, monthly_budget_usd, share, weekly_budget_usd"
 IN_CLAUDE = ", ".join(sorted(ClaudeSettings.model_fields))
@@ -300,6 +301,12 @@ BASE_URLS = (
         (
             '[callers.x]\nmodels = ["a model"]',
             "callers.x.models.0: string should match pattern '^[A-Za-z0-9._:-]{1,64}$', not 'a model'",
+        ),
+        ('[metrics]\notlp_endpoint = "collector:4318"', f"metrics.otlp_endpoint: {ADDRESS}, not 'collector:4318'"),
+        ("[metrics]\ninterval_s = 0", "metrics.interval_s: input should be greater than or equal to 1, not 0"),
+        (
+            f'[metrics]\nheaders = {{ Authorization = "Bearer {KEY}" }}',
+            f"metrics.headers.Authorization: {NAME_OF_VARIABLE}",
         ),
         ("[projects.x]\ndaily_budget_usd = 0", "projects.x.daily_budget_usd: input should be greater than 0, not 0"),
         (

@@ -24,6 +24,7 @@ from pool_mcp.asks.supervision import Supervision
 from pool_mcp.background.alerts import Alerting, Listener
 from pool_mcp.background.every import Sleep, every, once
 from pool_mcp.background.logins import Upkeep
+from pool_mcp.background.metrics import Sending
 from pool_mcp.background.notify import Notifying
 from pool_mcp.choices import By
 from pool_mcp.claude import process as cli
@@ -32,7 +33,7 @@ from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, NANO, Ask, Outcome, Run
 from pool_mcp.organisation.sync import SYNC_LOOK_S, Organisation
 from pool_mcp.results.asks import AskResult, ask_result, with_page
-from pool_mcp.results.metrics import exposition
+from pool_mcp.results.metrics import Gauge, gauges
 from pool_mcp.results.status import PickResult, StatusResult, pick_result, status_result
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
@@ -131,6 +132,9 @@ class Pool:
         start(LOOK_AFTER_S, "look after logins", self._look_after_logins, UPKEEP_S)
         start(IMPORT_AFTER_S, "import what was spent outside", self.outside.import_if_due, IMPORT_AFTER_S)
         self._notifying.start(tasks, self._sleep)
+        if self._settings.metrics.otlp_endpoint:
+            sending = Sending(self._settings, self._ledger, self._env, self._clock, self.gauges)
+            start(self._settings.metrics.interval_s, "send metrics", sending.send_if_due, UPKEEP_S)
         if self.organisation.has_key:
             start(SYNC_LOOK_S, "read the organization's reports", self.organisation.sync_if_due, SYNC_LOOK_S)
 
@@ -256,8 +260,8 @@ class Pool:
         now = await self.look(self._state.look, self._ledger, self._clock, caller, only=subscription)
         return status_result(now, self.outside.imported_at_ms())
 
-    async def metrics(self) -> str:
-        """The pool's state in Prometheus' text format."""
+    async def gauges(self) -> list[Gauge]:
+        """The pool's state as gauges."""
         status = await self.status()
         reports = [await in_thread(self.figures.report, by) for by in METRICS_BY]
 
@@ -265,7 +269,7 @@ class Pool:
             with self._ledger.read() as tx:
                 return tx.runs.outcomes()
 
-        return exposition(status, reports, await in_thread(outcomes))
+        return gauges(status, reports, await in_thread(outcomes))
 
     async def pick(
         self, estimated_cost_usd: float | None = None, model: str | None = None, session_id: str | None = None

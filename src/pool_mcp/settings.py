@@ -157,6 +157,14 @@ class NotifySettings(_Section):
         return host_of(self.url) if self.url else Path((self.command or ("",))[0]).name
 
 
+class MetricsSettings(_Section):
+    """``[metrics]``: where gauges are sent by OTLP/HTTP."""
+
+    otlp_endpoint: BaseUrl = ""
+    headers: dict[HeaderName, EnvName] = {}
+    interval_s: Annotated[float, Field(ge=1, le=3600)] = 60
+
+
 class _File(_Section):
     """The whole of ``pool.toml``."""
 
@@ -172,6 +180,7 @@ class _File(_Section):
     admin: AdminSettings = AdminSettings()
     ledger: LedgerSettings = LedgerSettings()
     notify: Annotated[tuple[NotifySettings, ...], Field(strict=False)] = ()
+    metrics: MetricsSettings = MetricsSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +197,7 @@ class Settings:
     notify: tuple[NotifySettings, ...] = ()
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     projects: Mapping[str, Budget] = field(default_factory=dict)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     @property
     def ledger_path(self) -> Path:
@@ -208,6 +218,7 @@ class Settings:
         """The names of the variables that hold keys and tokens; the Admin key's only where it is set."""
         names = [name for one in self.subscriptions if (name := one.api_key_env or one.oauth_token_env)]
         names += [name for one in self.notify for name in one.headers.values()]
+        names += self.metrics.headers.values()
         return [*names, *([self.admin.api_key_env] if places.read_env(env, self.admin.api_key_env) else [])]
 
     def subscription(self, subscription_id: str) -> Subscription:
@@ -252,6 +263,7 @@ def load(env: Mapping[str, str], text: str | None = None) -> Settings:
         admin=parsed.admin,
         ledger=parsed.ledger,
         notify=_receivers(config_file, parsed.notify),
+        metrics=parsed.metrics,
     )
 
 
@@ -403,6 +415,7 @@ def _section_at(location: list[int | str]) -> type[_Section]:
         "admin": AdminSettings,
         "ledger": LedgerSettings,
         "notify": NotifySettings,
+        "metrics": MetricsSettings,
     }
     return sections[str(location[0])] if location else _File
 
@@ -418,6 +431,7 @@ def shown(settings: Settings) -> dict[str, Any]:
         "admin": settings.admin.model_dump(),
         "ledger": settings.ledger.model_dump(),
         "notify": [_as_receiver(one) for one in settings.notify],
+        "metrics": settings.metrics.model_dump(),
     }
 
 

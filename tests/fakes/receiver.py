@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 
@@ -14,9 +15,9 @@ class Receiver:
     """The server; use as a context manager. ``mode`` may be changed at any time."""
 
     mode: Mode = "ok"
-    taken: list[dict[str, Any]] = field(default_factory=list)
+    taken: list[Any] = field(default_factory=list)
     """What it has answered with success: the JSON, or ``{"text": …}``."""
-    tried: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[Any] = field(default_factory=list)
     """Everything that came, as it came."""
     headers: list[dict[str, str]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
@@ -45,10 +46,11 @@ class Receiver:
         self._server.server_close()
         self._thread.join()
 
+    def _read(self, headers: Message, content: bytes) -> Any:
+        return json.loads(content) if headers["content-type"] == "application/json" else {"text": content.decode()}
+
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        content = request.rfile.read(int(request.headers["content-length"]))
-        is_json = request.headers["content-type"] == "application/json"
-        said = json.loads(content) if is_json else {"text": content.decode()}
+        said = self._read(request.headers, request.rfile.read(int(request.headers["content-length"])))
         mode = self.mode
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if mode == "ok":

@@ -52,10 +52,11 @@ def test(as_json: bool) -> None:
 )
 def metrics(file: Path | None) -> None:
     """Print limits, budgets, runs and costs in Prometheus' text format."""
+    from pool_mcp.results.metrics import exposition
     from pool_mcp.system import textfile
 
     async def work(pool: "Pool") -> str:
-        return await pool.metrics()
+        return exposition(await pool.gauges())
 
     found = run.with_pool(work)
     if file is None:

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pool_mcp.accounting.cli_prices import differences
+from pool_mcp.background.metrics import send as send_metrics
 from pool_mcp.background.notify import missing
 from pool_mcp.claude import transcripts
 from pool_mcp.claude.fields import as_version
@@ -38,6 +39,7 @@ from pool_mcp.settings import Settings, load
 from pool_mcp.setup import hosts
 from pool_mcp.system import locks, places
 from pool_mcp.system.textfile import short
+from pool_mcp.values import host_of
 from pool_mcp.views.times import span
 
 FIRST_WITH_WINDOWS = (2, 1, 248)
@@ -59,6 +61,7 @@ def examine(env: Mapping[str, str], now_ms: int) -> DoctorResult:
         findings += _cli_and_logins(settings, env)
         findings += _ledger(settings, now_ms)
         findings += _receivers(settings, env)
+        findings += _metrics(settings, env, now_ms)
         findings += _permissions(settings)
         findings.append(_transcripts(settings, env))
     findings += _hosts(env, variables)
@@ -214,6 +217,17 @@ def _receivers(settings: Settings, env: Mapping[str, str]) -> Iterator[FindingRe
             yield note("notify", f"{one.where}: {state.given_up} notices of the last 30 days never arrived")
         else:
             yield ok("notify", f"{one.where}: {', '.join(one.on)}")
+
+
+def _metrics(settings: Settings, env: Mapping[str, str], now_ms: int) -> Iterator[FindingResult]:
+    """Whether the collector takes metrics: it is sent none."""
+    if settings.metrics.otlp_endpoint:
+        where = host_of(settings.metrics.otlp_endpoint)
+        if problem := send_metrics(settings.metrics, env, [], now_ms):
+            edit = f'"${{EDITOR:-vi}}" {shlex.quote(str(settings.config_file))}'
+            yield broken("metrics", f"{where}: {problem}", edit)
+        else:
+            yield ok("metrics", f"{where} takes them")
 
 
 def _stale_locks(settings: Settings) -> FindingResult:
