@@ -55,7 +55,7 @@ def every_command(group: click.Group) -> Iterator[click.Command]:
 
 @pytest.mark.parametrize(
     "document",
-    [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))],
     ids=lambda one: one.name,
 )
 def test_the_documents_are_in_plain_words(document: Path) -> None:
