@@ -52,7 +52,14 @@ def test_without_a_file_there_is_one_subscription_on_the_clis_own_login(tmp_path
         state_dir=tmp_path,
         strategy="headroom",
         claude=ClaudeSettings(
-            path="claude", inline_wait_s=45, timeout_s=1800, tool_profile="none", base_url="", keep_answers_days=7
+            path="claude",
+            inline_wait_s=45,
+            timeout_s=1800,
+            tool_profile="none",
+            base_url="",
+            keep_answers_days=7,
+            spares="auto",
+            spare_ttl_s=120,
         ),
         subscriptions=(DEFAULT,),
         callers={},
@@ -72,6 +79,8 @@ timeout_s = 2.5
 tool_profile = "full"
 base_url = "http://127.0.0.1:1"
 keep_answers_days = 0.5
+spares = "eager"
+spare_ttl_s = 30
 
 [[subscriptions]]
 id = "personal"
@@ -121,6 +130,8 @@ def test_everything_that_can_be_set_is_taken_over(tmp_path: Path) -> None:
             tool_profile="full",
             base_url="http://127.0.0.1:1",
             keep_answers_days=0.5,
+            spares="eager",
+            spare_ttl_s=30,
         ),
         subscriptions=(
             subscription(

@@ -14,6 +14,9 @@ TOOL_PROFILES: tuple[ToolProfile, ...] = get_args(ToolProfile)
 Strategy = Literal["headroom", "health"]
 """How the pool chooses among subscriptions that have room."""
 
+Spares = Literal["auto", "eager", "off"]
+"""When a CLI is started before it is needed: after an ask, at a server's start as well, or never."""
+
 By = Literal[
     "hour",
     "day",

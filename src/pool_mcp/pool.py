@@ -20,6 +20,7 @@ from pool_mcp.asks.history import History
 from pool_mcp.asks.outcomes import CUT, FAILOVER
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Runner
+from pool_mcp.asks.spares import Spares
 from pool_mcp.asks.supervision import Supervision
 from pool_mcp.background.alerts import Alerting, Listener
 from pool_mcp.background.every import Sleep, every, once
@@ -87,9 +88,10 @@ class Pool:
         self._alerts = Alerting(ledger, self._state, clock)
         self._logins = Upkeep(settings, ledger, self._state, env, clock)
         self._notifying = Notifying(settings, ledger, env, clock)
-        self._reservations = Reservations(settings, ledger, self._state, self._runner, clock, new_id)
+        self._spares = Spares(settings, ledger, self._state, self._runner, env, clock, new_id)
+        self._reservations = Reservations(settings, ledger, self._state, self._runner, clock, new_id, self._spares)
         self._tasks: anyio.abc.TaskGroup | None = None
-        self.supervision = Supervision(self._reservations, self._runner, self._alerts, clock)
+        self.supervision = Supervision(self._reservations, self._runner, self._spares, self._alerts, clock)
         self.history = History(settings, ledger, self._runner, clock)
         self.outside = Outside(settings, ledger, env, clock, lambda run: self._runner.read(run.run_id).calls)
         self.figures = Figures(settings, ledger, clock, places.time_zone(env), self.outside.imported_at_ms)
@@ -138,11 +140,19 @@ class Pool:
         if self.organisation.has_key:
             start(SYNC_LOOK_S, "read the organization's reports", self.organisation.sync_if_due, SYNC_LOOK_S)
 
+    def keep_spares(self) -> None:
+        """From now on have a CLI started before the next ask, as far as the settings want that."""
+        assert self._tasks is not None, "the pool is not open"
+        if self._settings.claude.spares != "off":
+            self._tasks.start_soon(self._spares.keep)
+
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
         self.outside.stop()
         self._logins.stop()
+        self._spares.close()
         await self.supervision.stop()
+        await in_thread(self._spares.stop)
 
     # One ask
 

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pool_mcp.choices import NOTICE_KINDS, NoticeKind, Strategy, ToolProfile
+from pool_mcp.choices import NOTICE_KINDS, NoticeKind, Spares, Strategy, ToolProfile
 from pool_mcp.choosing.kept import ALL_WINDOWS
 from pool_mcp.errors import InvalidRequest, SettingsError
 from pool_mcp.model import NANO, Budget, CallerBudget, DayHours, Subscription
@@ -58,6 +58,8 @@ class ClaudeSettings(_Section):
     base_url: BaseUrl = ""
     allowed_dirs: Annotated[tuple[Place, ...], Field(strict=False)] | None = None
     keep_answers_days: Annotated[float, Field(gt=0, le=3650)] = 7
+    spares: Spares = "auto"
+    spare_ttl_s: Annotated[float, Field(gt=0, le=3600)] = 120
 
 
 class SubscriptionSettings(_Section):

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-from support import group_is_gone, make_home, open_ledger, open_pool, until
+from cli_versions import CLI_VERSIONS, NEWEST, CliVersion
+from support import group_is_gone, is_gone, make_home, open_ledger, open_pool, spares, until
 
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
@@ -213,6 +214,35 @@ async def test_a_session_that_goes_on_after_a_crash_is_booked_run_by_run(
     assert 0 < costs[1][0] <= truth[1]
     assert was_cut or costs[1][0] == truth[1]
     assert_nothing_is_left(settings)
+
+
+@pytest.mark.parametrize(
+    ("step", "victim", "version", "expected"),
+    [
+        ("spare waits", "server", NEWEST, NEVER_RAN),
+        ("spare taken", "server", NEWEST, ZERO),
+        *(("CLI started", "server", version, EXACT) for version in CLI_VERSIONS),
+        ("first events", "both", NEWEST, FLOOR),
+    ],
+    ids=lambda one: one.name if isinstance(one, CliVersion) else one,
+)
+async def test_a_spare_whose_server_is_killed_ends_or_finishes_its_answer(
+    tmp_path: Path, standin: Standin, step: str, victim: str, version: CliVersion, expected: str
+) -> None:
+    settings, env = make_home(tmp_path, standin, cli=version.cli, claude={"spares": "auto"})
+    standin.accounts["alice"] = Behaviour(mode="slow", chunks=8, chunk_delay_s=0.05)
+    crashed = await crash(env, step, victim)
+    assert crashed.exit_code == -9
+    await until(lambda: all(map(is_gone, spares(settings).values())), 60)
+    async with open_pool(settings, env) as pool:
+        _, *found = runs(settings)
+        for run in found:
+            with suppress(PoolError):
+                assert (await pool.result(run.run_id, wait_s=60)).text[:7] == "Answer "
+    assert await anyio.to_thread.run_sync(standin.wait_idle)
+    _, *found = runs(settings)
+    assert what_is_booked(settings, standin, found[0] if found else None) == expected
+    await until_gone(settings, found)
 
 
 def test_every_step_of_the_driver_is_in_the_matrix() -> None:

@@ -1,5 +1,7 @@
 """Asks Claude once through a real pool and is killed at a step of its own choosing: ``crash_driver.py STEP VICTIM``.
 
+Where the settings want spares, it asks once before that, and waits for the spare that the second ask will have.
+
 The steps are functions of the product that are wrapped here, in this process only. At the step it prints a line of JSON
 (what the CLI had written by then) and sends SIGKILL to the victim: this process (``server``), the CLI (``cli``),
 ``both``, or its own process group (``group``). What it survives it reports as a second line: how the ask ended.
@@ -16,13 +18,16 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import anyio
+from support import has_spare
 
 from pool_mcp.asks import runner
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.supervision import Supervision
+from pool_mcp.claude import waiting
 from pool_mcp.claude.process import CliProcess
 from pool_mcp.claude.stream import RunStream
 from pool_mcp.errors import PoolError
@@ -31,6 +36,9 @@ from pool_mcp.ledger.runs import Runs
 from pool_mcp.model import Ask
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
+
+MODEL = "claude-sonnet-4-6"
+"""Has the same price in all versions of the CLI."""
 
 VICTIMS = ("server", "cli", "both", "group")
 
@@ -114,6 +122,10 @@ def place(step: str, crash: Crash) -> None:
         crash.cli = cli
 
     wrap(runner, "start", after=keep)
+    wrap(waiting.WaitingCli, "become", after=keep)
+    if step == "spare taken":  # its files have been renamed, it has no prompt yet
+        vars(waiting)["os"] = SimpleNamespace(**{**vars(os), "write": strike})
+        return
     match step:
         case "before the reservation commits":
             wrap(Runs, "insert", after=strike)
@@ -125,6 +137,7 @@ def place(step: str, crash: Crash) -> None:
             wrap(runner.Runner, "start", before=crash.strike)
         case "CLI started":
             wrap(runner, "start", after=strike)
+            wrap(waiting.WaitingCli, "become", after=strike)
         case "first events":
             wrap(RunStream, "feed", after=_fed(crash, lambda stream: bool(stream.calls)))
         case "result read":
@@ -145,12 +158,27 @@ async def main(step: str, victim: str, session_id: str | None) -> None:
     settings = load(env)
     pool = Pool(settings, Ledger(settings.ledger_path), env, lambda: time.time_ns() // 1_000_000, _new_id)
     async with pool.open():
-        place(step, Crash(victim))
+        crash = Crash(victim)
+        if settings.claude.spares != "off":
+            await _wait_for_spare(pool)
+        if step == "spare waits":
+            crash.strike()
+        place(step, crash)
         try:
-            answer = await pool.ask(Ask("Will this be booked?", "driver", session_id=session_id), wait_s=60)
+            answer = await pool.ask(
+                Ask("Will this be booked?", "driver", session_id=session_id, model=MODEL), wait_s=60
+            )
             _say(ended=answer.status)
         except PoolError as error:
             _say(ended=error.kind)
+
+
+async def _wait_for_spare(pool: Pool) -> None:
+    pool.keep_spares()
+    await pool.ask(Ask("Is another likely?", "driver", model=MODEL), wait_s=60)
+    with anyio.fail_after(60):
+        while not has_spare(pool):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
 
 
 def _new_id() -> str:

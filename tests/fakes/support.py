@@ -65,7 +65,7 @@ def make_home(
         said[name] = {**said.get(name, {}), **more}
     base_url = {} if standin is None else {"base_url": standin.url}
     tables: list[tuple[str, Mapping[str, object]]] = [
-        ("[claude]", {"path": str(cli), "allowed_dirs": [str(home)], **base_url, **(claude or {})})
+        ("[claude]", {"path": str(cli), "allowed_dirs": [str(home)], "spares": "off", **base_url, **(claude or {})})
     ]
     tables += [("[[subscriptions]]", {"id": name, **table}) for name, table in said.items()]
     tables += [(f"[callers.{json.dumps(name)}]", table) for name, table in (callers or {}).items()]
@@ -122,6 +122,31 @@ async def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
     with anyio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110  (there is no event for it)
             await anyio.sleep(0.01)
+
+
+def spares(settings: Settings) -> dict[str, int]:
+    """The spares that there are: process ids by session."""
+    found = {}
+    for path in (settings.state_dir / "spare").glob("*/pid"):
+        try:
+            found[path.parent.name] = int(path.read_text())
+        except (FileNotFoundError, ValueError):
+            continue
+    return found
+
+
+def has_spare(pool: Pool) -> bool:
+    """Whether a pool has a spare that an ask can take."""
+    spare = pool._spares._spare
+    return spare is not None and spare.cli.is_ready
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def group_is_gone(settings: Settings, run_id: str) -> bool:

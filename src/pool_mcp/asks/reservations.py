@@ -13,6 +13,7 @@ from pool_mcp.asks.admission import refusal
 from pool_mcp.asks.idempotency import cost_of, fingerprint, known_attempt
 from pool_mcp.asks.outcomes import FAILOVER
 from pool_mcp.asks.runner import Runner
+from pool_mcp.asks.spares import Spares
 from pool_mcp.choosing import budget, cooldowns, overage, selection, windows
 from pool_mcp.choosing.pacing import Alert
 from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, PoolError, UnknownSession
@@ -55,6 +56,7 @@ class Reservations:
         runner: Runner,
         clock: Callable[[], int],
         new_id: Callable[[], str],
+        spares: Spares | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -62,6 +64,7 @@ class Reservations:
         self._runner = runner
         self._clock = clock
         self._new_id = new_id
+        self._spares = spares
         self.owner_id = new_id()
 
     # Reserving
@@ -144,17 +147,13 @@ class Reservations:
             raise refusal(choice)
         chosen = next(b for b in balances if b.subscription.id == choice.subscription)
         self._runner.check(chosen.subscription)
-        beside_kept = None if choice.is_paid else chosen.left_beside_kept(ask.model)
-        limits = [chosen.left, beside_kept, cap, selection.left_of_share(request, chosen)]
-        limits += [one.left for one in request.allowances]
-        if choice.is_paid and chosen.paid_use is not None:
-            limits.append(chosen.paid_use.left)
-        timeout_s = ask.timeout_s or self._settings.claude.timeout_s
+        most = selection.most_nanousd(request, chosen, choice, cap)
+        spare = self._spares.offer(chosen.subscription, ask, most) if self._spares and not choice.is_paid else None
         run = Run(
             run_id=self._new_id(),
             ask_id=ask_id,
             subscription=choice.subscription,
-            session_id=ask.session_id or self._new_id(),
+            session_id=spare.session_id if spare else ask.session_id or self._new_id(),
             resumed=ask.session_id is not None,
             caller=ask.caller,
             model=ask.model,
@@ -163,11 +162,11 @@ class Reservations:
             background=ask.background,
             structured=ask.json_schema is not None,
             created_at_ms=now_ms,
-            deadline_ms=now_ms + round(timeout_s * SECOND_MS),
+            deadline_ms=now_ms + round((ask.timeout_s or self._settings.claude.timeout_s) * SECOND_MS),
             project=ask.project,
             branch=ask.branch,
             reserved_nanousd=choice.reserve,
-            max_budget_nanousd=min((limit for limit in limits if limit is not None), default=None),
+            max_budget_nanousd=spare.max_budget_nanousd if spare else most,
         )
         tx.runs.insert(run)
         if choice.is_paid:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from pool_mcp.claude.process import READ_BYTES, CliProcess, RunFiles, Stop, envi
 from pool_mcp.claude.stream import LineBuffer, RunStream
 from pool_mcp.claude.transcripts import message_key
 from pool_mcp.claude.verdict import Verdict, judge
+from pool_mcp.claude.waiting import WaitingCli, start_waiting
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.model import (
     NANO,
@@ -54,6 +55,15 @@ _PAID = "its plan is used up, and going on would cost real money (overage_budget
 _ENDLESS = (
     f"The CLI printed more than {MAX_OUTPUT_BYTES // 1024**2} MB and was killed; run `claude --version` to check it."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a CLI is started with besides files and directory; the environment has credentials, so it is never shown."""
+
+    cli: Path
+    command: Command
+    env: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -104,7 +114,7 @@ class Runner:
     def find_session(self, session_id: str) -> Subscription | None:
         """The subscription in whose config dir the CLI keeps a session."""
         for subscription in self._settings.subscriptions:
-            if sessions.find_transcripts(self._config_dir(subscription), session_id):
+            if sessions.find_transcripts(self.config_dir(subscription), session_id):
                 return subscription
         return None
 
@@ -125,8 +135,7 @@ class Runner:
 
     def prepare(self, run: Run, ask: Ask) -> str | None:
         """Put the run's files on the disk; return what the CLI has booked on its session so far, as JSON."""
-        # A prompt that begins with a slash would be a command of the CLI's own; after a newline it is just words.
-        prompt = "\n" + ask.prompt if ask.prompt.startswith("/") else ask.prompt
+        prompt = prompt_of(ask)
         self.files(run.run_id).prepare(prompt, request_tokens(self._command(run, ask), prompt))
         states = map(sessions.last_cost_state, self._transcripts(run) if run.resumed else ())
         state = next(states, None)
@@ -138,11 +147,34 @@ class Runner:
         Raises:
             PoolError, OSError: it could not be started.
         """
-        subscription = self._settings.subscription(run.subscription)
+        ready = self._ready(self._settings.subscription(run.subscription), self._command(run, ask))
+        with self._working_dir(ask) as cwd:
+            return start(ready.cli, argv(ready.command), self.files(run.run_id), ready.env, cwd)
+
+    def waiting(self, subscription: Subscription, ask: Ask) -> Start:
+        """What a CLI is started with that is to wait for an ask without a directory; no session and no budget yet.
+
+        Raises:
+            PoolError, OSError: none can be started.
+        """
+        return self._ready(subscription, replace(self._command(None, ask), is_waiting=True))
+
+    def start_waiting(
+        self, ready: Start, files: RunFiles, session_id: str, max_budget_nanousd: int | None
+    ) -> WaitingCli:
+        """Start a CLI that waits for its prompt.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        budget_usd = None if max_budget_nanousd is None else max_budget_nanousd / NANO
+        command = replace(ready.command, session_id=session_id, max_budget_usd=budget_usd)
+        return start_waiting(ready.cli, argv(command), files, ready.env, self._own_dir())
+
+    def _ready(self, subscription: Subscription, command: Command) -> Start:
         found = self.check(subscription)
         if subscription.config_dir is not None:
             make_directory(subscription.config_dir)
-        command = self._command(run, ask)
         env = environment(
             self._env,
             config_dir=subscription.config_dir,
@@ -151,18 +183,18 @@ class Runner:
             base_url=self._settings.claude.base_url,
             attachments=command.tool_profile == "full",
         )
-        with self._working_dir(ask) as cwd:
-            return start(found, argv(command), self.files(run.run_id), env, cwd)
+        return Start(found, command, env)
 
-    def _command(self, run: Run, ask: Ask) -> Command:
+    def _command(self, run: Run | None, ask: Ask) -> Command:
+        budget_nanousd = None if run is None else run.max_budget_nanousd
         return Command(
-            session_id=run.session_id,
-            resume=run.resumed,
+            session_id="" if run is None else run.session_id,
+            resume=run is not None and run.resumed,
             model=ask.model,
             effort=ask.effort,
             system_prompt=ask.system_prompt,
             json_schema=ask.json_schema,
-            max_budget_usd=None if run.max_budget_nanousd is None else run.max_budget_nanousd / NANO,
+            max_budget_usd=None if budget_nanousd is None else budget_nanousd / NANO,
             tool_profile=ask.tool_profile or self._settings.claude.tool_profile,
         )
 
@@ -362,16 +394,25 @@ class Runner:
 
     def _transcripts(self, run: Run) -> list[Path]:
         subscription = self._subscription(run)
-        return [] if subscription is None else sessions.find_transcripts(self._config_dir(subscription), run.session_id)
+        return [] if subscription is None else sessions.find_transcripts(self.config_dir(subscription), run.session_id)
 
-    def _config_dir(self, subscription: Subscription) -> Path:
+    def config_dir(self, subscription: Subscription) -> Path:
+        """Where the CLI keeps a subscription's login and sessions."""
         return sessions.config_dir_or_default(subscription.config_dir, self._env)
 
     def _working_dir(self, ask: Ask) -> AbstractContextManager[Path]:
         """The caller's directory, checked again, else an empty one of our own in which there is nothing to be read."""
         if ask.working_dir is not None:
             return working_dir(ask, ask.working_dir, self._settings, self._env)
-        return nullcontext(make_directory(self._settings.state_dir / "work"))
+        return nullcontext(self._own_dir())
+
+    def _own_dir(self) -> Path:
+        return make_directory(self._settings.state_dir / "work")
+
+
+def prompt_of(ask: Ask) -> str:
+    """What the CLI is given: after a newline, what begins with a slash is no command of the CLI's own, just words."""
+    return "\n" + ask.prompt if ask.prompt.startswith("/") else ask.prompt
 
 
 def _started_at_ms(run: Run) -> int:

@@ -18,6 +18,7 @@ from anyio.to_thread import run_sync as in_thread
 from pool_mcp.asks.live_text import LiveText
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Control, Runner
+from pool_mcp.asks.spares import Spares
 from pool_mcp.background.alerts import Alerting, log_told
 from pool_mcp.choosing import pacing
 from pool_mcp.claude import process as cli
@@ -129,9 +130,12 @@ class _Watch:
 class Supervision:
     """All runs that this process is in charge of. Give it the pool's ``tasks`` before anything else."""
 
-    def __init__(self, reservations: Reservations, runner: Runner, alerts: Alerting, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, reservations: Reservations, runner: Runner, spares: Spares, alerts: Alerting, clock: Callable[[], int]
+    ) -> None:
         self._reservations = reservations
         self._runner = runner
+        self._spares = spares
         self._alerts = alerts
         self._clock = clock
         self._live: dict[str, _LiveAsk] = {}
@@ -170,9 +174,12 @@ class Supervision:
             run, process = await self._begin(live)
         except (OSError, ValueError, PoolError) as error:
             settlement = _not_started(run, error, self._clock())
+            await in_thread(self._spares.drop, run.session_id)
         else:
             settlement = await self._follow(run, process, live.control)
         goes_on = await self._settle(settlement, live)
+        if live.ask is not None and settlement.outcome is Outcome.OK:
+            self._spares.asked(live.ask, run.subscription)
         with contextlib.suppress(OSError):
             files.prompt.unlink(missing_ok=True)
         return goes_on
@@ -201,7 +208,8 @@ class Supervision:
             synced = threads.submit(self._runner.files(run.run_id).sync)
             started = self._reservations.begin(run, baseline_json)
         synced.result()
-        return started, self._runner.start(started, ask)
+        waited = self._spares.take(run, ask, self._runner.files(run.run_id))
+        return started, waited or self._runner.start(started, ask)
 
     async def _settle(self, settlement: Settlement, live: _LiveAsk) -> bool:
         """Book a run, however long the ledger cannot be written; until then its reservation stands.

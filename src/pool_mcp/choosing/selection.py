@@ -179,6 +179,16 @@ def choose(
     return Choice(best.subscription.id, "; ".join(chosen.reasons), candidates, chosen.reserve, chosen.is_paid)
 
 
+def most_nanousd(request: Request, chosen: Balance, choice: Choice, cap_nanousd: int | None) -> int | None:
+    """The most that an ask may spend where it was placed: what the tightest of its bounds leaves, if it has any."""
+    limits = [cap_nanousd, chosen.left, left_of_share(request, chosen), *(one.left for one in request.allowances)]
+    if not choice.is_paid:
+        limits.append(chosen.left_beside_kept(request.model))
+    elif chosen.paid_use is not None:
+        limits.append(chosen.paid_use.left)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _judge(request: Request, balance: Balance, strategy: str, *, last_resort: bool) -> Candidate:
     name = balance.subscription.id
     gauges = _gauges(request, balance)

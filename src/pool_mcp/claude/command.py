@@ -17,11 +17,20 @@ class Command:
     json_schema: Mapping[str, object] | None = None
     max_budget_usd: float | None = None
     tool_profile: str = "none"
+    is_waiting: bool = False
+    """Whether the CLI is started before its prompt is known, which is then one :func:`user_message`."""
+
+
+def user_message(prompt: str) -> bytes:
+    """A prompt as a CLI takes it that was started to wait for one; after it, the end of its input ends it."""
+    return json.dumps({"type": "user", "message": {"role": "user", "content": prompt}}).encode() + b"\n"
 
 
 def argv(command: Command) -> list[str]:
     """The CLI's arguments, without the program itself."""
     arguments = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
+    if command.is_waiting:
+        arguments.append("--input-format=stream-json")
     # The forms with "=" keep a value that begins with a dash from being read as an option.
     arguments.append(f"--resume={command.session_id}" if command.resume else f"--session-id={command.session_id}")
     if command.model:

@@ -111,9 +111,9 @@ def sign_in(cli: Path, subscription: Subscription, env: Mapping[str, str]) -> in
     return commands.run_attached([str(cli), "auth", "login"], child)
 
 
-def cli_version(cli: Path, env: Mapping[str, str]) -> str:
+def cli_version(cli: Path, env: Mapping[str, str], run: Callable[..., Finished] = commands.run) -> str:
     """The CLI's version, such as ``2.1.330``; empty where it does not say."""
-    words = commands.run([str(cli), "--version"], env).stdout.split()
+    words = run([str(cli), "--version"], env).stdout.split()
     return words[0] if words else ""
 
 

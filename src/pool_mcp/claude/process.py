@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from pool_mcp.system.changes import Changes
 from pool_mcp.system.private import make_directory
 
 READ_BYTES = 64 * 1024
+KILL_S = 5.0
+"""How long a process that was killed may take to be gone."""
 POLL_S = 0.02
 """How often a growing file is looked at where the system gives no notice; an answer is noticed half of this later."""
 LOOK_S = 0.05
@@ -147,6 +150,14 @@ class RunFiles:
         return self.directory / "pid"
 
     @property
+    def process_id(self) -> int | None:
+        """What is in :attr:`pid`, once it is there."""
+        try:
+            return int(self.pid.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @property
     def facts(self) -> Path:
         """What an adopter needs to know of the run besides what the ledger has, as JSON."""
         return self.directory / "facts.json"
@@ -239,7 +250,7 @@ class CliProcess:
             return self._child.poll() is None
         if not locks.is_held(self._files.stdout):
             return False
-        pid = self._pid()
+        pid = self._files.process_id
         return pid is None or not self._files.has_known_process_ids or self._is_it(pid)
 
     @property
@@ -261,13 +272,27 @@ class CliProcess:
         """Signal the CLI's whole process group; nothing happens where it is gone."""
         # A process id can have been used again: not our own child's before it is reaped, and not that of a CLI which
         # still holds its lock.
-        pid = self._child.pid if self._child is not None else self._pid()
+        pid = self._child.pid if self._child is not None else self._files.process_id
         if pid is None or not self._may_signal(pid):
             return
         try:
             os.killpg(pid, number)
         except (ProcessLookupError, PermissionError):
             return
+
+    def renamed(self, files: RunFiles) -> "CliProcess":
+        """The same process, once its files have other names."""
+        return CliProcess(files, self._child)
+
+    def wait_or_kill(self, wait_s: float) -> None:
+        """Wait for our own child's end, for a bounded time, then kill it and what it started."""
+        assert self._child is not None, "it is our own child"
+        try:
+            self._child.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(KILL_S)
 
     def kill_leftovers(self) -> None:
         """After the CLI's end: kill what it started and left running in its group."""
@@ -291,23 +316,27 @@ class CliProcess:
         except OSError:
             return _exists(pid) and not Path("/proc/self/fd").exists()
 
-    def _pid(self) -> int | None:
-        try:
-            return int(self._files.pid.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-
 
 def start(cli: Path, arguments: Sequence[str], files: RunFiles, env: Mapping[str, str], cwd: Path) -> CliProcess:
     """Start the CLI on the run's files, in a process group of its own."""
+    prompt = os.open(files.prompt, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return spawn(cli, arguments, files, env, cwd, prompt)
+    finally:
+        os.close(prompt)
+
+
+def spawn(
+    cli: Path, arguments: Sequence[str], files: RunFiles, env: Mapping[str, str], cwd: Path, stdin: int
+) -> CliProcess:
+    """Start the CLI with its output in files, which is locked for as long as it lives, and its process id beside it."""
     output = os.open(files.stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     errors = os.open(files.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    prompt = os.open(files.prompt, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(output, fcntl.LOCK_EX)
         child = subprocess.Popen(
             [*_LAUNCHER, str(files.pid), str(cli), *arguments],
-            stdin=prompt,
+            stdin=stdin,
             stdout=output,
             stderr=errors,
             env=dict(env),
@@ -315,9 +344,16 @@ def start(cli: Path, arguments: Sequence[str], files: RunFiles, env: Mapping[str
             start_new_session=True,
         )
     finally:
-        for fd in (output, errors, prompt):
-            os.close(fd)
+        os.close(output)
+        os.close(errors)
     return CliProcess(files, child)
+
+
+def pipe_bytes(pipe: int) -> int:
+    """What goes into an empty pipe at once: on Linux as much as it holds, elsewhere what is written in one piece."""
+    if sys.platform == "linux":
+        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    return select.PIPE_BUF
 
 
 async def follow(process: CliProcess, files: RunFiles) -> AsyncIterator[bytes]:

@@ -49,6 +49,7 @@ class Opening:
                 try:
                     async with self._open_pool() as pool:
                         self._attempt.end(pool)
+                        pool.keep_spares()
                         await self._is_over.wait()
                 except PoolError as error:
                     log.error("%s", error)
