@@ -34,14 +34,19 @@ def walk(group: click.Group, prefix: str, names: list[str]) -> Iterator[tuple[st
             yield from walk(command, f"{prefix} {name}", list(command.commands))
 
 
+def _context(command: click.Command) -> click.Context:
+    """As the program makes it: a command keeps the names of its help option from the first context that it had."""
+    return click.Context(command, help_option_names=["-h", "--help"])
+
+
 def usage(name: str, command: click.Command) -> str:
     """One line: the command with its arguments."""
-    return " ".join([name, *command.collect_usage_pieces(click.Context(command))])
+    return " ".join([name, *command.collect_usage_pieces(_context(command))])
 
 
 def options(command: click.Command, *, common: bool = False) -> list[tuple[str, str]]:
     """Every option with what it does; without the common ones, or those alone."""
-    context = click.Context(command)
+    context = _context(command)
     records = [one.get_help_record(context) for one in command.get_params(context) if isinstance(one, click.Option)]
     return [(name, text) for name, text in filter(None, records) if (name.split()[0].strip(",") in COMMON) is common]
 

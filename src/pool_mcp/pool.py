@@ -39,6 +39,7 @@ from pool_mcp.results.status import PickResult, StatusResult, pick_result, statu
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks, places
+from pool_mcp.usage.forecasts import Forecasts
 from pool_mcp.usage.import_schedule import IMPORT_AFTER_S, Outside
 from pool_mcp.usage.reports import Figures
 
@@ -94,6 +95,7 @@ class Pool:
         self.supervision = Supervision(self._reservations, self._runner, self._spares, self._alerts, clock)
         self.history = History(settings, ledger, self._runner, clock)
         self.outside = Outside(settings, ledger, env, clock, lambda run: self._runner.read(run.run_id).calls)
+        self.forecasts = Forecasts(ledger, self._state.balances, clock, places.time_zone(env))
         self.figures = Figures(settings, ledger, clock, places.time_zone(env), self.outside.imported_at_ms)
         self.organisation = Organisation(settings, ledger, env, clock)
 

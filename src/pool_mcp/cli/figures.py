@@ -48,6 +48,7 @@ def import_(as_json: bool) -> None:
 @click.option("--subscription", metavar="ID", help="This subscription only.")
 @click.option("--caller", help="This caller only.")
 @click.option("--limit", type=click.IntRange(min=1), default=400, show_default=True, help="At most so many rows.")
+@click.option("--forecast", is_flag=True, help="Add what the month and the official windows will come to.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print rows and total as CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, as the tool gives it.")
 @click.option(
@@ -64,6 +65,7 @@ def report(
     subscription: str | None,
     caller: str | None,
     limit: int,
+    forecast: bool,
     as_csv: bool,
     as_json: bool,
     chart: str | None,
@@ -85,7 +87,8 @@ def report(
 
     async def sums(pool: "Pool") -> "ReportResult":
         await pool.catch_up()
-        return await pool.look(pool.figures.report, by, since, until, only, limit=limit)
+        found = await pool.look(pool.figures.report, by, since, until, only, limit=limit)
+        return found.model_copy(update={"forecasts": await pool.look(pool.forecasts.all)}) if forecast else found
 
     if chart is not None:
         picture = run.with_pool(draw, as_json=as_json)

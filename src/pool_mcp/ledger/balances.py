@@ -6,8 +6,10 @@ dated ahead still counts as spent.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pool_mcp.ledger.lists import marks
 from pool_mcp.ledger.sql import Connection
 from pool_mcp.ledger.sums import spent_nanousd
 from pool_mcp.model import DAY_MS, HOUR_MS, WEEK_MS
@@ -78,6 +80,18 @@ class Balances:
         return self._conn.execute(
             "SELECT hour_ms, cost_nanousd FROM subscription_hours WHERE subscription = ? AND hour_ms > ? ORDER BY 1",
             (subscription, now_ms - WEEK_MS - HOUR_MS),
+        ).fetchall()
+
+    def spend_by_hour(
+        self, subscriptions: Sequence[str] | None, since_ms: int, family: str | None
+    ) -> list[tuple[int, int]]:
+        """What subscriptions, or all, have spent in each hour, on one family of models or all, oldest first."""
+        table, models = ("subscription_hours", "") if family is None else ("hours", "AND lower(model) LIKE ?")
+        whose = "" if subscriptions is None else f"AND subscription IN ({marks(subscriptions)})"
+        return self._conn.execute(
+            f"SELECT hour_ms, sum(cost_nanousd) FROM {table} WHERE hour_ms > ? {whose} {models} "  # noqa: S608
+            "GROUP BY hour_ms ORDER BY hour_ms",
+            (since_ms, *(subscriptions or ()), *([] if family is None else [f"%{family.lower()}%"])),
         ).fetchall()
 
     def hours_of_caller(self, caller: str, now_ms: int) -> list[tuple[int, int]]:

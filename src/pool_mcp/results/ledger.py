@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pool_mcp.accounting.periods import ALWAYS, Span, Sums
 from pool_mcp.model import Audit, Run
 from pool_mcp.results.base import Instant, Shape, usd
+
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 2))]
 
 
 class ProblemResult(Shape):
@@ -78,6 +80,21 @@ class ReportRow(ReportTotal):
     key: str
 
 
+class ForecastResult(Shape):
+    """What a month or an official window will come to, with what it is within four times in five."""
+
+    what: str = Field(description='"month", or an official window.')
+    subscription: str | None = None
+    unit: Literal["usd", "percent"]
+    ends_at: Instant
+    now: Rounded
+    expected: Rounded
+    low: Rounded
+    high: Rounded
+    held: int = Field(description="How many of past_forecasts came true within their intervals.")
+    past_forecasts: int
+
+
 class ReportResult(Shape):
     """Spend by one dimension; ``total`` is of everything in the span, also of rows that are left out."""
 
@@ -92,6 +109,21 @@ class ReportResult(Shape):
         default=0, description="What is billed of the total: API keys, and use beyond plans. The rest is list price."
     )
     imported_at: Instant | None = Field(default=None, description="When use outside the pool was last read.")
+    forecasts: list[ForecastResult] | None = Field(default=None, description="With 80% intervals, where asked for.")
+
+
+def forecast_line(one: ForecastResult, ends_at: str) -> str:
+    """A forecast in a sentence; ``ends_at`` is its end as the reader writes times."""
+    what = "the month" if one.what == "month" else f"{one.subscription} {one.what}"
+
+    def amount(value: float) -> str:
+        return f"${value:.2f}" if one.unit == "usd" else f"{value:.0f}%"
+
+    held = f"{one.held} of {one.past_forecasts} earlier forecasts held" if one.past_forecasts else "none before it"
+    return (
+        f"{what}: {amount(one.expected)} at {ends_at} ({amount(one.low)} to {amount(one.high)} in 4 of 5 cases; now "
+        f"{amount(one.now)}); {held}"
+    )
 
 
 def check_result(found: Audit, unsettled: Sequence[Run]) -> CheckResult:

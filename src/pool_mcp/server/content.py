@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.results.asks import AskResult
 from pool_mcp.results.base import AdviceResult, ErrorResult
-from pool_mcp.results.ledger import ReportResult, ReportTotal
+from pool_mcp.results.ledger import ReportResult, ReportTotal, forecast_line
 from pool_mcp.results.organisation import DifferenceResult, ReconcileResult
 from pool_mcp.results.status import PickResult, StatusResult, SubscriptionResult
 
@@ -179,6 +179,8 @@ def _report(result: ReportResult) -> Iterator[str]:
     yield f"total,{_sums(result.total)}"
     if result.rows_left_out:
         yield f"{result.rows_left_out} more rows are in the total only."
+    for one in result.forecasts or ():
+        yield f"forecast {forecast_line(one, rfc3339(one.ends_at))}"
     if result.real_money_usd:
         yield f"real money of the total: ${result.real_money_usd:.6g}; the rest is list price of flat plans"
 

@@ -255,7 +255,10 @@ async def _run(pool: Pool, arguments: tools.Arguments, context: Context) -> Base
             return await pool.pick(cost, model, session_id)
         case tools.UsageReportArguments(by=by, since=since, until=until):
             only = Only(arguments.subscription, arguments.caller)
-            return await pool.look(pool.figures.report, by, since, until, only)
+            found = await pool.look(pool.figures.report, by, since, until, only)
+            if not arguments.forecast:
+                return found
+            return found.model_copy(update={"forecasts": await pool.look(pool.forecasts.all)})
         case tools.ReconcileUsageArguments(since=since, until=until, adjust=adjust):
             return await pool.organisation.reconcile(since, until, adjust=adjust)
     raise AssertionError(f"{type(arguments).__name__} belongs to no tool")

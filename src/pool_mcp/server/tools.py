@@ -98,6 +98,7 @@ class UsageReportArguments(Arguments):
     until: str | None = Field(None, description="The same; a date is included.")
     subscription: str | None = Field(None, description="Only this one's spend.")
     caller: Name | None = Field(None, description="Only this one's spend.")
+    forecast: bool = Field(False, description="Add what the month and the windows will come to.")
     chart: bool = Field(False, description="Add a picture (PNG).")
 
 

@@ -18,14 +18,14 @@ from rich.text import Text
 from pool_mcp.choosing.windows import rfc3339
 from pool_mcp.errors import InvalidRequest
 from pool_mcp.results.asks import AskResult
-from pool_mcp.results.ledger import ImportResult, ReportResult, ReportTotal
+from pool_mcp.results.ledger import ImportResult, ReportResult, ReportTotal, forecast_line
 from pool_mcp.results.organisation import ReconcileResult, SyncResult
 from pool_mcp.results.status import PickResult
 from pool_mcp.usage import charts
 from pool_mcp.usage.charts import Chart
 from pool_mcp.usage.importing import Imported
 from pool_mcp.views.plain import PlainConsole
-from pool_mcp.views.times import clock, localized, until
+from pool_mcp.views.times import clock, local, localized, until
 
 ID_WIDTH = 24
 """Where a longer id is folded, so that it is still shown whole; the settings allow 64 characters."""
@@ -119,6 +119,7 @@ def report_lines(report: ReportResult, now_ms: int) -> list[Text]:
         )
     if report.real_money_usd:
         lines.append(Text(f"${report.real_money_usd:.2f} of it is billed: API keys, and use beyond plans."))
+    lines += [Text(f"Forecast of {forecast_line(one, local(one.ends_at, now_ms))}.") for one in report.forecasts or ()]
     lines.append(Text(f"{LIST_PRICE}; {imported(report.imported_at, now_ms)}.", style="dim"))
     return lines
 
