@@ -327,6 +327,9 @@ class Run:
     retry_at_ms: int | None = None
     project: str | None = None
     branch: str | None = None
+    machine_id: str = ""
+    written_off: bool = False
+    """Whether another machine has booked it as an estimate, because its own was not heard of."""
 
     @property
     def finished(self) -> bool:

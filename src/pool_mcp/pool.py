@@ -234,6 +234,10 @@ class Pool:
         """What the ledger and the run's file say of an ask, and its latest run."""
         attempts = self._reservations.attempts(run_id)
         run = attempts[-1]
+        if run.outcome is Outcome.OK and (elsewhere := self._reservations.elsewhere(run)):
+            raise InvalidRequest(
+                f"The answer of run {run.run_id} is on {elsewhere}; ask there with ask_result.", run_id=run.run_id
+            )
         if run.finished and run.outcome is not Outcome.OK:
             raise self._failure(run)
         snapshot = self._state.look(self._ledger, self._clock, run.caller, model=run.model)

@@ -43,6 +43,7 @@ class _Known:
     readings: Mapping[str, dict[str, WindowReading]]
     cooldowns: Mapping[str, Sequence[Cooldown]]
     organizations: Mapping[str, str]
+    of_others: Mapping[str, str]
     overage: Mapping[str, OverageReading]
 
 
@@ -115,6 +116,7 @@ class State:
             readings=tx.official.latest(),
             cooldowns=tx.cooldowns.open(),
             organizations=tx.logins.organisations(),
+            of_others=tx.logins.of_others() if tx.machines.mine else {},
             overage=tx.overage.latest(),
         )
         return [self._balance(tx, one, known, now_ms) for one in self._settings.subscriptions]
@@ -140,7 +142,7 @@ class State:
             in_flight=reserved.in_flight,
             readings=readings,
             cooldowns=cooldowns.of_subscription(
-                (*self._no_cli(), *known.cooldowns.get(name, ())),
+                (*self._no_cli(), *_of_other_account(name, known), *known.cooldowns.get(name, ())),
                 [cooldown for other in quota[1:] for cooldown in known.cooldowns.get(other, ())],
                 now_ms,
             ),
@@ -325,3 +327,11 @@ def _spent(tx: Transaction, subscriptions: list[str], since_ms: int, window: str
     else:
         spent += sum(tx.balances.family_spent_nanousd(one, since_ms, family) for one in subscriptions)
     return max(0, spent)
+
+
+def _of_other_account(name: str, known: _Known) -> tuple[Cooldown, ...]:
+    """Out here, since what it spends would be counted as another account's."""
+    if name not in known.of_others:
+        return ()
+    detail = f"{name!r} is another account on {known.of_others[name]}; give this one another id in pool.toml"
+    return (Cooldown("auth", 0, None, detail),)

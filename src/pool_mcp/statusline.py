@@ -88,7 +88,7 @@ def _of_pool(said: Found, windows: dict[str, Seen], env: Mapping[str, str], now_
     mine = _subscription(said, content, config_dir, state_dir, env)
     block_spent = week_spent = held = None
     resets_ms = windows.get("five_hour", (None, None))[1]
-    if mine is not None:
+    if mine is not None and not _table(content.get("ledger")).get("url"):  # a database is not asked at every answer
         with glance((state_dir / "ledger.db").absolute(), WAIT_S) as ledger:
             if ledger is not None:
                 known = ledger.windows(mine["id"])

@@ -1,5 +1,10 @@
 """Runs written straight into a ledger, without a CLI."""
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from pool_mcp.ledger import copying
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import HOUR_MS, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 
@@ -47,3 +52,10 @@ def settle(ledger: Ledger, run_id: str, nanousd: int, at_ms: int = NOW_MS) -> No
 def spent(ledger: Ledger, since_ms: int = 0) -> int:
     with ledger.read() as tx:
         return tx.balances.spent_nanousd("personal", since_ms)
+
+
+def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All that a ledger's file holds, table by table."""
+    with closing(sqlite3.connect(path)) as conn:
+        names = [*copying.tables(), "subscription_hours"]
+        return {name: sorted(conn.execute(f"SELECT * FROM {name}"), key=repr) for name in names}

@@ -41,7 +41,7 @@ def test_an_old_ledger_gets_the_schema_of_a_new_one_and_every_sum_stays_true(tmp
     with closing(sqlite3.connect(path)) as conn:
         after = conn.execute("SELECT * FROM entries").fetchall(), conn.execute("SELECT * FROM hours").fetchall()
     assert schema(path) == schema(new)
-    assert {(*row, None, None) for row in before[0]} <= set(after[0])  # their repositories are not known
+    assert {(*row, None, None, "") for row in before[0]} <= set(after[0])  # their repositories are not known
     assert set(before[1]) <= set(after[1])
 
 

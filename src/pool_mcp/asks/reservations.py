@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pool_mcp.asks import machines
 from pool_mcp.asks.admission import refusal
 from pool_mcp.asks.idempotency import cost_of, fingerprint, known_attempt
 from pool_mcp.asks.outcomes import FAILOVER
@@ -16,7 +17,7 @@ from pool_mcp.asks.runner import Runner
 from pool_mcp.asks.spares import Spares
 from pool_mcp.choosing import budget, cooldowns, overage, selection, windows
 from pool_mcp.choosing.pacing import Alert
-from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, PoolError, UnknownSession
+from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, LedgerInDoubt, PoolError, UnknownSession
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
@@ -66,6 +67,8 @@ class Reservations:
         self._new_id = new_id
         self._spares = spares
         self.owner_id = new_id()
+        self._doubtful: set[str] = set()
+        """Runs that may have been reserved although we were not told so, and that nobody follows."""
 
     # Reserving
 
@@ -80,18 +83,27 @@ class Reservations:
         outside = None if ask.session_id is None else self._runner.find_session(ask.session_id)
         ask = _in_repository(ask)
         self._state.learn(self._ledger, self._clock())
-        with self._ledger.write() as tx:
-            known = known_attempt(tx, ask)
-            if known is not None:
-                return known, False
-            if ask.working_dir is None and ask.session_id is not None:
-                project, branch = tx.runs.repository_of_session(ask.session_id)
-                ask = replace(ask, project=project, branch=branch)
-            ask_id = self._new_id()
-            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, fingerprint(ask), self._clock())
-            run = self._place(tx, ask, ask_id, frozenset(), pinned=_pin(tx, self._settings, ask, outside))
+        run: Run | None = None
+        try:
+            with self._ledger.write() as tx:
+                known = known_attempt(tx, ask)
+                if known is not None:
+                    return known, False
+                run = self._reserve(tx, ask, outside)
+        except LedgerInDoubt:
+            if run is not None:
+                self._doubtful.add(run.run_id)
+            raise
         log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
+
+    def _reserve(self, tx: Transaction, ask: Ask, outside: Subscription | None) -> Run:
+        if ask.working_dir is None and ask.session_id is not None:
+            project, branch = tx.runs.repository_of_session(ask.session_id)
+            ask = replace(ask, project=project, branch=branch)
+        ask_id = self._new_id()
+        tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, fingerprint(ask), self._clock())
+        return self._place(tx, ask, ask_id, frozenset(), pinned=_pin(tx, self._settings, ask, outside))
 
     def preview(self, estimate_nanousd: int | None, model: str | None, session_id: str | None) -> selection.Choice:
         """The choice that an ask would meet now; nothing is reserved.
@@ -332,15 +344,28 @@ class Reservations:
     # Taking over
 
     def adopt(self, dropped: Container[str]) -> list[Run]:
-        """Become the owner of every unfinished run whose owner is gone, and of our own that nobody follows any more."""
+        """Become the owner of every unfinished run whose owner is gone, and of our own that nobody follows any more.
+
+        Only of this machine's: whether the CLI of another one is still spending, only that machine knows. What a
+        machine holds that has not been heard of for long is written off, and what others have written off of ours,
+        is taken up again, so that its true cost is booked.
+        """
         with self._ledger.read() as tx:
-            unfinished = tx.runs.unfinished()
-        owners = {run.owner_id for run in unfinished} - {self.owner_id}
+            unfinished, mine = tx.runs.unfinished(), tx.machines.mine
+            ours = [run for run in unfinished if run.machine_id == mine] + tx.runs.written_off()
+        owners = {run.owner_id for run in ours} - {self.owner_id}
         gone = {owner for owner in owners if not locks.is_alive(self._settings.owners_dir, owner)}
-        orphans = [run for run in unfinished if run.owner_id in gone or run.run_id in dropped]
-        if not orphans:
+        orphans = [
+            run
+            for run in ours
+            if run.owner_id in gone or run.run_id in dropped or (run.run_id in self._doubtful and not run.finished)
+        ]
+        lost = machines.lost(unfinished, mine, self._clock())
+        if not orphans and not lost:
             return []
         with self._ledger.write() as tx:
+            for run in lost:
+                machines.write_off(tx, run, self._clock())
             return [
                 replace(run, owner_id=self.owner_id, background=True)
                 for run in orphans
@@ -348,6 +373,11 @@ class Reservations:
             ]
 
     # Looking
+
+    def elsewhere(self, run: Run) -> str | None:
+        """What the machine is called that has a run's answer; None where that is this one."""
+        with self._ledger.read() as tx:
+            return tx.machines.elsewhere(run.machine_id)
 
     def attempts(self, run_id: str) -> list[Run]:
         """The runs of the ask that a run belongs to, first to last.
@@ -395,6 +425,10 @@ def _pin(tx: Transaction, settings: Settings, ask: Ask, outside: Subscription | 
     """The only subscription that can serve, where there is but one."""
     if ask.session_id is None:
         return ask.subscription
+    if elsewhere := tx.machines.elsewhere(tx.runs.machine_of_session(ask.session_id)):
+        raise InvalidRequest(
+            f"The session {ask.session_id} is on {elsewhere}; go on with it there, or begin a new one."
+        )
     belongs = tx.runs.subscription_of_session(ask.session_id) or (outside.id if outside else None)
     if belongs is None:
         raise UnknownSession(

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from pool_mcp import __version__
-from pool_mcp.cli import asking, config, connecting, daily, figures, notices, run, setup
+from pool_mcp.cli import asking, config, connecting, daily, figures, machines, notices, run, setup
 from pool_mcp.cli.options import Group
 from pool_mcp.errors import PoolError
 from pool_mcp.system import places
@@ -21,7 +21,7 @@ SECTIONS = {
         *("setup", "add", "login", "remove", "install", "uninstall"),
         *("doctor", "notify", "config", "completion", "demo"),
     ],
-    "The ledger": ["import", "ledger", "sync", "reconcile"],
+    "The ledger": ["import", "ledger", "machine", "sync", "reconcile"],
     "For other programs": ["serve", "statusline", "metrics"],
 }
 
@@ -156,6 +156,7 @@ for _command in (
     *setup.COMMANDS,
     *connecting.COMMANDS,
     *notices.COMMANDS,
+    *machines.COMMANDS,
     *config.COMMANDS,
 ):
     commands.add_command(_command)

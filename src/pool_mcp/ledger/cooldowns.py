@@ -11,21 +11,28 @@ _COLUMNS = """
 cause, since_ms, until_ms, detail, EXISTS (SELECT 1 FROM runs WHERE run_id = cooldowns.run_id AND model IS NULL)
 """
 
+_HERE = "(machine_id IS NULL OR machine_id = ?)"
+
 
 class Cooldowns:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, machine_id: str) -> None:
         self._conn = conn
+        self._machine_id = machine_id
 
     def start(self, subscription: str, cooldown: Cooldown, run_id: str | None) -> None:
         """Take a subscription out of the choice, with the cause on record."""
         self._conn.execute(
             """
-            INSERT INTO cooldowns (cooldown_id, subscription, cause, detail, run_id, since_ms, until_ms)
-            VALUES ((SELECT coalesce(max(cooldown_id), 0) + 1 FROM cooldowns), ?, ?, ?, ?, ?, ?)
+            INSERT INTO cooldowns (cooldown_id, subscription, cause, detail, run_id, since_ms, until_ms,
+                machine_id)
+            VALUES ((SELECT coalesce(max(cooldown_id), 0) + 1 FROM cooldowns), ?, ?, ?, ?, ?, ?, ?)
             """,
-            (subscription, cooldown.cause, cooldown.detail, run_id, cooldown.since_ms, cooldown.until_ms),
+            (
+                *(subscription, cooldown.cause, cooldown.detail, run_id, cooldown.since_ms, cooldown.until_ms),
+                self._machine_id if cooldown.cause == "auth" else None,  # a login is missing on one machine
+            ),
         )
 
     def open(self) -> dict[str, list[Cooldown]]:
@@ -39,9 +46,10 @@ class Cooldowns:
         result: dict[str, list[Cooldown]] = {}
         for subscription, *rest in self._conn.execute(
             f"""
-            SELECT subscription, {_COLUMNS} FROM cooldowns WHERE lifted_at_ms IS NULL
+            SELECT subscription, {_COLUMNS} FROM cooldowns WHERE lifted_at_ms IS NULL AND {_HERE}
             ORDER BY until_ms IS NULL, until_ms, since_ms
-            """  # noqa: S608
+            """,  # noqa: S608
+            (self._machine_id,),
         ):
             found = with_probe(_cooldown(rest), in_flight.get(subscription, ()))
             result.setdefault(subscription, []).append(found)
@@ -52,9 +60,9 @@ class Cooldowns:
         row = self._conn.execute(
             f"""
             SELECT {_COLUMNS} FROM cooldowns
-            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL ORDER BY cooldown_id DESC LIMIT 1
+            WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL AND {_HERE} ORDER BY cooldown_id DESC LIMIT 1
             """,  # noqa: S608
-            (subscription, cause),
+            (subscription, cause, self._machine_id),
         ).fetchone()
         return _cooldown(row) if row else None
 
@@ -62,11 +70,11 @@ class Cooldowns:
         """End a subscription's cooldowns of one cause; whether there were any."""
         return (
             self._conn.execute(
-                """
+                f"""
                 UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = ?
-                WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL
-                """,
-                (now_ms, by, subscription, cause),
+                WHERE subscription = ? AND cause = ? AND lifted_at_ms IS NULL AND {_HERE}
+                """,  # noqa: S608
+                (now_ms, by, subscription, cause, self._machine_id),
             ).rowcount
             > 0
         )
@@ -78,9 +86,9 @@ class Cooldowns:
         rows = self._conn.execute(
             f"""
             SELECT cooldown_id, {_COLUMNS} FROM cooldowns
-            WHERE subscription = ? AND lifted_at_ms IS NULL AND (since_ms <= ? OR since_ms > ?)
+            WHERE subscription = ? AND lifted_at_ms IS NULL AND (since_ms <= ? OR since_ms > ?) AND {_HERE}
             """,  # noqa: S608
-            (subscription, began_at_ms, now_ms + CLOCK_SLACK_MS),
+            (subscription, began_at_ms, now_ms + CLOCK_SLACK_MS, self._machine_id),
         ).fetchall()
         lifted = [(now_ms, run_id, key) for key, *rest in rows if is_lifted_by_answer(_cooldown(rest), models)]
         self._conn.executemany("UPDATE cooldowns SET lifted_at_ms = ?, lifted_by = ? WHERE cooldown_id = ?", lifted)

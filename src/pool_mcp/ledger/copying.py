@@ -28,15 +28,18 @@ def tables() -> list[str]:
     return [*PARENTS, *sorted(names - set(PARENTS))]
 
 
-def copy_rows(source: Connection, target: Connection) -> None:
-    """Copy every row into a ledger that has none."""
+def copy_rows(source: Connection, target: Connection, machine: tuple[str, str] = ("", "")) -> None:
+    """Copy every row into a ledger that has none; what belongs to one machine's id there belongs to another's here."""
     for table in tables():
         cursor = source.execute(f"SELECT * FROM {table}")  # noqa: S608  (a name of the schema)
         columns = [column[0] for column in cursor.description]
         names = ", ".join(f'"{name}"' for name in columns)
         sql = f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+        at = columns.index("machine_id") if "machine_id" in columns else None
         part = []
         for row in cursor:
+            if at is not None and row[at] == machine[0]:
+                row = (*row[:at], machine[1], *row[at + 1 :])
             part.append(row)
             if len(part) == ROWS:
                 target.executemany(sql, part)
@@ -44,8 +47,8 @@ def copy_rows(source: Connection, target: Connection) -> None:
         target.executemany(sql, part)
 
 
-def copy_to_file(source: Connection, target: Path) -> None:
-    """Write a ledger into a new SQLite file, readable by the owner only.
+def copy_to_file(source: Connection, target: Path, machine_id: str) -> None:
+    """Write a ledger into a new SQLite file, readable by the owner only; it is that of one of its machines.
 
     Raises:
         LedgerError: there is a file already, or it cannot be written.
@@ -58,7 +61,7 @@ def copy_to_file(source: Connection, target: Path) -> None:
             with closing(sqlite3.connect(target, isolation_level=None)) as copy:
                 copy.execute("BEGIN IMMEDIATE")
                 migrations.apply(copy)
-                copy_rows(source, copy)
+                copy_rows(source, copy, machine=(machine_id, ""))
                 copy.execute("COMMIT")
         except BaseException:
             target.unlink(missing_ok=True)

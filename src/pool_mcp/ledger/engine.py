@@ -34,6 +34,10 @@ class Engine(Protocol):
         """See one consistent state for the length of the block."""
         ...
 
+    def patiently(self) -> AbstractContextManager[None]:
+        """Let statements that go through the whole ledger take their time."""
+        ...
+
     def audit(self) -> Audit:
         """Prove the sums against the entries; reads the whole ledger."""
         ...

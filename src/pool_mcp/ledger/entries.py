@@ -8,8 +8,8 @@ from pool_mcp.model import HOUR_MS, Cost
 
 INSERT_ENTRY = """
     INSERT INTO entries (entry_id, kind, run_id, at_ms, block_start_ms, subscription, session_id, caller, source,
-        cost_nanousd, is_estimate, note, project, branch)
-    VALUES (coalesce(?, (SELECT coalesce(max(entry_id), 0) + 1 FROM entries)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        cost_nanousd, is_estimate, note, project, branch, machine_id)
+    VALUES (coalesce(?, (SELECT coalesce(max(entry_id), 0) + 1 FROM entries)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 """The entry alone; its models and hours are the caller's to add."""
 
@@ -48,6 +48,7 @@ class Entry:
     note: str | None = None
     project: str | None = None
     branch: str | None = None
+    machine_id: str = ""
 
 
 def add_entry(conn: Connection, entry: Entry) -> int:
@@ -58,7 +59,7 @@ def add_entry(conn: Connection, entry: Entry) -> int:
         (
             *(None, entry.kind, entry.run_id, at_ms, grid_block(at_ms).starts_at_ms, entry.subscription),
             *(entry.session_id, entry.caller, entry.source, cost.nanousd, cost.is_estimate, entry.note),
-            *(entry.project, entry.branch),
+            *(entry.project, entry.branch, entry.machine_id),
         ),
     ).fetchone()
     calls = 0 if entry.kind == "adjustment" else 1

@@ -59,7 +59,8 @@ def check_disk(path: Path, lock: Path) -> None:
     advice = "set POOL_MCP_HOME to a folder on a disk of this machine"
     if kind := network_file_system(path.parent):
         raise LedgerError(
-            f"The ledger {path} is on a network disk ({kind}), where SQLite can lose what is booked; {advice}"
+            f"The ledger {path} is on a network disk ({kind}), where SQLite can lose what is booked; {advice}. "
+            "For several machines see docs/several-machines.md"
         )
     if not locks_work(lock if lock.exists() else path.parent):
         raise LedgerError(

@@ -8,7 +8,7 @@ session's transcripts, by their time, its subagents' (which no stream shows) and
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -107,18 +107,23 @@ class _RunSpan:
 class Imports:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, machine_id: str) -> None:
         self._conn = conn
+        self._machine_id = machine_id
         self._adjusted_nanousd = 0
 
     def seen(self) -> set[tuple[int, int, int, int]]:
         """Device, inode, size and time of change (ns) of every transcript that has been read to its end."""
-        return set(self._conn.execute("SELECT device, inode, size, modified_ns FROM transcript_files"))
+        sql = "SELECT device, inode, size, modified_ns FROM transcript_files WHERE machine_id = ?"
+        return set(self._conn.execute(sql, (self._machine_id,)))
 
     def marks(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
         """How far transcripts have been read, with the digest, of those paths that are known."""
         rows = rows_among(
-            self._conn, "SELECT path, offset, digest FROM transcript_files WHERE path IN ({marks})", paths
+            self._conn,
+            "SELECT path, offset, digest FROM transcript_files WHERE path IN ({marks}) AND machine_id = ?",
+            paths,
+            self._machine_id,
         )
         return {path: (offset, digest) for path, offset, digest in rows}
 
@@ -192,11 +197,12 @@ class Imports:
         """Note how far transcripts have been read."""
         self._conn.executemany(
             """
-            INSERT INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (path) DO UPDATE SET device = excluded.device, inode = excluded.inode, size = excluded.size,
+            INSERT INTO transcript_files VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (path, machine_id) DO UPDATE
+            SET device = excluded.device, inode = excluded.inode, size = excluded.size,
                 modified_ns = excluded.modified_ns, offset = excluded.offset, digest = excluded.digest
             """,
-            ((path, *state) for path, state in files),
+            ((path, self._machine_id, *state) for path, state in files),
         )
 
     def book_account(
@@ -228,10 +234,10 @@ class Imports:
         repository = self._conn.execute(
             "SELECT project, branch FROM entries WHERE session_id = ? ORDER BY entry_id DESC LIMIT 1", (session_id,)
         ).fetchone()
-        add_entry(
-            self._conn,
-            Entry("adjustment", at_ms, subscription, CALLER, SOURCE, cost, session_id, None, note, *repository or ()),
+        entry = Entry(
+            "adjustment", at_ms, subscription, CALLER, SOURCE, cost, session_id, None, note, *repository or ()
         )
+        add_entry(self._conn, replace(entry, machine_id=self._machine_id))
         return cost.nanousd
 
     def _sessions_of(self, keys: Sequence[int]) -> set[str]:
@@ -304,7 +310,19 @@ class Imports:
             hour_ms = at_ms - at_ms % HOUR_MS
             whose = (chunk.subscription, chunk.session_id, CALLER, SOURCE)
             entries.append(
-                (entry_id, "call", None, at_ms, _block_of_hour(hour_ms), *whose, cost or 0, 0, None, *repository)
+                (
+                    entry_id,
+                    "call",
+                    None,
+                    at_ms,
+                    _block_of_hour(hour_ms),
+                    *whose,
+                    cost or 0,
+                    0,
+                    None,
+                    *repository,
+                    self._machine_id,
+                )
             )
             models.append((entry_id, model, input_, output, creation_5m, creation_1h, read, searches, cost))
             keys.append((key, entry_id, output))
@@ -402,10 +420,8 @@ class Imports:
         ).fetchone()
         cost = Cost(more.cost_nanousd or 0, {model: more}, is_estimate)
         self._adjusted_nanousd += cost.nanousd
-        add_entry(
-            self._conn,
-            Entry("adjustment", at_ms, subscription, caller, SOURCE, cost, session_id, None, note, *repository),
-        )
+        entry = Entry("adjustment", at_ms, subscription, caller, SOURCE, cost, session_id, None, note, *repository)
+        add_entry(self._conn, replace(entry, machine_id=self._machine_id))
 
 
 _BUSY_SESSIONS = "SELECT session_id FROM unfinished_runs"

@@ -9,6 +9,7 @@ from pool_mcp.ledger.engine import Database, Engine
 from pool_mcp.ledger.sqlite import Sqlite
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import Audit
+from pool_mcp.system.machine import this_machine
 
 
 class Ledger:
@@ -27,7 +28,7 @@ class Ledger:
         """
         self.path = path
         """The file; where the ledger is a database, where that would be."""
-        self.engine: Engine = _postgres(url, clock) if url else Sqlite(path)
+        self.engine: Engine = _postgres(url, clock, path.parent) if url else Sqlite(path)
 
     def write(self) -> AbstractContextManager[Transaction]:
         """Be the only writer for the block; commit at its end, roll back if it raises.
@@ -41,15 +42,18 @@ class Ledger:
         """See one consistent state of the ledger for the length of the block."""
         return self.engine.read()
 
-    def take_lease(self, name: str, for_ms: int, clock: Callable[[], int]) -> bool:
+    def take_lease(self, name: str, for_ms: int, clock: Callable[[], int], *, for_all: bool = False) -> bool:
         """Take what one process at a time does, for a while; False while another has it.
+
+        It is one process of this machine, or ``for_all`` of all that share the ledger.
 
         Raises:
             LedgerError: as :meth:`write`.
         """
         with self.write() as tx:
             now_ms = clock()  # under the lock, for which it may have waited
-            return tx.leases.take(name, now_ms, for_ms)
+            whose = name if for_all or not tx.machines.mine else f"{name} on {tx.machines.mine}"
+            return tx.leases.take(whose, now_ms, for_ms)
 
     def clock(self, local: Callable[[], int]) -> Callable[[], int]:
         """The clock that all who share the ledger go by, made from this machine's."""
@@ -80,7 +84,7 @@ class Ledger:
         self.engine.close()
 
 
-def _postgres(url: str, clock: Callable[[], int]) -> Engine:
+def _postgres(url: str, clock: Callable[[], int], state_dir: Path) -> Engine:
     try:
         from pool_mcp.ledger.postgres import Postgres  # loaded only where it is asked for
     except ModuleNotFoundError as error:
@@ -90,4 +94,8 @@ def _postgres(url: str, clock: Callable[[], int]) -> Engine:
             "[ledger] url in pool.toml needs the extra postgres: install pool-mcp[postgres] in place of pool-mcp"
         ) from None
 
-    return Postgres(url, clock)
+    try:
+        machine = this_machine(state_dir)
+    except (OSError, ValueError, KeyError) as error:
+        raise LedgerError(f"{state_dir}/machine.json cannot be made or read: {error}; make the folder yours") from None
+    return Postgres(url, clock, machine)

@@ -28,6 +28,7 @@ from pool_mcp.ledger.engine import Database
 from pool_mcp.ledger.sql import Cursor, Values
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import Audit
+from pool_mcp.system.machine import Machine
 
 T = TypeVar("T")
 
@@ -42,6 +43,9 @@ LOCK_S = 1.5
 TRIES = 20
 """How often the write lock is tried for, while the database answers."""
 
+IDLE_MS = 10_000
+"""After which the database ends a transaction whose machine says nothing, so that the lock is free again."""
+
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _LOCK = "pg_advisory_xact_lock(7303014, hashtext(current_schema()))"
 _BEGIN_WRITE = f"BEGIN; SELECT {_LOCK}, pg_current_xact_id()::text, pg_backend_pid(), {_NOW}"
@@ -49,11 +53,15 @@ _BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT NULL, NU
 
 _SESSION = f"""
 SET lock_timeout = {round(LOCK_S * 1000)};
-SET idle_in_transaction_session_timeout = 10000;
+SET idle_in_transaction_session_timeout = {IDLE_MS};
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),
     to_regclass('pool_mcp_steps') IS NOT NULL
 """
+_HERE = f"""
+INSERT INTO machines VALUES (%s, %s, {_NOW})
+ON CONFLICT (machine_id) DO UPDATE SET name = excluded.name, last_used_at_ms = excluded.last_used_at_ms
+"""  # noqa: S608
 OLDEST = 140000
 """PostgreSQL 14: ``pg_terminate_backend`` waits for the end of what it ends."""
 
@@ -119,14 +127,15 @@ class _Begun(NamedTuple):
 class Postgres:
     """One open ledger. Safe to call from any thread; closes with :meth:`close`."""
 
-    def __init__(self, url: str, clock: Callable[[], int]) -> None:
-        """Connect, making the schema or bringing it up to date.
+    def __init__(self, url: str, clock: Callable[[], int], machine: Machine) -> None:
+        """Connect as one machine, making the schema or bringing it up to date.
 
         Raises:
             LedgerError: the database cannot be reached or used, or was written by a newer pool-mcp.
         """
         self._url = url
         self._clock = clock
+        self._machine = machine
         self.place = place_of(url)
         self._turn = threading.Lock()
         self._failures = 0
@@ -180,13 +189,29 @@ class Postgres:
 
     def audit(self) -> Audit:
         """Prove the sums against the entries, on one consistent state; reads the whole ledger."""
-        with self.read(), self._patiently():
+        with self.patiently(), self.read():
             return audit(_Statements(self._connection))
 
     def backup(self, target: Path) -> None:
         """Write a consistent copy as a SQLite file, readable by the owner only."""
-        with self.read(), self._patiently():
-            copy_to_file(_Statements(self._connection), target)
+        with self.patiently(), self.read():
+            copy_to_file(_Statements(self._connection), target, self._machine.machine_id)
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Let statements that go through the whole ledger take their time."""
+        with self._taking_turns():
+            self._begin(_BEGIN_READ)  # connects again, where that is needed
+            self._connection.execute("COMMIT; SET idle_in_transaction_session_timeout = 0")
+            conn = self._connection
+        before, conn.silence_s = conn.silence_s, PATIENCE_S
+        try:
+            yield
+        finally:
+            conn.silence_s = before
+            with self._taking_turns():
+                if not conn.closed:
+                    conn.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
 
     # Transactions
 
@@ -277,7 +302,7 @@ class Postgres:
             conn.close()
             raise
         self._conn = conn
-        self._tx = Transaction(_Statements(conn))
+        self._tx = Transaction(_Statements(conn), self._machine.machine_id)
         return was_committed
 
     def _end_doubt(self, conn: _Impatient) -> bool:
@@ -316,15 +341,7 @@ class Postgres:
             )
         if len(taken) < len(known):
             _migrate(conn)
-
-    @contextmanager
-    def _patiently(self) -> Iterator[None]:
-        conn = self._connection
-        before, conn.silence_s = conn.silence_s, PATIENCE_S
-        try:
-            yield
-        finally:
-            conn.silence_s = before
+        conn.execute(_HERE, tuple(self._machine))
 
 
 def _round_trip_ms(conn: _Impatient) -> float:
@@ -344,7 +361,7 @@ def _taken(conn: _Impatient) -> list[str]:
 
 def _migrate(conn: _Impatient) -> None:
     """Take the steps that the ledger has not taken yet, all or none, one machine at a time."""
-    conn.silence_s = PATIENCE_S
+    before, conn.silence_s = conn.silence_s, PATIENCE_S
     with conn.transaction():
         conn.execute("SET LOCAL lock_timeout = 60000")
         conn.execute(f"SELECT {_LOCK}")
@@ -357,7 +374,7 @@ def _migrate(conn: _Impatient) -> None:
                     "INSERT INTO pool_mcp_steps VALUES (%s, %s, %s)", (number, step.name, str(datetime.now(UTC)))
                 )
         conn.execute(dialect.views(migrations.STEPS).encode())
-    conn.silence_s = SILENCE_S
+    conn.silence_s = before
 
 
 def _defaults(url: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Glance:
         with write_ahead.sole_writer(self._path, self._wait_s):
             self._conn.execute("BEGIN IMMEDIATE")
             try:
-                Official(self._conn, Cooldowns(self._conn)).record(subscription, readings, now_ms)
+                Official(self._conn, Cooldowns(self._conn, "")).record(subscription, readings, now_ms)
                 self._conn.execute("COMMIT")
             except BaseException:
                 self._conn.execute("ROLLBACK")

@@ -1,12 +1,14 @@
 """Asks, their runs and the sessions they are on: a reservation, then one settlement."""
 
+from dataclasses import replace
+
 from pool_mcp.choosing.cooldowns import WHOLE_POOL, owner_after
 from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.ledger.entries import Entry, add_entry
 from pool_mcp.ledger.imports import Imports
 from pool_mcp.ledger.overage import Overage
 from pool_mcp.ledger.sql import Connection
-from pool_mcp.model import Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
+from pool_mcp.model import UNATTRIBUTED, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 
 _IF_UNFINISHED = "run_id IN (SELECT run_id FROM unfinished_runs WHERE run_id = ?)"
 _UNFINISHED_OF_ASK = """run_id IN (
@@ -17,8 +19,11 @@ _UNFINISHED_OF_ASK = """run_id IN (
 class Runs:
     """Reads and writes within the transaction that is open."""
 
-    def __init__(self, conn: Connection, cooldowns: Cooldowns, imports: Imports, overage: Overage) -> None:
+    def __init__(
+        self, conn: Connection, machine_id: str, cooldowns: Cooldowns, imports: Imports, overage: Overage
+    ) -> None:
         self._conn = conn
+        self._machine_id = machine_id
         self._cooldowns = cooldowns
         self._imports = imports
         self._overage = overage
@@ -46,8 +51,9 @@ class Runs:
             """
             INSERT INTO runs (run_id, ask_id, subscription, session_id, resumed, caller, model, state, owner_id,
                 background, structured, created_at_ms, deadline_ms, reserved_nanousd, max_budget_nanousd,
-                baseline_json, project, branch, seq)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM runs))
+                baseline_json, project, branch, machine_id, seq)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+                (SELECT coalesce(max(seq), 0) + 1 FROM runs))
             """,
             (
                 run.run_id,
@@ -68,6 +74,7 @@ class Runs:
                 run.baseline_json,
                 run.project,
                 run.branch,
+                self._machine_id,
             ),
         )
 
@@ -89,31 +96,17 @@ class Runs:
 
         A run that never started costs nothing and gets no entry.
         """
-        updated = self._conn.execute(
-            f"""
-            UPDATE runs SET state = ?, outcome = ?, message = ?, ended_at_ms = ?, cli_version = ?, retry_at_ms = ?
-            WHERE {_IF_UNFINISHED} AND owner_id = ?
-            """,  # noqa: S608
-            (
-                settlement.state,
-                settlement.outcome,
-                settlement.message,
-                settlement.ended_at_ms,
-                settlement.cli_version,
-                settlement.retry_at_ms,
-                settlement.run_id,
-                owner_id,
-            ),
-        ).rowcount
-        if updated != 1:
-            return False
-        subscription, session_id, caller, model, created_at_ms, started_at_ms, project, branch = self._conn.execute(
-            """
-            SELECT subscription, session_id, caller, model, created_at_ms, started_at_ms, project, branch
-            FROM runs WHERE run_id = ?
-            """,
+        is_back = False
+        if not self._end(settlement, owner_id, _IF_UNFINISHED):
+            is_back = self._end(settlement, owner_id, "run_id = ? AND written_off = 1")
+            if not is_back:
+                return False
+        columns = "subscription, session_id, caller, model, created_at_ms, started_at_ms, project, branch, machine_id"
+        subscription, session_id, caller, model, created_at_ms, started_at_ms, *where = self._conn.execute(
+            f"SELECT {columns} FROM runs WHERE run_id = ?",  # noqa: S608
             (settlement.run_id,),
         ).fetchone()
+        project, branch, machine_id = where
         if started_at_ms is not None:
             entry = Entry(
                 kind="run",
@@ -126,18 +119,19 @@ class Runs:
                 run_id=settlement.run_id,
                 project=project,
                 branch=branch,
+                machine_id=machine_id,
             )
-            entry_id = add_entry(self._conn, entry)
+            entry_id = self._book_truth(entry) if is_back else add_entry(self._conn, entry)
             self._imports.keep_calls_of_run(entry_id, settlement.message_keys)
             if settlement.overage_nanousd:
                 self._overage.book(entry_id, subscription, settlement.ended_at_ms, settlement.overage_nanousd)
         if settlement.outcome is Outcome.OK:
             self._conn.execute(
                 """
-                INSERT INTO sessions VALUES (?, ?, ?, ?)
+                INSERT INTO sessions VALUES (?, ?, ?, ?, ?)
                 ON CONFLICT (session_id) DO UPDATE SET last_used_at_ms = excluded.last_used_at_ms
                 """,
-                (session_id, subscription, settlement.ended_at_ms, settlement.ended_at_ms),
+                (session_id, subscription, settlement.ended_at_ms, settlement.ended_at_ms, machine_id),
             )
             # An answer proves that whatever was wrong before the run began is over, here and with Anthropic.
             models = {model, *settlement.cost.models}
@@ -148,6 +142,52 @@ class Runs:
             owner = owner_after(settlement.outcome, subscription)
             self._cooldowns.start(owner, settlement.cooldown, settlement.run_id)
         return True
+
+    def _end(self, settlement: Settlement, owner_id: str, which: str) -> bool:
+        updated = self._conn.execute(
+            f"""
+            UPDATE runs SET state = ?, outcome = ?, message = ?, ended_at_ms = ?, cli_version = ?, retry_at_ms = ?,
+                written_off = 0
+            WHERE {which} AND owner_id = ?
+            """,  # noqa: S608
+            (
+                *(settlement.state, settlement.outcome, settlement.message, settlement.ended_at_ms),
+                *(settlement.cli_version, settlement.retry_at_ms, settlement.run_id, owner_id),
+            ),
+        ).rowcount
+        return updated == 1
+
+    def _book_truth(self, entry: Entry) -> int:
+        """Book the difference between what a run was written off at and what it cost; its entry's id."""
+        entry_id, at_ms, nanousd = self._conn.execute(
+            "SELECT entry_id, at_ms, cost_nanousd FROM entries WHERE run_id = ?", (entry.run_id,)
+        ).fetchone()
+        written = self._models_of(entry_id)
+        undone = {model: ModelCost(Tokens(), -(part.cost_nanousd or 0)) for model, part in written.items()}
+        note = f"run {entry.run_id}: it was written off, and its machine is back"
+        for cost in (Cost(-nanousd, undone, is_estimate=True), entry.cost):
+            add_entry(self._conn, replace(entry, kind="adjustment", at_ms=at_ms, run_id=None, cost=cost, note=note))
+        return int(entry_id)
+
+    def write_off(self, run: Run, why: str, now_ms: int) -> bool:
+        """Book a run of another machine as an estimate, at all that it held; False where it has been booked.
+
+        When its machine is back, it settles the run all the same: the difference is booked then.
+        """
+        held = self.reserved_nanousd(run.run_id)
+        cost = Cost(held, {UNATTRIBUTED: ModelCost(Tokens(), held)}, is_estimate=True)
+        state = RunState.FAILED if run.state is RunState.RESERVED else RunState.INTERRUPTED
+        settlement = Settlement(run.run_id, state, Outcome.CLI_FAILED, why, cost, now_ms)
+        if not self.settle(settlement, run.owner_id):
+            return False
+        self._conn.execute(
+            "UPDATE runs SET written_off = 1 WHERE run_id = ? AND started_at_ms IS NOT NULL", (run.run_id,)
+        )
+        return True
+
+    def written_off(self) -> list[Run]:
+        """Runs of this machine that others have written off, and whose true cost is not booked yet."""
+        return self._runs("WHERE written_off = 1 AND runs.machine_id = ? ORDER BY seq", (self._machine_id,))
 
     def get(self, run_id: str) -> Run | None:
         """One run with its cost, or None."""
@@ -211,8 +251,11 @@ class Runs:
         """
         return (
             self._conn.execute(
-                f"UPDATE runs SET owner_id = ?, background = 1 WHERE {_IF_UNFINISHED} AND owner_id = ?",  # noqa: S608
-                (to_owner_id, run_id, from_owner_id),
+                f"""
+                UPDATE runs SET owner_id = ?, background = 1
+                WHERE ({_IF_UNFINISHED} OR run_id = ? AND written_off = 1) AND owner_id = ?
+                """,  # noqa: S608
+                (to_owner_id, run_id, run_id, from_owner_id),
             ).rowcount
             == 1
         )
@@ -250,6 +293,11 @@ class Runs:
     def outcomes(self) -> dict[str, int]:
         """How many runs have ended in which way."""
         return dict(self._conn.execute("SELECT outcome, count(*) FROM runs WHERE outcome IS NOT NULL GROUP BY outcome"))
+
+    def machine_of_session(self, session_id: str) -> str:
+        """The machine whose CLI has a session: this one, where no other is known to."""
+        row = self._conn.execute("SELECT machine_id FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+        return str(row[0]) if row else self._machine_id
 
     def subscription_of_session(self, session_id: str) -> str | None:
         """The subscription a session belongs to, as far as the pool has seen it."""
@@ -290,6 +338,7 @@ class Runs:
                 "background": bool(row["background"]),
                 "cancel_requested": bool(row["cancel_requested"]),
                 "structured": bool(row["structured"]),
+                "written_off": bool(row["written_off"]),
                 "cost": cost,
             }  # type: ignore[arg-type]
         )

@@ -10,7 +10,7 @@ caller at a time.
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pool_mcp.errors import LedgerError
@@ -99,6 +99,10 @@ class Sqlite:
                 self._open_again_if_moved()
         with self._transaction(is_write=False) as tx:
             yield tx
+
+    def patiently(self) -> AbstractContextManager[None]:
+        """A statement may take as long as it takes."""
+        return nullcontext()
 
     def database(self) -> None:
         """A file is no database that could be away."""

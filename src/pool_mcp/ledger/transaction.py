@@ -5,6 +5,7 @@ from pool_mcp.ledger.cooldowns import Cooldowns
 from pool_mcp.ledger.imports import Imports
 from pool_mcp.ledger.leases import Leases
 from pool_mcp.ledger.logins import Logins
+from pool_mcp.ledger.machines import Machines
 from pool_mcp.ledger.notices import Notices
 from pool_mcp.ledger.official import Official
 from pool_mcp.ledger.organisation import Organisation
@@ -19,17 +20,19 @@ from pool_mcp.ledger.sql import Connection
 class Transaction:
     """The parts, all within the transaction that is open."""
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, machine_id: str = "") -> None:
+        self.connection = conn
         self.balances = Balances(conn)
-        self.cooldowns = Cooldowns(conn)
-        self.imports = Imports(conn)
+        self.cooldowns = Cooldowns(conn, machine_id)
+        self.imports = Imports(conn, machine_id)
         self.leases = Leases(conn)
-        self.logins = Logins(conn)
+        self.logins = Logins(conn, machine_id)
         self.outbox = Outbox(conn)
+        self.machines = Machines(conn, machine_id)
         self.notices = Notices(conn, self.outbox)
         self.official = Official(conn, self.cooldowns)
         self.organisation = Organisation(conn)
         self.overage = Overage(conn)
         self.reports = Reports(conn)
         self.spending = Spending(conn)
-        self.runs = Runs(conn, self.cooldowns, self.imports, self.overage)
+        self.runs = Runs(conn, machine_id, self.cooldowns, self.imports, self.overage)

@@ -4,6 +4,7 @@ What is read is kept in tables of its own and is never spend: only ``adjust`` bo
 and hour that differs, with its evidence. Afterwards nothing differs, so adjusting again books nothing.
 """
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -87,7 +88,8 @@ class Organisation:
         """
         if not await anyio.to_thread.run_sync(self._is_due):
             return
-        if await anyio.to_thread.run_sync(self._ledger.take_lease, "sync", AGAIN_MS, self._clock):
+        take = functools.partial(self._ledger.take_lease, "sync", AGAIN_MS, self._clock, for_all=True)
+        if await anyio.to_thread.run_sync(take):
             now_ms = self._clock()
             await self._sync(Span(now_ms - await anyio.to_thread.run_sync(self._reach_ms), now_ms))
             await anyio.to_thread.run_sync(self._notice_difference)

@@ -168,7 +168,7 @@ def _ledger(settings: Settings, now_ms: int) -> Iterator[FindingResult]:
             yield _database(database)
         found = ledger.audit()
         with ledger.read() as tx:
-            unfinished = tx.runs.unfinished()
+            unfinished = [run for run in tx.runs.unfinished() if run.machine_id == tx.machines.mine]
             readings = [one for windows in tx.official.latest().values() for one in windows.values()]
             said = tx.reports.priced_by_cli()
             newest_ms = max(tx.balances.last_used_ms().values(), default=0)

@@ -176,7 +176,7 @@ class Importer:
         with self._ledger.read() as tx:
             if self._first_run_ms is None:
                 self._first_run_ms = tx.imports.first_run_ms(self._clock())
-            unfinished = tx.runs.unfinished()
+            unfinished = [run for run in tx.runs.unfinished() if run.machine_id == tx.machines.mine]
             with_runs = tx.imports.sessions_with_runs({_text(changed[chunk.number].file.session_id) for chunk in batch})
         latest_ms = max((call[2] for chunk in batch for call in chunk.calls), default=0)
         in_flight = {
