@@ -1,4 +1,4 @@
-"""Plants realistic faults in the money path, one at a time, and runs the tests of their module: and says which are caught.
+"""Plants realistic faults in the money path, one at a time, runs the tests of their module, and says which are caught.
 
     python benchmarks/mutants.py                      all; prints the survivors and the score
     python benchmarks/mutants.py --only selection     those whose name, which begins with the module, has this in it

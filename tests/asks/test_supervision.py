@@ -18,7 +18,7 @@ from pool_mcp.asks.runner import Runner
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour, Reply, ToolUse
 from pool_mcp.errors import CliFailed, LedgerError, LimitReached, NeedsLogin, RunTimeout
-from pool_mcp.model import DAY_MS, SECOND_MS, Ask, Cooldown, Run
+from pool_mcp.model import DAY_MS, HOUR_MS, SECOND_MS, Ask, Cooldown, Run, WindowReading
 from pool_mcp.pool import Pool
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
@@ -73,7 +73,7 @@ async def test_an_error_while_a_run_goes_on_names_it(standin: Standin, tmp_path:
 
 async def test_a_long_run_that_is_being_answered_proves_that_a_burst_is_over(standin: Standin, tmp_path: Path) -> None:
     settings, env = make_home(tmp_path, standin)
-    standin.accounts["alice"] = Behaviour(mode="slow", calls=1, chunks=100)
+    standin.accounts["alice"] = Behaviour(mode="slow", calls=1, chunks=600)
     with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
         tx.cooldowns.start("alice", Cooldown("burst", now_ms() - 2000, now_ms() - 1000, "too many requests"), None)
     async with open_pool(settings, env) as pool:
@@ -83,7 +83,7 @@ async def test_a_long_run_that_is_being_answered_proves_that_a_burst_is_over(sta
             with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
                 return not tx.cooldowns.open()
 
-        await until(is_over, 10)
+        await until(is_over, 60)
         assert (await pool.ask(Ask("two", "tests"))).status == "completed"
         assert (await pool.result(long.run_id)).status == "running"
         await pool.supervision.cancel(long.run_id)
@@ -132,12 +132,14 @@ async def test_an_attempt_that_has_acted_is_not_repeated_under_another_subscript
 # What another server left
 
 
-def leave(settings: Settings, env: dict[str, str], captured: str, ended_ms: int) -> Run:
+def leave(
+    settings: Settings, env: dict[str, str], captured: str, ended_ms: int, subscription: str | None = None
+) -> Run:
     """A run whose CLI has ended as a captured one did, and whose server is gone since, without having booked it."""
     with closing(open_ledger(settings)) as ledger:
         there = Runner(settings, env, lambda: ended_ms - SECOND_MS)
         gone = Reservations(settings, ledger, State(settings), there, lambda: ended_ms - SECOND_MS, new_id)
-        run, _ = gone.reserve(Ask("ping", "tests", timeout_s=60))
+        run, _ = gone.reserve(Ask("ping", "tests", timeout_s=60, subscription=subscription))
         files = there.files(run.run_id)
         gone.begin(run, there.prepare(run, Ask("ping", "tests")))
     files.pid.write_text("1")
@@ -161,6 +163,25 @@ async def test_an_answer_is_kept_for_its_days_from_when_it_could_first_be_fetche
         await pool._look_after_runs()
         with pytest.raises(Exception, match="was removed"):
             await pool.result(run.run_id)
+
+
+async def test_what_a_dead_server_left_is_of_its_own_time_and_changes_nothing_newer(tmp_path: Path) -> None:
+    settings, env = make_home(tmp_path, None, "alice", "bob")
+    ended_ms, newer_ms = now_ms() - DAY_MS, now_ms() - HOUR_MS
+    newer = WindowReading("five_hour", 96.0, now_ms() + HOUR_MS, "allowed_warning", newer_ms)
+    cooldown = Cooldown("five_hour", newer_ms, now_ms() + HOUR_MS, "used up")
+    with closing(open_ledger(settings)) as ledger, ledger.write() as tx:
+        tx.official.record("alice", [newer], now_ms())
+        tx.cooldowns.start("alice", cooldown, None)
+    left = [leave(settings, env, "success", ended_ms, "alice"), leave(settings, env, "auth-expired", ended_ms, "bob")]
+    async with open_pool(settings, env) as pool:
+        for run in left:
+            await pool.supervision.wait(run.run_id, 10)
+    with closing(open_ledger(settings)) as ledger, ledger.read() as tx:
+        assert tx.official.latest()["alice"]["five_hour"] == newer
+        assert tx.cooldowns.open()["alice"] == [cooldown]
+        (missing,) = tx.cooldowns.open()["bob"]
+        assert missing.since_ms <= ended_ms, "so a login that was written since lets it in again"
 
 
 async def test_a_run_that_ended_in_time_and_is_adopted_after_it_ended_as_it_did(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from cli_output import MIDDLE, MIDDLE_COST, NEW, NEW_COST, OLD, OLD_COST, SPLIT, UNSPLIT, cost, line, price, read, spent
 from support import capture
 
-from pool_mcp.claude.cost import run_cost, session_cost
+from pool_mcp.claude.cost import baseline, run_cost, session_cost
 from pool_mcp.claude.stream import OpenCall
 from pool_mcp.model import Cost, ModelCost, Tokens
 
@@ -98,6 +98,58 @@ def test_a_call_cut_in_the_moment_the_budget_is_reached_is_a_floor() -> None:
         line(type="result", subtype="error_max_budget_usd", is_error=True, terminal_reason="budget_exhausted"),
     ]
     assert cost(lines).is_estimate
+
+
+def test_a_subagents_call_that_an_interrupt_cut_is_as_large_as_the_newest_clis_account_has_it() -> None:
+    cut = line(
+        type="result",
+        is_error=True,
+        terminal_reason="aborted_streaming",
+        total_cost_usd=0.000005,
+        modelUsage={"claude-haiku-4-5": {"inputTokens": 5, "costUSD": 0.000005}},
+    )
+    started = line(type="system", subtype="task_started", task_type="local_agent", task_id="a")
+    stream, _ = read([line(type="system", subtype="init", claude_code_version=NEW), started, cut])
+    told = run_cost(stream, before=None, price=price, open_calls=[OpenCall("claude-haiku-4-5", 64, 0)])
+    assert told == Cost.of({"claude-haiku-4-5": ModelCost(Tokens(5), 5000)}, is_estimate=True)
+
+
+def test_a_session_that_others_use_is_counted_from_the_account_that_leaves_the_runs_own_calls() -> None:
+    lines = capture(MIDDLE, "resume-1")
+    stream, _ = read(lines)
+    right, now = booked(capture(MIDDLE, "success")), booked(lines)
+    other = right.since(spent("claude-sonnet-5", Tokens(1), 2000))
+    assert baseline(stream, [other, right]) == right
+    assert baseline(stream, [other, now]) == other, "of none that is right the likeliest, which is the first"
+    fresh, _ = read(capture(MIDDLE, "success"))
+    assert baseline(fresh, [other]) == Cost(), "where it alone is the run's, it began from nothing"
+    assert baseline(stream, []) is None
+
+
+def test_of_a_cut_run_with_a_call_that_no_stream_shows_both_that_and_the_cut_call_are_counted() -> None:
+    usage = {"input_tokens": 1000, "output_tokens": 1}
+    message = {"id": "m", "model": "claude-sonnet-4-6", "usage": usage}
+    lines = [
+        line(type="system", subtype="init", claude_code_version="2.1.315", model="claude-sonnet-4-6"),
+        line(type="system", subtype="status", status="requesting"),
+        line(type="stream_event", event={"type": "message_start", "message": message}),
+        line(
+            type="result",
+            subtype="error_during_execution",
+            is_error=True,
+            terminal_reason="aborted_streaming",
+            total_cost_usd=0.0000082,
+            modelUsage={"claude-haiku-4-5": {"inputTokens": 8, "costUSD": 0.0000082}},
+        ),
+    ]
+    floor = 1000 * 3000 + 15_000
+    assert cost(lines) == Cost.of(
+        {
+            "claude-haiku-4-5": ModelCost(Tokens(8), 8200),
+            "claude-sonnet-4-6": ModelCost(Tokens(1000, 1), floor),
+        },
+        is_estimate=True,
+    )
 
 
 @pytest.mark.parametrize("has_it", [False, True], ids=["left out", "already there"])

@@ -310,7 +310,7 @@ class Reservations:
             if may_follow and settlement.has_acted:
                 may_follow, settlement = False, replace(settlement, message=_not_repeated(settlement.message))
             tx.official.record(run.subscription, settlement.readings, self._clock())
-            booked = tx.runs.settle(settlement, self.owner_id)
+            booked = tx.runs.settle(settlement, self.owner_id, self._clock())
             following = None
             if booked and ask is not None and may_follow:
                 following = self._next_attempt(tx, settlement, run, ask, tried)

@@ -395,6 +395,7 @@ def _may_use_the_last(estimate: int, balance: Balance, gauge: Gauge) -> bool:
         gauge.window != FIVE_HOUR
         and not gauge.kept.percent
         and balance.in_flight == 0
+        and not balance.reserved_beside
         and reading.status != "rejected"
         and gauge.official_percent < 100
         and gauge.percent < 100

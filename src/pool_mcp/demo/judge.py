@@ -129,7 +129,8 @@ def _unseen(run: Run, refused: Sequence[Refusal]) -> int:
         for one in refused
         if one.status == 0 and one.account == run.subscription and _began(run) <= one.at_ms <= ended_at_ms
     ]
-    was_cut = run.state is RunState.INTERRUPTED or run.outcome is Outcome.LIMIT
+    # A CLI that is gone without a word may have asked: its prompt stands in the transcript, and nobody answered.
+    was_cut = run.state is RunState.INTERRUPTED or run.outcome in (Outcome.LIMIT, Outcome.CLI_FAILED)
     return UNSEEN_NANOUSD if hanging or was_cut else NANO // 1000
 
 

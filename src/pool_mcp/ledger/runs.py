@@ -91,10 +91,11 @@ class Runs:
             == 1
         )
 
-    def settle(self, settlement: Settlement, owner_id: str) -> bool:
+    def settle(self, settlement: Settlement, owner_id: str, now_ms: int | None = None) -> bool:
         """Book what a run cost and drop its reservation; False where another process has settled it or owns it.
 
-        A run that never started costs nothing and gets no entry.
+        A run that never started costs nothing and gets no entry. ``now_ms`` is long after its end where its server was
+        gone; None is its end.
         """
         is_back = False
         if not self._end(settlement, owner_id, _IF_UNFINISHED):
@@ -135,7 +136,7 @@ class Runs:
             )
             # An answer proves that whatever was wrong before the run began is over, here and with Anthropic.
             models = {model, *settlement.cost.models}
-            times = created_at_ms, settlement.ended_at_ms
+            times = created_at_ms, settlement.ended_at_ms if now_ms is None else now_ms
             for proven in (subscription, WHOLE_POOL):
                 self._cooldowns.lift_after_answer(proven, settlement.run_id, models, *times)
         if settlement.cooldown is not None:
