@@ -28,6 +28,7 @@ from pool_mcp.choosing.pacing import Action
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.errors import InvalidRequest
+from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.model import DAY_MS, HOUR_MS, Ask, Cost, Outcome, Run, RunState, Settlement
 from pool_mcp.results.asks import RunResult, RunsResult
 from pool_mcp.results.base import AdviceResult
@@ -393,9 +394,20 @@ def test_a_duration_is_short(seconds: int, said: str) -> None:
 # What the ledger tells of runs
 
 
+_opened: list[Ledger] = []
+
+
+@pytest.fixture(autouse=True)
+def no_ledger_stays_open() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def insert(home: Path, *runs: Run, settle: Outcome = Outcome.OK) -> History:
     settings, env = make_home(home)
     ledger = open_ledger(settings)
+    _opened.append(ledger)
     with ledger.write() as tx:
         for run in runs:
             if not tx.runs.of_ask(run.ask_id):
