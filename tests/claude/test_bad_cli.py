@@ -421,7 +421,7 @@ async def test_a_config_dir_that_is_not_signed_in_costs_nothing_and_says_how_to_
     run = finished_run(settings, str(caught.value.run_id))
     assert (caught.value.kind, caught.value.message, caught.value.alternatives) == (
         "auth",
-        "bare: Not logged in · Please run /login; see status_reason in usage_status for what to do.",
+        "bare: Not logged in · Please run /login; run `pool-mcp login bare`.",
         ("alice",),
     )
     assert (run.state, run.outcome, run.cost) == (RunState.FAILED, Outcome.AUTH, Cost())

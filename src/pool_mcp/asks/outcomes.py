@@ -1,6 +1,7 @@
 """What a run's outcome means: the state it ends in, and the words for a person; pure."""
 
-from pool_mcp.model import NANO, Outcome, Run, RunState
+from pool_mcp.choosing.cooldowns import how_to_sign_in
+from pool_mcp.model import NANO, Outcome, Run, RunState, Subscription
 
 FAILOVER = (Outcome.LIMIT, Outcome.AUTH, Outcome.BILLING)
 """The subscription's fault, so that another one may do better."""
@@ -18,7 +19,7 @@ def state_of(outcome: Outcome, *, has_result: bool, has_spent: bool) -> RunState
     return RunState.FAILED
 
 
-def explain(outcome: Outcome, said: str | None, run: Run) -> str | None:
+def explain(outcome: Outcome, said: str | None, run: Run, subscription: Subscription | None) -> str | None:
     """A failed run in one line that ends in what to do; None for an answered one. ``said`` is the CLI's own word."""
     name = run.subscription
     match outcome:
@@ -38,8 +39,11 @@ def explain(outcome: Outcome, said: str | None, run: Run) -> str | None:
             return f"The CLI does not know the session {run.session_id} under {name!r}; begin a new one."
         case Outcome.LIMIT:
             return f"{name}: {said or 'the limit is used up'}; ask again after the reset, or add a subscription."
-        case Outcome.AUTH | Outcome.BILLING:
-            return f"{name}: {said or outcome}; see status_reason in usage_status for what to do."
+        case Outcome.AUTH:
+            fix = how_to_sign_in(subscription) if subscription else f"add {name!r} to pool.toml again"
+            return f"{name}: {said or outcome}; {fix}."
+        case Outcome.BILLING:
+            return f"{name}: {said or outcome}; see the account's billing page."
         case Outcome.OVERLOADED:
             return f"Anthropic's service is overloaded ({said or 'no details'}); ask again in a few minutes."
         case Outcome.INVALID_REQUEST:

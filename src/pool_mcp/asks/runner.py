@@ -317,7 +317,7 @@ class Runner:
             run_id=run.run_id,
             state=outcomes.state_of(outcome, has_result=verdict is not None, has_spent=bool(stream.calls)),
             outcome=outcome,
-            message=outcomes.explain(outcome, said, run),
+            message=outcomes.explain(outcome, said, run, self._subscription(run)),
             cost=cost,
             ended_at_ms=ended_ms,
             cli_version=stream.cli_version,

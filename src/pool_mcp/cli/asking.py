@@ -150,7 +150,7 @@ def pick(estimated_cost_usd: float | None, model: str | None, session_id: str | 
                 "By hand: " + " ".join(f"{name}={_quoted(value)}" for name, value in choice.env.items()) + " claude"
             )
     if choice.subscription is None:
-        sys.exit(run.EXIT_CODES["limit"])
+        sys.exit(run.EXIT_CODES["auth" if choice.next_available_at is None else "limit"])
 
 
 def _quoted(value: str) -> str:
@@ -170,7 +170,7 @@ def execute(subscription: str | None, model: str | None, as_json: bool, command:
     """
     from pool_mcp.claude.find import find_cli
     from pool_mcp.claude.process import become
-    from pool_mcp.errors import LimitReached
+    from pool_mcp.errors import LimitReached, NeedsLogin
     from pool_mcp.settings import load
     from pool_mcp.views.times import localized
 
@@ -181,7 +181,8 @@ def execute(subscription: str | None, model: str | None, as_json: bool, command:
             reasons = next("; ".join(one.reasons) for one in choice.candidates if one.id == subscription)
             return subscription, f"as you say ({reasons})", env
         if choice.subscription is None:
-            raise LimitReached(f"None can serve now: {choice.reason}. Name one with --subscription to use it anyway.")
+            kind = NeedsLogin if choice.next_available_at is None else LimitReached
+            raise kind(f"None can serve now: {choice.reason}. Name one with --subscription to use it anyway.")
         return choice.subscription, choice.reason, choice.env
 
     chosen, why, env = run.with_pool(choose, as_json=as_json)
