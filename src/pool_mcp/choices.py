@@ -44,8 +44,20 @@ NOTICE_KINDS: tuple[NoticeKind, ...] = get_args(NoticeKind)
 """What a receiver of notices may ask for."""
 
 
+WaitFor = Literal["none", "turn", "room"]
+WAIT_FOR: tuple[WaitFor, ...] = get_args(WaitFor)
+"""What an ask that does not fit now waits for: nothing, what other runs hold, or also windows and budgets."""
+
+Urgency = Literal["urgent", "normal", "idle"]
+URGENCIES: tuple[Urgency, ...] = get_args(Urgency)
+"""How asks that wait go before one another; ``idle`` uses only what would expire unused."""
+
+
 class RunState(StrEnum):
     """Where a run is in its life."""
+
+    WAITING = "waiting"
+    """In the queue, with its prompt on the disk; it holds no money."""
 
     RESERVED = "reserved"
     """Money is set aside; the CLI has not been started."""

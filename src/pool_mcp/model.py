@@ -11,6 +11,7 @@ from datetime import tzinfo
 from enum import StrEnum
 from pathlib import Path
 
+from pool_mcp.choices import URGENCIES, Urgency, WaitFor
 from pool_mcp.choices import RunState as RunState
 
 NANO = 1_000_000_000
@@ -232,7 +233,7 @@ class Cost:
         return Cost.of(dict(sorted(models.items())), is_estimate=self.is_estimate or other.is_estimate)
 
 
-UNFINISHED = (RunState.RESERVED, RunState.RUNNING)
+UNFINISHED = (RunState.WAITING, RunState.RESERVED, RunState.RUNNING)
 
 
 class Outcome(StrEnum):
@@ -299,7 +300,11 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of the CLI, as the ledger has it."""
+    """One execution of the CLI, as the ledger has it.
+
+    While it waits, ``subscription`` is "" and ``created_at_ms`` is when it was asked; both change with the reservation.
+    ``queued_at_ms`` is when it began to wait, None where it did not.
+    """
 
     run_id: str
     ask_id: str
@@ -330,11 +335,39 @@ class Run:
     machine_id: str = ""
     written_off: bool = False
     """Whether another machine has booked it as an estimate, because its own was not heard of."""
+    urgency: Urgency = "normal"
+    queued_at_ms: int | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the run's cost is booked."""
         return self.state not in UNFINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A run in the queue, with all that is needed to reserve for it.
+
+    ``only`` is the one subscription that can serve, ``by_name`` whether the caller named it, ``tried`` those that have
+    refused the ask. ``claim`` is the subscription that asks behind this one leave to it.
+    """
+
+    run: Run
+    place: int
+    wait_for: WaitFor
+    give_up_at_ms: int
+    timeout_ms: int
+    not_before_ms: int | None = None
+    only: str | None = None
+    by_name: bool = False
+    max_cost_nanousd: int | None = None
+    tried: frozenset[str] = frozenset()
+    claim: str | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Urgency before age."""
+        return URGENCIES.index(self.run.urgency), self.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +420,8 @@ class Ask:
     """A validated request to ask Claude.
 
     ``from_terminal`` is whether a person asks, who may have Claude read in any directory without logins. ``project``
-    and ``branch`` are of the repository in which it works, where that is known.
+    and ``branch`` are of the repository in which it works, where that is known. ``wait_for`` None is the default that
+    :attr:`waits_for` gives.
     """
 
     prompt: str
@@ -407,6 +441,15 @@ class Ask:
     idempotency_key: str | None = None
     project: str | None = None
     branch: str | None = None
+    wait_for: WaitFor | None = None
+    not_before_ms: int | None = None
+    give_up_at_ms: int | None = None
+    urgency: Urgency = "normal"
+
+    @property
+    def waits_for(self) -> WaitFor:
+        """Its turn, where nothing else is said; what is to use room that would expire waits for such room."""
+        return self.wait_for or ("room" if self.urgency == "idle" else "turn")
 
 
 @dataclass(frozen=True, slots=True)

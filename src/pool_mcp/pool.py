@@ -14,10 +14,13 @@ import anyio
 import anyio.abc
 from anyio.to_thread import run_sync as in_thread
 
+from pool_mcp.accounting.periods import instant_to_come
 from pool_mcp.asks.admission import check_ask, check_session_id
 from pool_mcp.asks.directories import check_working_dir
+from pool_mcp.asks.driving import Driver
 from pool_mcp.asks.history import History
 from pool_mcp.asks.outcomes import CUT, FAILOVER
+from pool_mcp.asks.queue import Queue
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Runner
 from pool_mcp.asks.spares import Spares
@@ -31,14 +34,15 @@ from pool_mcp.choices import By
 from pool_mcp.claude import process as cli
 from pool_mcp.errors import BY_KIND, InvalidRequest, LedgerError, PoolError
 from pool_mcp.ledger.ledger import Ledger
-from pool_mcp.model import DAY_MS, NANO, Ask, Outcome, Run
+from pool_mcp.model import DAY_MS, HOUR_MS, NANO, Ask, Outcome, Run, RunState
 from pool_mcp.organisation.sync import SYNC_LOOK_S, Organisation
-from pool_mcp.results.asks import AskResult, ask_result, with_page
+from pool_mcp.results.asks import AskResult, Place, ask_result, with_page
 from pool_mcp.results.metrics import Gauge, gauges
 from pool_mcp.results.status import PickResult, StatusResult, pick_result, status_result
 from pool_mcp.settings import Settings
 from pool_mcp.state import State
 from pool_mcp.system import locks, places
+from pool_mcp.system.wakeup import Wakeup
 from pool_mcp.usage.forecasts import Forecasts
 from pool_mcp.usage.import_schedule import IMPORT_AFTER_S, Outside
 from pool_mcp.usage.reports import Figures
@@ -59,6 +63,8 @@ LOOK_AFTER_S = 60.0
 """How often an idle server looks for runs that others have left, and after logins and stale readings."""
 CATCH_UP_S = 1.0
 """How long a person's command reads what is new in transcripts; for official limits it waits twice that."""
+SERVE_AFTER_S = 1.0
+"""When it serves the queue first; a person's look is over by then, and leaves that to those that stay."""
 UPKEEP_S = 3.0
 """When it looks after logins first; a command is over by then and needs none of it."""
 
@@ -90,9 +96,16 @@ class Pool:
         self._logins = Upkeep(settings, ledger, self._state, env, clock)
         self._notifying = Notifying(settings, ledger, env, clock)
         self._spares = Spares(settings, ledger, self._state, self._runner, env, clock, new_id)
-        self._reservations = Reservations(settings, ledger, self._state, self._runner, clock, new_id, self._spares)
+        self._reservations = Reservations(
+            *(settings, ledger, self._state, self._runner, clock, new_id, self._spares),
+            about_to_wait=lambda: self.driver.wake_others(),
+        )
         self._tasks: anyio.abc.TaskGroup | None = None
-        self.supervision = Supervision(self._reservations, self._runner, self._spares, self._alerts, clock)
+        self.queue = Queue(ledger, self._reservations.placing, self._runner, clock)
+        self.driver = Driver(self.queue, ledger, clock, lambda run: self.supervision.serve_from_queue(run))
+        self.supervision = Supervision(
+            self._reservations, self._runner, self._spares, self._alerts, self.queue, self.driver, clock
+        )
         self.history = History(settings, ledger, self._runner, clock)
         self.outside = Outside(settings, ledger, env, clock, lambda run: self._runner.read(run.run_id).calls)
         self.forecasts = Forecasts(ledger, self._state.balances, clock, places.time_zone(env))
@@ -106,6 +119,7 @@ class Pool:
         try:
             locks.sweep(owners)
             lock = locks.OwnerLock(owners, self._reservations.owner_id)
+            wakeup = self.driver.wakeup = Wakeup(self._settings.wake_dir, self._reservations.owner_id)
         except OSError as error:
             raise LedgerError(f"{owners} cannot be written: {error.strerror}; make it writable for you.") from None
         failure: Exception | None = None
@@ -122,6 +136,7 @@ class Pool:
                         await self.stop()
                     tasks.cancel_scope.cancel()
         finally:
+            wakeup.close()
             lock.release()
         if failure is not None:
             raise failure
@@ -132,6 +147,8 @@ class Pool:
         def start(seconds: float, what: str, step: Callable[[], Awaitable[object]], first_after_s: float) -> None:
             tasks.start_soon(every, seconds, what, step, self._sleep, first_after_s)
 
+        if cli.depth(self._env) == 0:
+            tasks.start_soon(self.driver.run, SERVE_AFTER_S)
         start(LOOK_AFTER_S, "look after earlier runs", self._look_after_runs, 0)
         start(LOOK_AFTER_S, "look after logins", self._look_after_logins, UPKEEP_S)
         start(IMPORT_AFTER_S, "import what was spent outside", self.outside.import_if_due, IMPORT_AFTER_S)
@@ -183,7 +200,9 @@ class Pool:
         with anyio.CancelScope(shield=True):
             await self.adopt()
             run, is_new = await in_thread(self._reservations.reserve, ask)
-            if is_new:
+            if is_new and run.state is RunState.WAITING:
+                self.supervision.park(run)
+            elif is_new:
                 self.supervision.serve(run, ask)
         if on_text is not None and self._tasks is not None:
             self._tasks.start_soon(self.supervision.tell_text, run.run_id, on_text)
@@ -241,7 +260,8 @@ class Pool:
         if run.finished and run.outcome is not Outcome.OK:
             raise self._failure(run)
         snapshot = self._state.look(self._ledger, self._clock, run.caller, model=run.model)
-        answer = ask_result(attempts, snapshot.advice, snapshot.now_ms)
+        place = self._place(run) if run.state is RunState.WAITING else None
+        answer = ask_result(attempts, snapshot.advice, snapshot.now_ms, place)
         if not run.finished:
             return run, answer
         verdict = self._runner.verdict(run.run_id)
@@ -252,6 +272,10 @@ class Pool:
                 run_id=run.run_id,
             )
         return run, with_page(answer, verdict.text, verdict.structured, offset, PAGE_CHARS)
+
+    def _place(self, run: Run) -> Place | None:
+        """Where a run stands that waits; None where its turn has just come."""
+        return next((one for one in self.queue.places() if one.waiting.run.run_id == run.run_id), None)
 
     def _failure(self, run: Run) -> PoolError:
         """The error a failed ask ends in, with the subscriptions that could serve another try."""
@@ -266,6 +290,14 @@ class Pool:
             alternatives=tuple(one for one in usable if one != run.subscription) if run.outcome in FAILOVER else (),
             run_id=run.run_id,
         )
+
+    def when(self, name: str, said: str | None) -> int | None:
+        """An instant that is still to come, as a caller gives it; ``name`` is the argument's.
+
+        Raises:
+            InvalidRequest: it is no instant.
+        """
+        return None if said is None else instant_to_come(name, said, self._clock(), places.time_zone(self._env))
 
     # The pool's state
 
@@ -353,9 +385,11 @@ class Pool:
         for directory in self._settings.runs_dir.glob("*"):
             with self._ledger.read() as tx:
                 run = tx.runs.get(directory.name)
+            if run is None and directory.stat().st_mtime * 1000 < self._clock() - HOUR_MS:
+                shutil.rmtree(directory, ignore_errors=True)  # of an ask that a server was killed before it placed
             if run is None or run.ended_at_ms is None:
                 continue
-            (directory / "prompt").unlink(missing_ok=True)  # left by a server that was killed right after booking
+            self._runner.files(run.run_id).forget_ask()  # left by a server that was killed right after booking
             if self._runner.files(run.run_id).fetchable_since_ms(run.ended_at_ms) < before_ms:
                 shutil.rmtree(directory, ignore_errors=True)
 

@@ -60,6 +60,7 @@ class ClaudeSettings(_Section):
     keep_answers_days: Annotated[float, Field(gt=0, le=3650)] = 7
     spares: Spares = "auto"
     spare_ttl_s: Annotated[float, Field(gt=0, le=3600)] = 120
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 100
 
 
 class SubscriptionSettings(_Section):
@@ -215,6 +216,11 @@ class Settings:
     def owners_dir(self) -> Path:
         """Where each running process holds its lock."""
         return self.state_dir / "owners"
+
+    @property
+    def wake_dir(self) -> Path:
+        """Where each running process has the pipe on which others wake it."""
+        return self.state_dir / "wake"
 
     def variables(self, env: Mapping[str, str]) -> list[str]:
         """The names of the variables that hold keys and tokens; the Admin key's only where it is set."""

@@ -1,7 +1,7 @@
 """Puts together from the ledger what is known of every subscription and caller at one instant."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pool_mcp.choosing import cooldowns, rates, windows
 from pool_mcp.choosing.allowances import Allowance, InWindow
@@ -76,7 +76,7 @@ class State:
             return Snapshot(
                 now_ms,
                 balances,
-                self.request(tx, caller, model, now_ms),
+                replace(self.request(tx, caller, model, now_ms), kept=tx.queue.claims()),
                 self._settings.strategy,
                 sum(tx.balances.spent_nanousd(one.subscription.id, day_ms) for one in balances),
                 [
@@ -85,6 +85,7 @@ class State:
                     if one[1].subscription in {balance.subscription.id for balance in balances}
                 ],
                 self._overage(tx, now_ms),
+                len(tx.queue),
             )
 
     def _overage(self, tx: Transaction, now_ms: int) -> dict[str, OverageBalance]:

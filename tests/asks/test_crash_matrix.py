@@ -38,8 +38,8 @@ FLOOR = "an entry of a part of what it cost, marked as an estimate"
 # Before there is a CLI there is none to kill, and after its end nothing changes by killing it.
 MATRIX = [
     ("before the reservation commits", ("server", "group"), NEVER_RAN),
-    ("reserved", ("server", "group"), NEVER_STARTED),
-    ("files prepared", ("server", "group"), NEVER_STARTED),
+    ("reserved", ("server", "group"), EXACT),
+    ("files prepared", ("server", "group"), EXACT),
     ("marked running", ("server", "group"), ZERO),
     ("CLI started", ("server", "group"), EXACT),
     ("CLI started", ("cli", "both"), ZERO),

@@ -94,7 +94,7 @@ def test_two_asks_at_once_beyond_the_plan_never_reserve_more_than_the_months_bud
         first = desk.begin(ASK)
         assert first.max_budget_nanousd == 3 * NANO // 10
         with pytest.raises(LimitReached, match=r"its overage budget leaves \$0\.05 of real money"):
-            desk.reservations.reserve(ASK)
+            desk.reservations.reserve(replace(ASK, wait_for="none"))
         assert desk.reservations.extend(first, NANO // 10, NANO // 10, NANO // 10)
         assert not desk.reservations.extend(first, NANO // 4, NANO // 10, NANO // 4), "the next call has no room"
         desk.settle(first, None, Outcome.OK, 0.02, overage_nanousd=NANO // 50)
@@ -190,7 +190,7 @@ def test_a_projects_budget_counts_all_that_was_spent_and_is_reserved_there_and_n
     assert run.max_budget_nanousd == NANO
     assert not desk.reservations.extend(run, 99 * NANO // 100, NANO // 10) or desk.reserved(run) <= NANO
     with pytest.raises(BudgetExceeded, match="the budget of project 'site' leaves"):
-        desk.reservations.reserve(site)
+        desk.reservations.reserve(replace(site, wait_for="none"))
     desk.settle(run, None, Outcome.OK, 0.5)
     again = desk.begin(site)
     assert again.max_budget_nanousd == NANO // 2
@@ -355,7 +355,7 @@ def test_asks_at_once_whose_caps_are_below_one_call_do_not_overrun_their_callers
         runs = []
         for _ in range(10):
             with suppress(BudgetExceeded):
-                runs.append(desk.begin(replace(ASK, max_cost_nanousd=NANO // 1000)))
+                runs.append(desk.begin(replace(ASK, max_cost_nanousd=NANO // 1000, wait_for="none")))
         assert len(runs) == 2
         assert sum(map(desk.reserved, runs)) <= NANO // 20
 

@@ -12,7 +12,7 @@ from pool_mcp.choosing.allowances import Allowance
 from pool_mcp.choosing.budget import Balance, PaidUse, availability, health
 from pool_mcp.choosing.pacing import Action, advise
 from pool_mcp.choosing.rates import Rate
-from pool_mcp.choosing.selection import Candidate, Choice, Request, choose
+from pool_mcp.choosing.selection import Candidate, Choice, HeldBy, Request, choose
 from pool_mcp.choosing.windows import FULL_PERCENT, Block, applies_to, percent_now
 from pool_mcp.model import (
     BLOCK_MS,
@@ -148,7 +148,7 @@ def test_a_default_budget_that_does_not_refuse_makes_no_subscription_limited() -
             {"pool_cooldown": cooldown("overloaded", is_probed=True)},
             "overloaded",
             "because of overloaded",
-            NOW + HOUR_MS,
+            NOW + MINUTE_MS,
             id="Anthropic is overloaded and somebody is trying it out",
         ),
         pytest.param(
@@ -235,7 +235,9 @@ def test_what_is_kept_out_says_why_and_until_when(
     found = choice(state, **asked)
     (one,) = found.candidates
     assert found == Choice(None, "" if kind == "pinned" else f"a: {why}", (one,))
-    assert one == Candidate("a", False, one.score, (why, one.reasons[1]), kind, until_ms)
+    passes_soon = until_ms is not None and until_ms <= NOW + MINUTE_MS
+    held_by: HeldBy | None = None if not passes_soon else "pool" if kind == "overloaded" else "subscription"
+    assert one == Candidate("a", False, one.score, (why, one.reasons[1]), kind, until_ms, held_by=held_by)
     assert found.next_available_at_ms == until_ms
 
 

@@ -33,8 +33,8 @@ import pytest
 
 from pool_mcp import pool as pool_module
 from pool_mcp.accounting.pricing import price_nanousd
+from pool_mcp.asks import driving, supervision
 from pool_mcp.asks import runner as runner_module
-from pool_mcp.asks import supervision
 from pool_mcp.background.every import every
 from pool_mcp.claude import process as process_module
 from pool_mcp.demo.standin import Standin
@@ -46,6 +46,7 @@ from pool_mcp.model import NANO, Ask, Tokens
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
 from pool_mcp.system import locks
+from pool_mcp.system.wakeup import Wakeup
 
 FaultKind = Literal["crash", "power", "disk full", "clock ahead", "clock back"]
 T = TypeVar("T")
@@ -205,7 +206,7 @@ class World:
                 name.unlink(missing_ok=True)
         self.boots += 1
         for files in self.unsynced.values():
-            for name in (files.prompt, files.facts):
+            for name in (files.prompt, files.ask, files.facts):
                 name.unlink(missing_ok=True)
 
     # The CLI
@@ -496,15 +497,15 @@ def virtual(world: World) -> Iterator[None]:
         server.point("CLI started")
         return _Process(files, world, is_own=True)
 
-    prepare = process_module.RunFiles.prepare
+    store = process_module.RunFiles.store
 
-    def prepared(self: process_module.RunFiles, *arguments: Any) -> None:
+    def stored(self: process_module.RunFiles, *arguments: Any) -> None:
         server = _current.get()
         assert server is not None
         server.point("before the run's files", writes=True)
         world.unsynced[self.directory] = self
-        prepare(self, *arguments)
-        server.point("files prepared")
+        store(self, *arguments)
+        server.point("files stored")
 
     sync = process_module.RunFiles.sync
 
@@ -513,10 +514,11 @@ def virtual(world: World) -> Iterator[None]:
         assert server is not None
         server.point("before the run's files are on the disk", writes=True)
         sync(self)
-        del world.unsynced[self.directory]
+        world.unsynced.pop(self.directory, None)
         server.point("files on the disk")
 
     def start_background(self: Pool, tasks: anyio.abc.TaskGroup) -> None:
+        tasks.start_soon(self.driver.run, 1.0)
         tasks.start_soon(every, 60.0, "look after earlier runs", self._look_after_runs, anyio.sleep, 0.0)
 
     def virtual_connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
@@ -526,15 +528,16 @@ def virtual(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite3, "connect", virtual_connect)
         patch.setattr(anyio.to_thread, "run_sync", inline)
-        for module in (supervision, pool_module):
+        for module in (supervision, pool_module, driving):
             patch.setattr(module, "in_thread", inline)
         patch.setattr(runner_module, "start", start)
         patch.setattr(runner_module, "find_cli", lambda *_: Path("claude"))
         patch.setattr(process_module, "boot_id", lambda: str(world.boots))
         patch.setattr(process_module, "CliProcess", lambda files, *_: _Process(files, world))
-        patch.setattr(process_module.RunFiles, "prepare", prepared)
+        patch.setattr(process_module.RunFiles, "store", stored)
         patch.setattr(process_module.RunFiles, "sync", synced)
         patch.setattr(supervision, "ThreadPoolExecutor", _Late)
+        patch.setattr(Wakeup, "wait", lambda _: anyio.sleep_forever())
         patch.setattr(locks, "is_alive", lambda _, owner: world.is_owner_alive(owner))
         patch.setattr(locks, "sweep", lambda _: None)
         patch.setattr(Pool, "_start_background", start_background)

@@ -476,7 +476,7 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
         with self._a_reader().read() as tx:
             for run in self.plain.runs.values():
                 assert tx.runs.get(run.run_id) == run
-                assert (tx.runs.on_session(run.session_id) == run.run_id) == (not run.finished)
+                assert run.finished or run.session_id in tx.runs.busy_sessions()
                 assert tx.runs.subscription_of_session(run.session_id) == self.plain.sessions.get(run.session_id)
                 assert tx.runs.is_cancel_requested(run.run_id) == run.cancel_requested
                 assert tx.runs.reserved_nanousd(run.run_id) == (0 if run.finished else run.reserved_nanousd)

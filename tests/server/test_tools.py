@@ -65,6 +65,8 @@ def test_every_argument_that_has_a_choice_names_it() -> None:
     assert {name: said["enum"] for name, said in schema.items() if "enum" in said} == {
         "effort": ["low", "medium", "high", "xhigh", "max"],
         "tool_profile": ["none", "read", "full"],
+        "wait_for": ["none", "turn", "room"],
+        "urgency": ["urgent", "normal", "idle"],
     }
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pool_mcp.choices import By
 from pool_mcp.choosing.windows import grid_block
 from pool_mcp.errors import InvalidRequest
-from pool_mcp.model import HOUR_MS
+from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 _FAR_PAST_MS = 0
 _FAR_FUTURE_MS = 253_370_764_800_000
@@ -117,6 +117,29 @@ def _instant(name: str, said: str, now_ms: int, zone: tzinfo, *, after: bool) ->
         return min(_FAR_FUTURE_MS, max(_FAR_PAST_MS, _ms(at if at.tzinfo else at.replace(tzinfo=zone))))
     except (ValueError, OverflowError):
         raise InvalidRequest(f"{name} is {said!r}; give {_ALLOWED}.") from None
+
+
+def instant_to_come(name: str, said: str, now_ms: int, zone: tzinfo) -> int:
+    """An instant as a person gives it: RFC 3339 (without an offset: in the zone), or a time span from now.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    try:
+        if span := _SPAN.fullmatch(said.strip()):
+            return min(_FAR_FUTURE_MS, now_ms + int(span[1]) * _SPAN_MS[span[2]])
+        at = datetime.fromisoformat(said.strip())
+        if len(said.strip()) <= len("2026-11-22"):
+            raise ValueError
+        return min(_FAR_FUTURE_MS, max(_FAR_PAST_MS, _ms(at if at.tzinfo else at.replace(tzinfo=zone))))
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            f"{name} is {said[:40]!r}; give a date and time in RFC 3339, or a time span from now such as 30m, 8h, 2d."
+        ) from None
+
+
+_SPAN = re.compile(r"(\d{1,9})([smhd])")
+_SPAN_MS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
 def period_at(at_ms: int, by: By, zone: tzinfo) -> Period:

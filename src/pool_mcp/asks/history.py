@@ -82,7 +82,7 @@ class History:
     def runs(self, which: Which, limit: int) -> RunsResult:
         """What runs now with what it has cost so far, and the latest of what has ended, newest first."""
         with self._ledger.read() as tx:
-            running = tx.runs.unfinished()
+            running = [*tx.runs.unfinished(), *(one.run for one in tx.queue.line())]
             ended = tx.runs.ended(which.subscription, which.caller, which.state, limit)
         meant = [run for run in reversed(running) if _is_meant(run, which)]
         return runs_result(meant, ended, self._clock(), self._live.of(meant))

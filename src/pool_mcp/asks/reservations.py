@@ -10,19 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from pool_mcp.asks import machines
-from pool_mcp.asks.admission import refusal
-from pool_mcp.asks.idempotency import cost_of, fingerprint, known_attempt
+from pool_mcp.asks.idempotency import fingerprint, known_attempt
 from pool_mcp.asks.outcomes import FAILOVER
+from pool_mcp.asks.placing import Placing, pin
 from pool_mcp.asks.runner import Runner
 from pool_mcp.asks.spares import Spares
 from pool_mcp.choosing import budget, cooldowns, overage, selection, windows
 from pool_mcp.choosing.pacing import Alert
-from pool_mcp.errors import BudgetExceeded, CliFailed, InvalidRequest, LedgerInDoubt, PoolError, UnknownSession
+from pool_mcp.errors import CliFailed, InvalidRequest, LedgerError, LedgerInDoubt, PoolError
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
     NANO,
-    SECOND_MS,
     Ask,
     Notice,
     Outcome,
@@ -58,6 +57,7 @@ class Reservations:
         clock: Callable[[], int],
         new_id: Callable[[], str],
         spares: Spares | None = None,
+        about_to_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -65,15 +65,15 @@ class Reservations:
         self._runner = runner
         self._clock = clock
         self._new_id = new_id
-        self._spares = spares
         self.owner_id = new_id()
         self._doubtful: set[str] = set()
         """Runs that may have been reserved although we were not told so, and that nobody follows."""
+        self.placing = Placing(settings, state, runner, clock, new_id, self.owner_id, spares, about_to_wait)
 
     # Reserving
 
     def reserve(self, ask: Ask) -> tuple[Run, bool]:
-        """Choose a subscription for an ask and reserve under it.
+        """Choose a subscription for an ask and reserve under it, or let it wait, with the ask on the disk before.
 
         Returns the run and whether it is new: an idempotency key that is known gives the latest run under it.
 
@@ -83,27 +83,54 @@ class Reservations:
         outside = None if ask.session_id is None else self._runner.find_session(ask.session_id)
         ask = _in_repository(ask)
         self._state.learn(self._ledger, self._clock())
-        run: Run | None = None
+        run_id = self._store(ask)
         try:
-            with self._ledger.write() as tx:
-                known = known_attempt(tx, ask)
-                if known is not None:
-                    return known, False
-                run = self._reserve(tx, ask, outside)
+            run = self._reserve(ask, run_id, outside)
         except LedgerInDoubt:
-            if run is not None:
-                self._doubtful.add(run.run_id)
+            self._doubtful.add(run_id)
             raise
-        log.info("run %s: reserved $%.4f under %s", run.run_id, run.reserved_nanousd / NANO, run.subscription)
+        except LedgerError:
+            raise  # it may be committed all the same
+        except PoolError:
+            self._runner.drop(run_id)
+            raise
+        if run.run_id != run_id:
+            self._runner.drop(run_id)
+            return run, False
+        if run.state is RunState.WAITING:
+            log.info("run %s: waits", run_id)
+        else:
+            log.info("run %s: reserved $%.4f under %s", run_id, run.reserved_nanousd / NANO, run.subscription)
         return run, True
 
-    def _reserve(self, tx: Transaction, ask: Ask, outside: Subscription | None) -> Run:
-        if ask.working_dir is None and ask.session_id is not None:
-            project, branch = tx.runs.repository_of_session(ask.session_id)
-            ask = replace(ask, project=project, branch=branch)
-        ask_id = self._new_id()
-        tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, fingerprint(ask), self._clock())
-        return self._place(tx, ask, ask_id, frozenset(), pinned=_pin(tx, self._settings, ask, outside))
+    def _reserve(self, ask: Ask, run_id: str, outside: Subscription | None) -> Run:
+        with self._ledger.write() as tx:
+            known = known_attempt(tx, ask)
+            if known is not None:
+                return known
+            if ask.working_dir is None and ask.session_id is not None:
+                project, branch = tx.runs.repository_of_session(ask.session_id)
+                ask = replace(ask, project=project, branch=branch)
+            ask_id = self._new_id()
+            tx.runs.insert_ask(ask_id, ask.caller, ask.idempotency_key or None, fingerprint(ask), self._clock())
+            return self.placing.place(tx, ask, run_id, ask_id, pinned=pin(tx, self._settings, ask, outside))
+
+    def _store(self, ask: Ask) -> str:
+        """Put an ask on the disk under the id of its next run.
+
+        Raises:
+            LedgerError: the disk does not take it.
+        """
+        run_id = self._new_id()
+        try:
+            self._runner.store(run_id, ask)
+        except OSError as error:
+            self._runner.drop(run_id)
+            raise LedgerError(
+                f"The ask cannot be stored in {self._settings.runs_dir}: {error.strerror or error}; free some space "
+                "there or make it writable for you, then ask again."
+            ) from None
+        return run_id
 
     def preview(self, estimate_nanousd: int | None, model: str | None, session_id: str | None) -> selection.Choice:
         """The choice that an ask would meet now; nothing is reserved.
@@ -114,76 +141,12 @@ class Reservations:
         outside = None if session_id is None else self._runner.find_session(session_id)
         with self._ledger.read() as tx:
             now_ms = self._clock()
-            pinned = _pin(tx, self._settings, Ask("", "", session_id=session_id), outside)
-            request = replace(self._state.request(tx, None, model, now_ms), only=pinned)
+            pinned = pin(tx, self._settings, Ask("", "", session_id=session_id), outside)
+            request = replace(self._state.request(tx, None, model, now_ms), only=pinned, kept=tx.queue.claims())
             if estimate_nanousd is not None:
                 given = dict.fromkeys(request.estimates, estimate_nanousd)
                 request = replace(request, estimates=given, likely=given)
             return selection.choose(request, self._state.balances(tx, now_ms), self._settings.strategy)
-
-    def _place(
-        self,
-        tx: Transaction,
-        ask: Ask,
-        ask_id: str,
-        tried: frozenset[str],
-        *,
-        pinned: str | None,
-        needs_nanousd: int = 0,
-    ) -> Run:
-        """Choose a subscription for an ask and reserve under it, in the transaction that is open.
-
-        ``needs_nanousd`` is what it is known to need at least.
-        """
-        now_ms = self._clock()
-        cap = _cap_left(tx, ask, ask_id)
-        least = self._state.least_costs(tx, ask.model).values() if cap is not None else ()
-        if cap is not None and least and cap < min(least):
-            raise InvalidRequest(
-                f"max_cost_usd leaves ${cap / NANO:.4f}, and one call has cost ${min(least) / NANO:.4f} at least; "
-                "raise it, or leave it out."
-            )
-        balances = self._state.balances(tx, now_ms)
-        request = replace(
-            self._state.request(tx, ask.caller, ask.model, now_ms, cap_nanousd=cap, project=ask.project),
-            only=pinned,
-            by_name=ask.subscription is not None,
-            tried=tried,
-            may_probe=not tried,
-        )
-        needs_nanousd = needs_nanousd if cap is None else min(needs_nanousd, cap)
-        estimates = {name: max(needs_nanousd, amount) for name, amount in request.estimates.items()}
-        request = replace(request, estimates=estimates)
-        choice = selection.choose(request, balances, self._settings.strategy)
-        if choice.subscription is None:
-            raise refusal(choice)
-        chosen = next(b for b in balances if b.subscription.id == choice.subscription)
-        self._runner.check(chosen.subscription)
-        most = selection.most_nanousd(request, chosen, choice, cap)
-        spare = self._spares.offer(chosen.subscription, ask, most) if self._spares and not choice.is_paid else None
-        run = Run(
-            run_id=self._new_id(),
-            ask_id=ask_id,
-            subscription=choice.subscription,
-            session_id=spare.session_id if spare else ask.session_id or self._new_id(),
-            resumed=ask.session_id is not None,
-            caller=ask.caller,
-            model=ask.model,
-            state=RunState.RESERVED,
-            owner_id=self.owner_id,
-            background=ask.background,
-            structured=ask.json_schema is not None,
-            created_at_ms=now_ms,
-            deadline_ms=now_ms + round((ask.timeout_s or self._settings.claude.timeout_s) * SECOND_MS),
-            project=ask.project,
-            branch=ask.branch,
-            reserved_nanousd=choice.reserve,
-            max_budget_nanousd=spare.max_budget_nanousd if spare else most,
-        )
-        tx.runs.insert(run)
-        if choice.is_paid:
-            tx.overage.reserve(run.run_id, choice.reserve)
-        return run
 
     # While it runs
 
@@ -300,8 +263,30 @@ class Reservations:
         """Book what a run cost and, where another subscription is to be tried for its ask, reserve there.
 
         Both in one transaction, so that nobody who looks in between takes the ask for failed. ``ask`` is None where
-        there is to be no other attempt. Returns the next attempt.
+        there is to be no other attempt. Returns the next attempt, which may have to wait.
         """
+        next_id = self._store_again(settlement, ask)
+        following = self._settle(settlement, ask, tried, next_id)
+        if next_id is not None and (following is None or following.run_id != next_id):
+            self._runner.drop(next_id)
+        if following is not None:
+            where = f"under {following.subscription}" if following.subscription else "once there is room"
+            log.info("run %s: goes on as run %s %s", settlement.run_id, following.run_id, where)
+        return following
+
+    def _store_again(self, settlement: Settlement, ask: Ask | None) -> str | None:
+        """Put an ask on the disk for a next attempt, where there may be one; None where there can be none."""
+        if ask is None or settlement.outcome not in FAILOVER or settlement.has_acted:
+            return None
+        try:
+            return self._store(ask)
+        except LedgerError as error:
+            log.warning("run %s: no other attempt: %s", settlement.run_id, error)
+            return None
+
+    def _settle(
+        self, settlement: Settlement, ask: Ask | None, tried: frozenset[str], next_id: str | None
+    ) -> Run | None:
         with self._ledger.write() as tx:
             run = _run(tx, settlement.run_id)
             self._record_overage(tx, run, settlement.overage)
@@ -312,25 +297,35 @@ class Reservations:
             tx.official.record(run.subscription, settlement.readings, self._clock())
             booked = tx.runs.settle(settlement, self.owner_id, self._clock())
             following = None
-            if booked and ask is not None and may_follow:
-                following = self._next_attempt(tx, settlement, run, ask, tried)
+            if booked and ask is not None and may_follow and next_id is not None:
+                following = self._next_attempt(tx, settlement, run, ask, tried, next_id)
             elif not booked:
                 following = self._attempt_after(tx, run)
             if booked and following is None and settlement.outcome not in (Outcome.OK, Outcome.CANCELLED):
                 tx.outbox.add(_failure(run, settlement))
         _log_settlement(settlement, is_ours=booked)
-        if following is not None:
-            log.info("run %s: goes on as run %s under %s", run.run_id, following.run_id, following.subscription)
         return following
 
     def _next_attempt(
-        self, tx: Transaction, settlement: Settlement, run: Run, ask: Ask, tried: frozenset[str]
+        self, tx: Transaction, settlement: Settlement, run: Run, ask: Ask, tried: frozenset[str], next_id: str
     ) -> Run | None:
-        """Reserve under the next best subscription after a limit, a missing login or a refused bill."""
-        again = replace(ask, background=run.background, project=run.project, branch=run.branch)
+        """Reserve under the next best subscription after a limit, a missing login or a refused bill, or wait for it."""
+        attempts = tx.runs.of_ask(run.ask_id)
+        first = attempts[0]
+        tried |= {one.subscription for one in attempts}
+        asked_at_ms = first.queued_at_ms or first.created_at_ms
+        again = replace(
+            ask,
+            background=run.background,
+            not_before_ms=None,
+            give_up_at_ms=self.placing.gives_up_at_ms(ask, asked_at_ms),
+            project=run.project,
+            branch=run.branch,
+        )
         try:
             needs = round(settlement.cost.nanousd * LIMIT_MARGIN) if settlement.outcome is Outcome.LIMIT else 0
-            return self._place(tx, again, run.ask_id, tried, pinned=None, needs_nanousd=needs)
+            pinned = run.subscription if _is_bound(ask) else None
+            return self.placing.place(tx, again, next_id, run.ask_id, pinned=pinned, tried=tried, needs_nanousd=needs)
         except PoolError as error:
             log.info("run %s: %s, and no other subscription: %s", run.run_id, settlement.outcome, error)
             return None  # the attempt's own outcome is the answer
@@ -338,7 +333,7 @@ class Reservations:
     def _attempt_after(self, tx: Transaction, run: Run) -> Run | None:
         """The attempt that was reserved with a settlement of ours that was committed although it failed."""
         latest = tx.runs.of_ask(run.ask_id)[-1]
-        is_ours = latest.owner_id == self.owner_id and latest.state is RunState.RESERVED
+        is_ours = latest.owner_id == self.owner_id and latest.state in (RunState.WAITING, RunState.RESERVED)
         return latest if is_ours and latest.run_id != run.run_id else None
 
     # Taking over
@@ -358,7 +353,8 @@ class Reservations:
         orphans = [
             run
             for run in ours
-            if run.owner_id in gone or run.run_id in dropped or (run.run_id in self._doubtful and not run.finished)
+            if (run.owner_id in gone or run.run_id in dropped or (run.run_id in self._doubtful and not run.finished))
+            and self._can_take(run)
         ]
         lost = machines.lost(unfinished, mine, self._clock())
         if not orphans and not lost:
@@ -372,12 +368,24 @@ class Reservations:
                 if tx.runs.adopt(run.run_id, run.owner_id, self.owner_id)
             ]
 
+    def _can_take(self, run: Run) -> bool:
+        """Whether a run whose CLI may have to be started can be started here; one that is late ends anywhere."""
+        subscription = self._subscription(run)
+        is_late = run.deadline_ms < self._clock()
+        may_start = run.state is RunState.RESERVED and subscription is not None and not is_late
+        return not may_start or subscription is None or self._runner.can_serve(subscription)
+
     # Looking
 
     def elsewhere(self, run: Run) -> str | None:
         """What the machine is called that has a run's answer; None where that is this one."""
         with self._ledger.read() as tx:
             return tx.machines.elsewhere(run.machine_id)
+
+    def are_there_any(self) -> bool:
+        """Whether a run waits or has not ended."""
+        with self._ledger.read() as tx:
+            return bool(tx.runs.busy_sessions()) or not tx.queue.is_empty()
 
     def attempts(self, run_id: str) -> list[Run]:
         """The runs of the ask that a run belongs to, first to last.
@@ -421,52 +429,14 @@ def _failure(run: Run, settlement: Settlement) -> Notice:
     return Notice.of(run.run_id, "run_failed", run.subscription, message, settlement.ended_at_ms)
 
 
-def _pin(tx: Transaction, settings: Settings, ask: Ask, outside: Subscription | None) -> str | None:
-    """The only subscription that can serve, where there is but one."""
-    if ask.session_id is None:
-        return ask.subscription
-    if elsewhere := tx.machines.elsewhere(tx.runs.machine_of_session(ask.session_id)):
-        raise InvalidRequest(
-            f"The session {ask.session_id} is on {elsewhere}; go on with it there, or begin a new one."
-        )
-    belongs = tx.runs.subscription_of_session(ask.session_id) or (outside.id if outside else None)
-    if belongs is None:
-        raise UnknownSession(
-            f"No subscription knows the session {ask.session_id}; leave session_id out to begin a new one."
-        )
-    if belongs not in {s.id for s in settings.subscriptions}:
-        raise UnknownSession(f"The session {ask.session_id} belongs to {belongs!r}, which is no longer in pool.toml.")
-    if ask.subscription not in (None, belongs):
-        raise InvalidRequest(
-            f"The session {ask.session_id} belongs to {belongs!r} and cannot go on under {ask.subscription!r}; "
-            "leave subscription out.",
-            subscription=belongs,
-        )
-    if other := tx.runs.on_session(ask.session_id):
-        raise InvalidRequest(
-            f"The session {ask.session_id} is busy with run {other}; wait for it with ask_result.", run_id=other
-        )
-    return belongs
-
-
-def _cap_left(tx: Transaction, ask: Ask, ask_id: str) -> int | None:
-    """What ``max_cost_usd`` leaves after the ask's attempts so far.
-
-    Raises:
-        BudgetExceeded: nothing.
-    """
-    if ask.max_cost_nanousd is None:
-        return None
-    left = ask.max_cost_nanousd - cost_of(tx.runs.of_ask(ask_id)).nanousd
-    if left <= 0:
-        raise BudgetExceeded("The attempts so far have used up max_cost_usd.")
-    return left
-
-
 def _may_be_repeated(settlement: Settlement, run: Run, ask: Ask) -> bool:
-    """Whether the subscription is to blame, nobody has cancelled, and another one can serve."""
-    is_bound = ask.session_id is not None or ask.subscription is not None
-    return settlement.outcome in FAILOVER and not run.cancel_requested and not is_bound
+    """Whether the subscription is to blame, nobody has cancelled, and another one can serve, or the same one later."""
+    may_wait = settlement.outcome is Outcome.LIMIT and ask.waits_for == "room"
+    return settlement.outcome in FAILOVER and not run.cancel_requested and (may_wait or not _is_bound(ask))
+
+
+def _is_bound(ask: Ask) -> bool:
+    return ask.session_id is not None or ask.subscription is not None
 
 
 def _not_repeated(message: str | None) -> str:

@@ -1,9 +1,10 @@
 """Runs the CLI for one run: starts it on the run's files, follows it to its end, and says what that comes to."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from pool_mcp.claude.stream import LineBuffer, RunStream
 from pool_mcp.claude.transcripts import message_key
 from pool_mcp.claude.verdict import Verdict, judge
 from pool_mcp.claude.waiting import WaitingCli, start_waiting
-from pool_mcp.errors import InvalidRequest
+from pool_mcp.errors import InvalidRequest, PoolError
 from pool_mcp.model import (
     NANO,
     SECOND_MS,
@@ -133,10 +134,39 @@ class Runner:
                 )
         return find_cli(self._settings.claude.path, self._env)
 
-    def prepare(self, run: Run, ask: Ask) -> str | None:
-        """Put the run's files on the disk; return what the CLI has booked on its session so far, as JSON."""
+    def can_serve(self, subscription: Subscription) -> bool:
+        """Whether this process has what a subscription needs; another one may have another environment."""
+        try:
+            self.check(subscription)
+        except PoolError:
+            return False
+        return True
+
+    def store(self, run_id: str, ask: Ask) -> None:
+        """Put an ask on the disk, before the ledger knows of its run."""
         prompt = prompt_of(ask)
-        self.files(run.run_id).prepare(prompt, request_tokens(self._command(run, ask), prompt))
+        rest = {name: value for name, value in asdict(ask).items() if name != "prompt"}
+        self.files(run_id).store(prompt, rest, request_tokens(self._command(None, ask), prompt))
+
+    def load(self, run_id: str) -> Ask | None:
+        """The ask of a run that has not ended, from the disk; None where it is not there."""
+        stored = self.files(run_id).load()
+        if stored is None:
+            return None
+        prompt, rest = stored
+        known = {one.name for one in fields(Ask)}
+        return Ask(prompt, **{name: value for name, value in rest.items() if name in known})  # type: ignore[arg-type]
+
+    def drop(self, run_id: str) -> None:
+        """Remove the files of a run that the ledger does not know."""
+        shutil.rmtree(self.files(run_id).directory, ignore_errors=True)
+
+    def prepare(self, run: Run, ask: Ask) -> str | None:
+        """Have the run's files on the disk; return what the CLI has booked on its session so far, as JSON."""
+        files = self.files(run.run_id)
+        if not files.is_stored():
+            self.store(run.run_id, ask)
+        files.note_where()
         states = map(sessions.last_cost_state, self._transcripts(run) if run.resumed else ())
         state = next(states, None)
         return None if state is None else json.dumps(state)

@@ -6,7 +6,7 @@ vanish with its host, and the run is still followed to its end and booked.
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -15,7 +15,9 @@ import anyio
 import anyio.abc
 from anyio.to_thread import run_sync as in_thread
 
+from pool_mcp.asks.driving import Driver
 from pool_mcp.asks.live_text import LiveText
+from pool_mcp.asks.queue import Queue
 from pool_mcp.asks.reservations import Reservations
 from pool_mcp.asks.runner import Control, Runner
 from pool_mcp.asks.spares import Spares
@@ -31,6 +33,8 @@ CANCEL_POLL_S = 0.5
 """How often a followed run asks whether another process wants it stopped."""
 GATHER_S = 0.1
 """How long readings wait to be written, so that an answer that comes at once takes them into its settlement."""
+WAITING_POLL_S = 2.0
+"""How often a run that waits is looked at where nothing is heard of it; changes are heard of."""
 POLL_S = 0.25
 """How often a run that another process follows is looked at."""
 TEXT_S = 0.1
@@ -131,9 +135,18 @@ class Supervision:
     """All runs that this process is in charge of. Give it the pool's ``tasks`` before anything else."""
 
     def __init__(
-        self, reservations: Reservations, runner: Runner, spares: Spares, alerts: Alerting, clock: Callable[[], int]
+        self,
+        reservations: Reservations,
+        runner: Runner,
+        spares: Spares,
+        alerts: Alerting,
+        queue: Queue,
+        driver: Driver,
+        clock: Callable[[], int],
     ) -> None:
         self._reservations = reservations
+        self._queue = queue
+        self._driver = driver
         self._runner = runner
         self._spares = spares
         self._alerts = alerts
@@ -141,6 +154,8 @@ class Supervision:
         self._live: dict[str, _LiveAsk] = {}
         self._dropped: set[str] = set()
         """Runs of ours that nobody follows any more."""
+        self._parked: set[str] = set()
+        """Runs that wait and that somebody here waits for."""
         self.tasks: anyio.abc.TaskGroup | None = None
 
     # Starting and following
@@ -150,6 +165,19 @@ class Supervision:
         assert self.tasks is not None, "the pool is not open"
         live = self._live[run.run_id] = _LiveAsk(run, not run.background, ask)
         self.tasks.start_soon(self._drive, live)
+
+    def serve_from_queue(self, run: Run) -> None:
+        """See a run through whose turn has come."""
+        is_inline = run.run_id in self._parked
+        self._parked.discard(run.run_id)
+        self.serve(replace(run, background=not is_inline))
+
+    def park(self, run: Run) -> None:
+        """Have a run served when its turn comes, here or in another process; inline ones go with this server."""
+        if not run.background:
+            self._parked.add(run.run_id)
+        self._driver.wake()
+        self._driver.wake_others()
 
     async def _drive(self, live: _LiveAsk) -> None:
         """Run an ask's attempts one after the other until one answers or no other subscription can."""
@@ -181,16 +209,18 @@ class Supervision:
         if live.ask is not None and settlement.outcome is Outcome.OK:
             self._spares.asked(live.ask, run.subscription)
         with contextlib.suppress(OSError):
-            files.prompt.unlink(missing_ok=True)
+            files.forget_ask()
+        self._driver.wake()  # it may have made room
         return goes_on
 
     async def _begin(self, live: _LiveAsk) -> tuple[Run, cli.CliProcess]:
         if live.control.stop is not None:
             raise RunCancelled("The run was cancelled before it began; it cost nothing.")
-        if live.ask is not None:
-            return await in_thread(self._start, live.run, live.ask)
         if live.run.state is RunState.RESERVED:
-            raise CliFailed("The server stopped before the CLI was started; ask again.")
+            live.ask = live.ask or await in_thread(self._runner.load, live.run.run_id)
+            if live.ask is None:
+                raise CliFailed("The server stopped before the CLI was started; ask again.")
+            return await in_thread(self._start, live.run, live.ask)
         return live.run, cli.CliProcess(self._runner.files(live.run.run_id))
 
     async def _follow(self, run: Run, process: cli.CliProcess, control: Control) -> Settlement:
@@ -218,6 +248,7 @@ class Supervision:
         """
         before = live.run
         delay_s = 1.0
+        live.ask = live.ask or await in_thread(self._runner.load, before.run_id)
         live.tried |= {live.run.subscription}
         while True:
             ask = live.ask if live.control.stop is None else None
@@ -229,6 +260,9 @@ class Supervision:
                 await anyio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 60.0)
         failover = []
+        if following is not None and following.state is RunState.WAITING:
+            self.park(replace(following, background=not live.is_inline))
+            following = None
         if following is not None:
             live.run = following
             self._live[following.run_id] = live
@@ -242,7 +276,14 @@ class Supervision:
     async def tell_text(self, run_id: str, listener: Callable[[str], None]) -> None:
         """Call a listener with an answer's text as it is written, for as long as this process serves the run's ask."""
         texts: dict[str, LiveText] = {}
-        while live := self._live.get(run_id):
+        while True:
+            live = self._live.get(run_id)
+            if live is None:
+                run = await self._latest(run_id)
+                if run.state is not RunState.WAITING:
+                    return
+                await self._driver.news(WAITING_POLL_S)
+                continue
             now = live.run.run_id
             text = texts.setdefault(now, LiveText(self._runner.files(now).stdout))
             if written := await in_thread(text.read):
@@ -252,8 +293,11 @@ class Supervision:
 
     def doing(self, run_id: str) -> str:
         """What a run is doing, in words."""
-        live = self._live.get(run_id)
-        return live.control.doing if live else "running in another server"
+        if live := self._live.get(run_id):
+            return live.control.doing
+        if place := self._driver.places.get(run_id):
+            return f"waiting as number {place.position}: {place.reason}"
+        return "running in another server"
 
     async def wait(self, run_id: str, at_most_s: float) -> bool:
         """Wait for a run's ask to end, in whatever process; False where it has not in that time."""
@@ -261,18 +305,30 @@ class Supervision:
             while True:
                 if live := self._live.get(run_id):
                     await live.done.wait()
+                run = await self._latest(run_id)
+                if run.finished:
                     return True
-                if (await self._latest(run_id)).finished:
-                    return True
-                await anyio.sleep(POLL_S)
-                await self.adopt()
+                if live := self._live.get(run.run_id):
+                    await live.done.wait()
+                elif run.state is RunState.WAITING:
+                    await self._driver.news(WAITING_POLL_S)
+                else:
+                    await anyio.sleep(POLL_S)
+                    await self.adopt()
         return False
+
+    async def until_all_have_ended(self) -> None:
+        """Wait until nothing waits or runs any more, in whatever process; what is left by others is adopted."""
+        while await in_thread(self._reservations.are_there_any):
+            await self._driver.news(POLL_S)
+            await self.adopt()
 
     async def _latest(self, run_id: str) -> Run:
         return (await in_thread(self._reservations.attempts, run_id))[-1]
 
     def detach(self, run: Run) -> None:
         """Let an ask whose caller was asked to come back outlive this server; waits for nothing."""
+        self._parked.discard(run.run_id)
         if live := self._live.get(run.run_id):
             live.is_inline = False
         if not run.background and self.tasks is not None:
@@ -287,14 +343,16 @@ class Supervision:
     # Stopping
 
     def cancel_here(self, run_id: str) -> None:
-        """Stop a run's ask, where this process serves it."""
+        """Stop a run's ask, where this process serves it or has it wait."""
         if live := self._live.get(run_id):
             live.control.stop = live.control.stop or Outcome.CANCELLED
+        elif run_id in self._parked and self.tasks is not None:
+            self.tasks.start_soon(self._cancel_parked, [run_id])
 
     async def cancel(self, run_id: str) -> None:
         """Stop an ask's current run, in whatever process, and wait, for a bounded time, until it is booked."""
         run = await self._latest(run_id)
-        if run.finished:
+        if run.finished or (run.state is RunState.WAITING and await self.cancel_waiting([run.run_id])):
             return
         await in_thread(self._reservations.request_cancel, run.run_id)
         self.cancel_here(run.run_id)
@@ -302,8 +360,30 @@ class Supervision:
             while not (await self._latest(run_id)).finished:  # noqa: ASYNC110  (another process may settle it)
                 await anyio.sleep(POLL_S / 5)
 
+    async def cancel_waiting(self, run_ids: Sequence[str]) -> list[str]:
+        """Take runs out of the queue; those that were still in it."""
+        cancelled = await in_thread(self._queue.cancel, run_ids, abandon_on_cancel=True)
+        for run_id in cancelled:
+            self._parked.discard(run_id)
+            with contextlib.suppress(OSError):
+                self._runner.files(run_id).forget_ask()
+        self._driver.wake()
+        return cancelled
+
+    async def _cancel_parked(self, run_ids: Sequence[str]) -> None:
+        """Cancel runs that were waiting, also those whose turn has come meanwhile, in whatever process."""
+        try:
+            for run_id in set(run_ids) - set(await self.cancel_waiting(run_ids)):
+                self.cancel_here(run_id)
+                await self._request_cancel(run_id)
+        except LedgerError as error:
+            log.warning("runs that wait are left to the next server: %s", error)
+
     async def stop(self) -> None:
         """Interrupt what somebody was waiting for here, for a bounded time; background runs go on into their files."""
+        with anyio.move_on_after(STOP_S):
+            if self._parked:
+                await self._cancel_parked(list(self._parked))
         inline = [live for live in set(self._live.values()) if live.is_inline]
         for live in inline:
             live.control.stop = live.control.stop or Outcome.CANCELLED

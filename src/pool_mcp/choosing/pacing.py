@@ -33,6 +33,9 @@ NO_LIMIT = float(10**6 * NANO)
 LEAST_HOURS = 1.0
 """A pace is told for at least an hour, or the last minutes of a block would allow any."""
 
+OWNERS_MARGIN = 1.25
+"""How much more than at its pace an owner is taken to use before room counts as spare."""
+
 WEEK_DAYS = WEEK_MS // DAY_MS
 BUFFER_SHARE = 1 - LIMITED_PERCENT / 100
 """The part of a budget or window with no more than which a subscription counts as limited."""
@@ -159,6 +162,24 @@ def headroom_nanousd(balance: Balance) -> int:
     return min((one.left for one in _constraints(balance)), default=0)
 
 
+def spares(balance: Balance, model: str | None, needed: int, idle: tuple[int, ...]) -> bool:
+    """Whether a subscription can spare so much of what would expire unused at its owner's pace.
+
+    The pace is the faster of a short and a long mean (an hour and a day for five hours, a day and a week for a week),
+    with a margin. ``idle`` is what such use as this has spent in the last hour, day and week, which is nobody's pace.
+    """
+    spent = (balance.hour_spent, balance.days[0] if balance.days else 0, sum(balance.days))
+    hour, day, week = (
+        max(0, own - spare) / hours for own, spare, hours in zip(spent, idle, (1, 24, WEEK_MS // HOUR_MS), strict=True)
+    )
+    for one in _constraints(balance, model):
+        pace = max(day, week) if one.is_weekly else max(hour, day)
+        hours = max(0, one.refills_at_ms - balance.at_ms) / HOUR_MS
+        if one.left + one.returns - one.buffer - OWNERS_MARGIN * pace * hours < needed:
+            return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Horizon:
     """Several subscriptions together, over five hours or over a week (or, for what is left now, both)."""
@@ -228,7 +249,9 @@ def advise(
             reasons = {one.reason for one in map(availability, balances) if one.status is not Status.DISABLED}
             why = reasons.pop() if len(reasons) == 1 else "see each one's status_reason"
             return Advice(Action.STOP, f"No subscription can be used until a person acts: {why.rstrip('.')}.", 0)
-        reason = f"The next ask would be refused until {rfc3339(retry_at_ms)}: {choice.reason}."
+        is_held = any(one.held_by is not None for one in choice.candidates)
+        meets = "have to wait its turn, until about" if is_held else "be refused until"
+        reason = f"The next ask would {meets} {rfc3339(retry_at_ms)}: {choice.reason}."
         return Advice(Action.WAIT, reason, 0, retry_at_ms, next_ask_at_ms=retry_at_ms)
     able = {one.id for one in choice.candidates if one.eligible}
     advice = _paced(request, balances, [one for one in balances if one.subscription.id in able])

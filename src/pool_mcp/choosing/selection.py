@@ -10,6 +10,7 @@ ask leaves a small plan alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pool_mcp.choices import Strategy
 from pool_mcp.choosing import cooldowns
@@ -51,6 +52,9 @@ IN_FLIGHT_PENALTY = 1.0
 """Points off for each run in flight: many requests at once are what Anthropic answers with a burst 429."""
 
 
+HeldBy = Literal["subscription", "caller", "pool"]
+"""What the room belongs to that only runs in flight, or asks before this one, are in the way of."""
+
 MOST_OBSTACLES = 50
 """More than can follow one another before everything that was spent has left every window and budget."""
 
@@ -65,6 +69,9 @@ class Request:
     already refused it. ``pool_cooldown`` is the pool's own, while Anthropic is overloaded. ``may_probe`` lets the
     ask itself find out whether somebody has signed in, where every subscription waits for that. ``last_asked_ms`` is
     when its caller last asked, and ``active_callers`` how many share the pool, both for advice only.
+    ``kept`` are subscriptions that asks before this one wait for, and ``is_behind`` says that one of its own caller
+    waits for that one's budget. ``unspared`` are those whose room their owner's pace will use, for an ask that is to
+    use up what would expire only.
     """
 
     estimates: Mapping[str, int]
@@ -79,21 +86,25 @@ class Request:
     may_probe: bool = False
     last_asked_ms: int | None = None
     active_callers: int = 1
+    kept: frozenset[str] = frozenset()
+    is_behind: bool = False
+    unspared: frozenset[str] = frozenset()
+
+    def without_reservations(self) -> "Request":
+        """The same request if every run in flight ended now and had cost nothing, and nobody else waited."""
+        caller, project = (None if one is None else replace(one, reserved=0) for one in (self.caller, self.project))
+        cooldown = None if self.pool_cooldown is None else replace(self.pool_cooldown, is_probed=False)
+        return replace(self, caller=caller, project=project, pool_cooldown=cooldown, kept=frozenset(), is_behind=False)
 
     def at(self, later_ms: int) -> "Request":
         """The same request at a later instant, when no other run tests whether an overload is over."""
         caller, project = (None if one is None else one.at(later_ms) for one in (self.caller, self.project))
-        return replace(self, caller=caller, project=project, pool_cooldown=None)
+        return replace(self, caller=caller, project=project, pool_cooldown=None, kept=frozenset(), is_behind=False)
 
     @property
     def allowances(self) -> list[Allowance]:
         """Whose own budgets it has to fit."""
         return [one for one in (self.caller, self.project) if one is not None]
-
-    def without_reservations(self) -> "Request":
-        """The same request if every run in flight ended now and had cost nothing."""
-        caller, project = (None if one is None else replace(one, reserved=0) for one in (self.caller, self.project))
-        return replace(self, caller=caller, project=project)
 
     def fitting(self, subscription: str, left: int | None, reserved: int) -> int | None:
         """What to reserve within a budget that leaves so much (None: any amount); None where the ask has no room.
@@ -111,8 +122,9 @@ class Request:
 class Candidate:
     """The verdict on one subscription. ``blocked_by`` is the error kind that keeps it out, ``reserve`` what to reserve.
 
-    ``available_at_ms`` is when it could serve this ask if nothing else is asked until then. ``is_paid`` says that it
-    would serve beyond its plan, which its overage budget allows: so it comes after all that have room in theirs.
+    ``available_at_ms`` is when it could serve this ask if nothing else is asked until then. ``held_by`` is set where
+    only runs in flight, or asks that wait before this one, are in the way. ``is_paid`` says that it would serve beyond
+    its plan, which its overage budget allows: so it comes after all that have room in theirs.
     """
 
     id: str
@@ -123,6 +135,7 @@ class Candidate:
     available_at_ms: int | None = None
     reserve: int = 0
     is_paid: bool = False
+    held_by: HeldBy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,7 @@ class _Obstacle:
     until_ms: int | None = None
     passes: bool = False
     """Whether it may go by itself, though it is not known when: with the end of runs in flight."""
+    where: HeldBy = "subscription"
 
 
 def choose(
@@ -199,8 +213,10 @@ def _judge(request: Request, balance: Balance, strategy: str, *, last_resort: bo
         if is_paid:
             reason += "; beyond its plan, for real money"
         return Candidate(name, True, score, (reason,), reserve=_reserve(request, balance), is_paid=is_paid)
-    at_ms = _available_at_ms(request, balance, obstacle, last_resort=last_resort)
-    return Candidate(name, False, score, (obstacle.why, reason), obstacle.kind, at_ms)
+    idle = _obstacle(request.without_reservations(), balance.without_reservations(), last_resort=last_resort)
+    at_ms = _available_at_ms(request, balance, obstacle, idle, last_resort=last_resort)
+    held_by = obstacle.where if idle is None else None
+    return Candidate(name, False, score, (obstacle.why, reason), obstacle.kind, at_ms, held_by=held_by)
 
 
 def _gauges(request: Request, balance: Balance) -> list[Gauge]:
@@ -222,15 +238,17 @@ def _reserve(request: Request, balance: Balance) -> int:
     return min(amount for amount in (*fitting, *shares) if amount is not None)
 
 
-def _available_at_ms(request: Request, balance: Balance, obstacle: _Obstacle, *, last_resort: bool) -> int | None:
+def _available_at_ms(
+    request: Request, balance: Balance, obstacle: _Obstacle, found: _Obstacle | None, *, last_resort: bool
+) -> int | None:
     """The first instant at which the same request would be served, if nothing else is asked until then.
 
-    What is only reserved comes back with the end of a run: soon, nobody knows when. Each further obstacle can go at one
-    instant only (a reset, a block's end, an hour that leaves the week), so going from one to the next finds the first.
+    ``found`` is what would be in the way without any run in flight. What is only reserved comes back with the end of a
+    run: soon, nobody knows when. Each further obstacle can go at one instant only (a reset, a block's end, an hour that
+    leaves the week), so going from one to the next finds the first.
     """
     if obstacle.until_ms is None and not obstacle.passes:
         return None  # a person has to act, or another subscription is meant
-    found = _obstacle(request.without_reservations(), balance.without_reservations(), last_resort=last_resort)
     soon_ms = balance.at_ms + IN_FLIGHT_MS
     if found is None:
         return soon_ms if obstacle.until_ms is None else min(obstacle.until_ms, soon_ms)
@@ -256,17 +274,31 @@ def _obstacle(request: Request, balance: Balance, *, last_resort: bool) -> _Obst
         or _over_share(request, balance)
         or _not_able(request, balance, last_resort=last_resort)
         or _no_room(request, balance)
+        or _not_its_turn(request, balance.subscription.id)
     )
+
+
+def _not_its_turn(request: Request, name: str) -> _Obstacle | None:
+    if name in request.unspared:
+        return _Obstacle("limit", "its owner's pace will use its room (urgency idle)", passes=True)
+    if name in request.kept:
+        return _Obstacle("limit", "asks before this one wait for it", passes=True)
+    return None
 
 
 def _over_own_budget(request: Request, name: str) -> _Obstacle | None:
     for own in request.allowances:
-        if own.left is None or request.fitting(name, own.left, own.reserved) is not None:
+        if own.left is None:
+            continue
+        if request.is_behind:
+            why = f"earlier asks wait for the budget of {own.label}"
+            return _Obstacle("budget", why, passes=True, where="caller")
+        if request.fitting(name, own.left, own.reserved) is not None:
             continue
         estimate = request.estimates[name]
         why = f"the budget of {own.label} leaves ${own.left / NANO:.2f}, the ask may need ${estimate / NANO:.2f}"
         needed = min(estimate, request.likely.get(name, estimate))
-        return _Obstacle("budget", why, own.frees_at_ms(needed), passes=True)
+        return _Obstacle("budget", why, own.frees_at_ms(needed), passes=True, where="caller")
     return None
 
 
@@ -283,7 +315,7 @@ def _over_share(request: Request, balance: Balance) -> _Obstacle | None:
                 f"{caller.label} has used {used:.1f}% of its {gauge.window} window and may use "
                 f"{caller.share_percent:g}% (share), the ask may need {needed:.1f}%"
             )
-            return _Obstacle("budget", why, gauge.frees_at_ms, passes=True)
+            return _Obstacle("budget", why, gauge.frees_at_ms, passes=True, where="caller")
     return None
 
 
@@ -317,7 +349,7 @@ def _not_able(request: Request, balance: Balance, *, last_resort: bool) -> _Obst
     if not subscription.enabled:
         return _Obstacle("invalid_request", "switched off in pool.toml")
     if pool_cooldown is not None and pool_cooldown.is_probed:
-        return _Obstacle("overloaded", pool_cooldown.detail, pool_cooldown.until_ms)
+        return _Obstacle("overloaded", pool_cooldown.detail, pool_cooldown.until_ms, where="pool")
     cooldown = cooldowns.worst(balance.cooldowns, request.model, balance.at_ms)
     if cooldown is not None:
         kind, may_try = cooldowns.kind_of(cooldown), request.by_name or last_resort

@@ -17,7 +17,8 @@ class Snapshot:
     """The pool at ``now_ms``; money in nano-dollars.
 
     ``request`` is an ask of the usual size. ``alerts`` are those that still hold, newest first,
-    each with when it was raised. ``overage`` is paid use, by subscription, where there is any.
+    each with when it was raised. ``overage`` is paid use, by subscription, where there is any. ``waiting`` is how
+    many asks wait.
     """
 
     now_ms: int
@@ -27,6 +28,7 @@ class Snapshot:
     spent_today: int
     alerts: Sequence[tuple[int, pacing.Alert]]
     overage: Mapping[str, OverageBalance]
+    waiting: int = 0
 
     @property
     def advice(self) -> pacing.Advice:

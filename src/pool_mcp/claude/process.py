@@ -135,6 +135,11 @@ class RunFiles:
         return self.directory / "prompt"
 
     @property
+    def ask(self) -> Path:
+        """The ask but for its prompt, as JSON, for whoever starts the CLI; removed with the prompt."""
+        return self.directory / "ask.json"
+
+    @property
     def stdout(self) -> Path:
         """The CLI's event stream; locked while the CLI lives."""
         return self.directory / "stdout.jsonl"
@@ -162,23 +167,48 @@ class RunFiles:
         """What an adopter needs to know of the run besides what the ledger has, as JSON."""
         return self.directory / "facts.json"
 
-    def prepare(self, prompt: str, request_tokens: int) -> None:
-        """Make the directory, the prompt and the facts. A power cut may take them until :meth:`sync` is done."""
+    def store(self, prompt: str, ask: Mapping[str, object], request_tokens: int) -> None:
+        """Make the directory, prompt, ask and facts. A power cut may take them until :meth:`sync` is done."""
         make_directory(self.directory)
-        facts = {"request_tokens": request_tokens, "pid_namespace": _pid_namespace(), "boot_id": boot_id()}
-        for path, text in ((self.prompt, prompt), (self.facts, json.dumps(facts))):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(text.encode())
+        _write(self.prompt, prompt)
+        _write(self.ask, json.dumps({**ask, _PROMPT_BYTES: len(prompt.encode())}))
+        _write(self.facts, json.dumps({"request_tokens": request_tokens, **_here()}))
 
     def sync(self) -> None:
-        """Have what :meth:`prepare` made on the disk, before anything is started."""
-        for path in (self.prompt, self.facts, self.directory, self.directory.parent):
+        """Have what :meth:`store` made on the disk, before anything is started."""
+        for path in (self.prompt, self.ask, self.facts, self.directory, self.directory.parent):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+    def is_stored(self) -> bool:
+        """Whether all is there that whoever starts the CLI needs."""
+        return self.prompt.exists() and self.ask.exists()
+
+    def load(self) -> tuple[str, dict[str, object]] | None:
+        """The prompt and the rest of the ask, as :meth:`store` was given them; None where they are not there."""
+        try:
+            prompt, ask = self.prompt.read_bytes(), json.loads(self.ask.read_text())
+            is_whole = isinstance(ask, dict) and ask.pop(_PROMPT_BYTES, None) == len(prompt)
+            return (prompt.decode(), ask) if is_whole else None
+        except (OSError, ValueError):
+            return None
+
+    def forget_ask(self) -> None:
+        """Remove what was asked, once the run has ended."""
+        for path in (self.prompt, self.ask):
+            path.unlink(missing_ok=True)
+
+    def note_where(self) -> None:
+        """Before the CLI is started, note where and since which start of the machine, if others stored the ask."""
+        facts = self._facts()
+        if facts != {**facts, **_here()}:
+            new = self.facts.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            _write(new, json.dumps({**facts, **_here()}))
+            new.replace(self.facts)
 
     @property
     def output_bytes(self) -> int:
@@ -234,6 +264,21 @@ class RunFiles:
         except (OSError, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}
+
+
+_PROMPT_BYTES = "prompt_bytes"
+"""By this an ask shows whether its prompt is whole."""
+
+
+def _here() -> dict[str, object]:
+    """Where and since when process ids mean what they mean now."""
+    return {"pid_namespace": _pid_namespace(), "boot_id": boot_id()}
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(text.encode())
 
 
 class CliProcess:

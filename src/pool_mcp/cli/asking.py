@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pool_mcp.choices import EFFORTS, TOOL_PROFILES
+from pool_mcp.choices import EFFORTS, TOOL_PROFILES, URGENCIES
 from pool_mcp.cli import run
 from pool_mcp.cli.options import Command, Usd
 
@@ -45,6 +45,12 @@ _PIPE_S = 3.0
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop after this time. [default: 1800]")
 @click.option("--working-dir", metavar="DIR", help="Where Claude's tools work, where it has any.")
 @click.option("--tool-profile", type=click.Choice(TOOL_PROFILES), help="At most what pool.toml allows.")
+@click.option("--when-room", is_flag=True, help="Where windows or budgets are used up, wait until they open.")
+@click.option("--no-wait", is_flag=True, help="Do not even wait for asks that run now.")
+@click.option("--not-before", metavar="WHEN", help="A date and time, or 30m, 8h, 2d from now.")
+@click.option("--give-up-at", metavar="WHEN", help="Wait until then at most; the same forms.")
+@click.option("--urgency", type=click.Choice(URGENCIES), default="normal", help="Who goes first of those that wait.")
+@click.option("--background", is_flag=True, help="Print the run's id and end; whatever server is open answers it.")
 @click.option("--caller", default="command line", show_default=True, help="Who asks, for budgets and reports.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as one JSON object, at the end.")
 def ask(
@@ -55,6 +61,10 @@ def ask(
     as_json: bool,
     session: str | None,
     go_on: bool,
+    when_room: bool,
+    no_wait: bool,
+    not_before: str | None,
+    give_up_at: str | None,
     **options: Any,
 ) -> None:
     """Ask Claude, and print the answer as it is written.
@@ -67,6 +77,8 @@ def ask(
 
     if go_on and session is not None:
         raise click.UsageError("--continue and --session are two ways to say which conversation; use one.")
+    if when_room and no_wait:
+        raise click.UsageError("--when-room and --no-wait cannot both be meant; use one.")
     if options["working_dir"] is not None:
         options["working_dir"] = str(Path(options["working_dir"]).absolute())
     question = Ask(
@@ -74,6 +86,7 @@ def ask(
         max_cost_nanousd=None if max_cost_usd is None else nanousd(max_cost_usd),
         json_schema=None if schema_file is None else _read_schema(Path(schema_file)),
         from_terminal=True,
+        wait_for="room" if when_room else "none" if no_wait else None,
         **options,
     )
     is_plain_text = not as_json and schema_file is None
@@ -81,7 +94,8 @@ def ask(
     shown = Answer(out, about, is_quiet=run.terminal.quiet)
 
     async def work(pool: "Pool") -> "AskResult":
-        ask = question
+        begins_ms, ends_ms = pool.when("--not-before", not_before), pool.when("--give-up-at", give_up_at)
+        ask = replace(question, not_before_ms=begins_ms, give_up_at_ms=ends_ms)
         if go_on:
             ask = replace(ask, session_id=await pool.look(pool.history.latest_session, question.caller))
         elif session is not None:
@@ -97,6 +111,9 @@ def ask(
         answer = run.with_pool(work, as_json=as_json)
     if as_json:
         run.print_json(answer)
+    elif answer.status != "completed":
+        click.echo(answer.run_id)
+        return
     elif answer.structured is not None:
         run.print_data(json.dumps(answer.structured, indent=2, ensure_ascii=False))
     else:

@@ -10,19 +10,19 @@ from typing import NoReturn
 import click
 
 from pool_mcp import __version__
-from pool_mcp.cli import asking, config, connecting, daily, figures, machines, notices, run, setup
+from pool_mcp.cli import asking, config, connecting, daily, figures, machines, notices, queueing, run, setup
 from pool_mcp.cli.options import Group
 from pool_mcp.errors import PoolError
 from pool_mcp.system import places
 
 SECTIONS = {
-    "Every day": ["ask", "status", "runs", "show", "cancel", "report", "pick", "exec"],
+    "Every day": ["ask", "status", "runs", "show", "cancel", "queue", "report", "pick", "exec"],
     "Set up": [
         *("setup", "add", "login", "remove", "install", "uninstall"),
         *("doctor", "notify", "config", "completion", "demo"),
     ],
     "The ledger": ["import", "ledger", "machine", "sync", "reconcile"],
-    "For other programs": ["serve", "statusline", "metrics"],
+    "For other programs": ["serve", "worker", "statusline", "metrics"],
 }
 
 EPILOG = """\
@@ -157,6 +157,7 @@ for _command in (
     *connecting.COMMANDS,
     *notices.COMMANDS,
     *machines.COMMANDS,
+    *queueing.COMMANDS,
     *config.COMMANDS,
 ):
     commands.add_command(_command)

@@ -192,7 +192,7 @@ async def _ask_once(screen: "_Screen", host: "_Host") -> str:
     screen.pair("reviewer", prompt)
     screen.pair("Claude", answer.text)
     screen.pair("", tables.ask_line(answer, with_session=False))
-    return answer.subscription
+    return answer.subscription or ""
 
 
 async def _show_what_is_left(screen: "_Screen", host: "_Host", others: list[str], picture: Path) -> None:

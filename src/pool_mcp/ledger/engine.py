@@ -38,6 +38,10 @@ class Engine(Protocol):
         """Let statements that go through the whole ledger take their time."""
         ...
 
+    def changes(self) -> int:
+        """A number that is another one once another connection has committed a change; it may be another one anyway."""
+        ...
+
     def audit(self) -> Audit:
         """Prove the sums against the entries; reads the whole ledger."""
         ...

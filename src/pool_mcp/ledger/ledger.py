@@ -42,6 +42,10 @@ class Ledger:
         """See one consistent state of the ledger for the length of the block."""
         return self.engine.read()
 
+    def changes(self) -> int:
+        """A number that is another one once another connection has committed a change."""
+        return self.engine.changes()
+
     def take_lease(self, name: str, for_ms: int, clock: Callable[[], int], *, for_all: bool = False) -> bool:
         """Take what one process at a time does, for a while; False while another has it.
 

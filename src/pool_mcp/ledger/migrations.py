@@ -176,6 +176,103 @@ DROP TABLE old_transcript_files;
 """
 
 
+_QUEUE = """
+PRAGMA defer_foreign_keys = ON;         -- entries refer to runs, which are all there again at the end
+CREATE TEMP TABLE kept_runs AS SELECT * FROM runs;
+CREATE TEMP TABLE kept_reservations AS SELECT * FROM overage_reservations;      -- which go with runs
+DROP VIEW unfinished_runs;
+DROP TABLE runs;
+CREATE TABLE runs (
+    run_id TEXT PRIMARY KEY,
+    ask_id TEXT NOT NULL REFERENCES asks,
+    subscription TEXT NOT NULL,         -- '' until a run that waits has been given one
+    session_id TEXT NOT NULL,
+    resumed INTEGER NOT NULL,
+    caller TEXT NOT NULL,
+    model TEXT,                         -- as asked for; NULL is the CLI's default
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'reserved', 'running', 'settled', 'interrupted', 'failed')),
+    outcome TEXT,
+    message TEXT,
+    owner_id TEXT NOT NULL,             -- the process that is in charge; alive while it holds its lock
+    background INTEGER NOT NULL,
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
+    structured INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,     -- of the reservation; while it waits, of the ask
+    started_at_ms INTEGER,
+    ended_at_ms INTEGER,
+    deadline_ms INTEGER NOT NULL,
+    reserved_nanousd INTEGER NOT NULL,
+    max_budget_nanousd INTEGER,
+    baseline_json TEXT,                 -- what the CLI had booked on this session before the run
+    cli_version TEXT,
+    retry_at_ms INTEGER,
+    seq INTEGER NOT NULL DEFAULT 0,     -- the order in which runs were asked
+    project TEXT,                       -- the repository that it worked in, by its root's name; NULL: unknown
+    branch TEXT,
+    machine_id TEXT NOT NULL DEFAULT '',        -- where its CLI and its answer are
+    written_off INTEGER NOT NULL DEFAULT 0,     -- 1: as an estimate, by another machine
+    urgency TEXT NOT NULL DEFAULT 'normal',
+    queued_at_ms INTEGER                -- since when it waited; NULL where it did not
+) STRICT;
+INSERT INTO runs (run_id, ask_id, subscription, session_id, resumed, caller, model, state, outcome, message, owner_id,
+    background, cancel_requested, structured, created_at_ms, started_at_ms, ended_at_ms, deadline_ms, reserved_nanousd,
+    max_budget_nanousd, baseline_json, cli_version, retry_at_ms, seq,
+    project, branch, machine_id, written_off)
+SELECT run_id, ask_id, subscription, session_id, resumed, caller, model, state, outcome, message, owner_id,
+    background, cancel_requested, structured, created_at_ms, started_at_ms, ended_at_ms, deadline_ms, reserved_nanousd,
+    max_budget_nanousd, baseline_json, cli_version, retry_at_ms, seq,
+    project, branch, machine_id, written_off
+FROM kept_runs ORDER BY seq;
+INSERT INTO overage_reservations (run_id, nanousd) SELECT run_id, nanousd FROM kept_reservations;
+DROP TABLE kept_runs;
+DROP TABLE kept_reservations;
+CREATE INDEX runs_by_ask ON runs (ask_id, created_at_ms);
+CREATE INDEX runs_by_subscription ON runs (subscription, created_at_ms);
+CREATE INDEX runs_by_model ON runs (subscription, model, ended_at_ms) WHERE state = 'settled';
+CREATE INDEX runs_unfinished ON runs (subscription) WHERE state IN ('reserved', 'running');
+CREATE INDEX runs_by_session ON runs (session_id);
+CREATE INDEX runs_by_caller ON runs (caller, created_at_ms);
+CREATE UNIQUE INDEX runs_by_seq ON runs (seq);
+CREATE VIEW unfinished_runs AS          -- those whose reservation counts as spent
+SELECT * FROM runs WHERE state IN ('reserved', 'running');
+CREATE TABLE queue (                    -- a row for each run that waits
+    run_id TEXT PRIMARY KEY REFERENCES runs,
+    place INTEGER NOT NULL,             -- among those of the same urgency
+    wait_for TEXT NOT NULL CHECK (wait_for IN ('turn', 'room')),
+    not_before_ms INTEGER,
+    give_up_at_ms INTEGER NOT NULL,
+    only_subscription TEXT,             -- NULL: any
+    by_name INTEGER NOT NULL,           -- whether the caller named that one
+    max_cost_nanousd INTEGER,
+    timeout_ms INTEGER NOT NULL,
+    tried TEXT NOT NULL,                -- subscriptions that have refused the ask, by commas
+    claim TEXT                          -- the subscription that asks behind it leave to it
+) STRICT;
+"""
+
+
+_QUEUE_OF_POSTGRES = """
+ALTER TABLE runs DROP CONSTRAINT runs_state_check;
+ALTER TABLE runs ADD CONSTRAINT runs_state_check
+    CHECK (state IN ('waiting', 'reserved', 'running', 'settled', 'interrupted', 'failed'));
+ALTER TABLE runs ADD COLUMN urgency TEXT NOT NULL DEFAULT 'normal';
+ALTER TABLE runs ADD COLUMN queued_at_ms BIGINT;
+CREATE TABLE queue (                    -- a row for each run that waits
+    run_id TEXT PRIMARY KEY REFERENCES runs,
+    place BIGINT NOT NULL,             -- among those of the same urgency
+    wait_for TEXT NOT NULL CHECK (wait_for IN ('turn', 'room')),
+    not_before_ms BIGINT,
+    give_up_at_ms BIGINT NOT NULL,
+    only_subscription TEXT,             -- NULL: any
+    by_name BIGINT NOT NULL,           -- whether the caller named that one
+    max_cost_nanousd BIGINT,
+    timeout_ms BIGINT NOT NULL,
+    tried TEXT NOT NULL,                -- subscriptions that have refused the ask, by commas
+    claim TEXT                          -- the subscription that asks behind it leave to it
+);
+"""
+
+
 class Step(NamedTuple):
     """A change of the schema: its name for ever, and its statements, of which no two share a line."""
 
@@ -210,6 +307,7 @@ STEPS = (
     Step("m_overage_reservations", _OVERAGE_RESERVATIONS),
     Step("m_projects", _PROJECTS),
     Step("m_machines", _MACHINES),
+    Step("m_queue", _QUEUE, _QUEUE_OF_POSTGRES),
 )
 """In their order; a further one goes at the end."""
 

@@ -133,6 +133,7 @@ class Postgres:
         Raises:
             LedgerError: the database cannot be reached or used, or was written by a newer pool-mcp.
         """
+        self._asked = 0
         self._url = url
         self._clock = clock
         self._machine = machine
@@ -186,6 +187,11 @@ class Postgres:
             version = f"{info.server_version // 10000}.{info.server_version % 10000}"
             is_local = not info.host or info.host.startswith("/") or info.host in ("localhost", "127.0.0.1", "::1")
             return Database(self.place, version, took_ms, self._ahead_ms, bool(conn.pgconn.ssl_in_use), is_local)
+
+    def changes(self) -> int:
+        """Another number each time: to ask the database costs as much as to look."""
+        self._asked += 1
+        return self._asked
 
     def audit(self) -> Audit:
         """Prove the sums against the entries, on one consistent state; reads the whole ledger."""

@@ -11,9 +11,8 @@ from pool_mcp.ledger.sql import Connection
 from pool_mcp.model import UNATTRIBUTED, Cost, ModelCost, Outcome, Run, RunState, Settlement, Tokens
 
 _IF_UNFINISHED = "run_id IN (SELECT run_id FROM unfinished_runs WHERE run_id = ?)"
-_UNFINISHED_OF_ASK = """run_id IN (
-    SELECT run_id FROM unfinished_runs WHERE ask_id = (SELECT ask_id FROM runs WHERE run_id = ?)
-)"""
+_UNFINISHED_OF_ASK = """ask_id = (SELECT ask_id FROM runs WHERE run_id = ?)
+    AND state IN ('waiting', 'reserved', 'running')"""
 
 
 class Runs:
@@ -51,9 +50,9 @@ class Runs:
             """
             INSERT INTO runs (run_id, ask_id, subscription, session_id, resumed, caller, model, state, owner_id,
                 background, structured, created_at_ms, deadline_ms, reserved_nanousd, max_budget_nanousd,
-                baseline_json, project, branch, machine_id, seq)
+                baseline_json, project, branch, machine_id, seq, urgency, queued_at_ms)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-                (SELECT coalesce(max(seq), 0) + 1 FROM runs))
+                (SELECT coalesce(max(seq), 0) + 1 FROM runs), ?, ?)
             """,
             (
                 run.run_id,
@@ -75,6 +74,8 @@ class Runs:
                 run.project,
                 run.branch,
                 self._machine_id,
+                run.urgency,
+                run.queued_at_ms,
             ),
         )
 
@@ -200,14 +201,30 @@ class Runs:
         return self._runs("WHERE ask_id = ? ORDER BY seq", (ask_id,))
 
     def unfinished(self) -> list[Run]:
-        """Every run that is not settled."""
+        """Every run that holds a reservation."""
         return self._runs("WHERE run_id IN (SELECT run_id FROM unfinished_runs) ORDER BY created_at_ms", ())
+
+    def waiting(self) -> list[Run]:
+        """Every run that waits, in no order."""
+        return self._runs("WHERE run_id IN (SELECT run_id FROM queue)", ())
+
+    def typical_ms(self, subscription: str, limit: int = 20) -> int | None:
+        """How long an answer of a subscription has taken of late: the median; None while there is none."""
+        rows = self._conn.execute(
+            """
+            SELECT ended_at_ms - started_at_ms FROM runs WHERE subscription = ? AND state = 'settled'
+            ORDER BY created_at_ms DESC LIMIT ?
+            """,
+            (subscription, limit),
+        ).fetchall()
+        lengths = sorted(length for (length,) in rows if length is not None)
+        return int(lengths[len(lengths) // 2]) if lengths else None
 
     def ended(self, subscription: str | None, caller: str | None, state: str | None, limit: int) -> list[Run]:
         """The latest settled, interrupted or failed runs, newest first; None is any."""
         return self._runs(
             """
-            WHERE run_id NOT IN (SELECT run_id FROM unfinished_runs)
+            WHERE state IN ('settled', 'interrupted', 'failed')
                 AND runs.subscription = coalesce(?, runs.subscription)
                 AND runs.caller = coalesce(?, runs.caller) AND state = coalesce(?, state)
             ORDER BY seq DESC LIMIT ?
@@ -286,10 +303,20 @@ class Runs:
         row = self._conn.execute("SELECT cancel_requested FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return bool(row and row[0])
 
-    def on_session(self, session_id: str) -> str | None:
-        """The unfinished run on a session, if there is one."""
-        row = self._conn.execute("SELECT run_id FROM unfinished_runs WHERE session_id = ?", (session_id,)).fetchone()
-        return row[0] if row else None
+    def busy_sessions(self) -> frozenset[str]:
+        """The sessions that unfinished runs are on."""
+        return frozenset(session for (session,) in self._conn.execute("SELECT session_id FROM unfinished_runs"))
+
+    def idle_nanousd(self, subscription: str, since_ms: int) -> int:
+        """What runs of urgency ``idle`` have spent under a subscription since an instant."""
+        (amount,) = self._conn.execute(
+            """
+            SELECT coalesce(sum(cost_nanousd), 0) FROM entries JOIN runs ON runs.run_id = entries.run_id
+            WHERE entries.subscription = ? AND at_ms >= ? AND urgency = 'idle'
+            """,
+            (subscription, since_ms),
+        ).fetchone()
+        return int(amount)
 
     def outcomes(self) -> dict[str, int]:
         """How many runs have ended in which way."""

@@ -47,6 +47,11 @@ class Sqlite:
         else:
             write_ahead.close(self._conn, self.path, self._lock)
 
+    def changes(self) -> int:
+        """A number that is another one once another connection has committed a change."""
+        with self._lock, explained(self.path):
+            return int(self._conn.execute("PRAGMA data_version").fetchone()[0])
+
     def audit(self) -> Audit:
         """Prove the sums against the entries, on one consistent state; reads the whole ledger."""
         with self.read():

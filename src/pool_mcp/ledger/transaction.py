@@ -11,6 +11,7 @@ from pool_mcp.ledger.official import Official
 from pool_mcp.ledger.organisation import Organisation
 from pool_mcp.ledger.outbox import Outbox
 from pool_mcp.ledger.overage import Overage
+from pool_mcp.ledger.queue import Queue
 from pool_mcp.ledger.reports import Reports
 from pool_mcp.ledger.runs import Runs
 from pool_mcp.ledger.spending import Spending
@@ -36,3 +37,4 @@ class Transaction:
         self.reports = Reports(conn)
         self.spending = Spending(conn)
         self.runs = Runs(conn, machine_id, self.cooldowns, self.imports, self.overage)
+        self.queue = Queue(conn, self.runs)

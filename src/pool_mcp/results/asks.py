@@ -1,13 +1,14 @@
 """An ask as it leaves the program: its answer, its runs, and all that is known of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pool_mcp.choosing import pacing
-from pool_mcp.model import Cost, Run, Tokens
+from pool_mcp.model import Cost, Run, Tokens, Waiting
 from pool_mcp.results.base import (
     AdviceResult,
     Instant,
@@ -30,15 +31,28 @@ class AttemptResult(Shape):
     message: str | None = None
 
 
-class AskResult(Shape):
-    """An answer, or word that it is still being made."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run stands in the queue, what for, and when its turn is expected."""
 
-    status: Literal["completed", "running"]
+    position: int
+    reason: str
+    expected_at_ms: int | None
+    waiting: Waiting
+
+
+class AskResult(Shape):
+    """An answer, or word that it is still being made or waits for room."""
+
+    status: Literal["completed", "running", "waiting"]
     run_id: str
+    position: int | None = None
+    reason: str | None = Field(default=None, description="What it waits for.")
+    expected_at: Instant | None = Field(default=None, description="When it may begin.")
     text: str = Field(description="The answer, or this page of it.")
     structured: Any = None
     session_id: str = Field(description="Pass it to the next ask to go on with this conversation.")
-    subscription: str
+    subscription: str | None = None
     model: str | None
     cost_usd: float | None = Field(description="List-price cost; null until the run has ended.")
     cost_is_estimate: bool
@@ -77,6 +91,29 @@ class RunsResult(Shape):
     generated_at: Instant
     running: list[RunResult]
     ended: list[RunResult]
+
+
+class QueuedResult(Shape):
+    """An ask that waits."""
+
+    position: int
+    run_id: str
+    caller: str
+    urgency: str
+    wait_for: str
+    reason: str
+    asked_at: Instant
+    not_before: Instant | None
+    expected_at: Instant | None = Field(description="When it may begin; null where that is not known.")
+    give_up_at: Instant
+    prompt: str = Field(description="Its first words.")
+
+
+class QueueResult(Shape):
+    """What waits, the first to be served first."""
+
+    generated_at: Instant
+    waiting: list[QueuedResult]
 
 
 class ModelResult(Shape):
@@ -120,26 +157,55 @@ class AskDetails(Shape):
     structured: Any = None
 
 
-def ask_result(attempts: Sequence[Run], advice: pacing.Advice, now_ms: int) -> AskResult:
+def ask_result(attempts: Sequence[Run], advice: pacing.Advice, now_ms: int, place: Place | None = None) -> AskResult:
     """An ask for the wire by its attempts, first to last; :func:`with_page` adds the text."""
     run = attempts[-1]
     costs = [one.cost for one in attempts if one.cost is not None]
     cost = sum(costs, Cost()) if run.cost is not None else Cost(is_estimate=True)
     return AskResult(
-        status="completed" if run.finished else "running",
+        status="waiting" if place else "completed" if run.finished else "running",
         run_id=run.run_id,
+        position=place.position if place else None,
+        reason=place.reason if place else None,
+        expected_at=place.expected_at_ms if place else None,
         text="",
         session_id=run.session_id,
-        subscription=run.subscription,
+        subscription=run.subscription or None,
         model=_main_model(cost, run),
         cost_usd=maybe_usd(cost.nanousd if run.cost else None),
         cost_is_estimate=cost.is_estimate,
         tokens=tokens_result(cost.tokens),
         duration_ms=max(0, (run.ended_at_ms or now_ms) - attempts[0].created_at_ms),
         attempts=[_attempt(one) for one in attempts],
-        next_step=None if run.finished else f"Call ask_result with run_id {run.run_id} for the answer.",
+        next_step=None if run.finished else f"Call ask_result with run_id {run.run_id} for the answer{_cancel(place)}.",
         advice=advice_result(advice, now_ms),
     )
+
+
+def queue_result(places: Iterable[tuple[Place, str]], now_ms: int) -> QueueResult:
+    """The queue for the wire: each with where it stands and its first words."""
+    return QueueResult(generated_at=now_ms, waiting=[_queued(place, words) for place, words in places])
+
+
+def _queued(place: Place, words: str) -> QueuedResult:
+    waiting, run = place.waiting, place.waiting.run
+    return QueuedResult(
+        position=place.position,
+        run_id=run.run_id,
+        caller=run.caller,
+        urgency=run.urgency,
+        wait_for=waiting.wait_for,
+        reason=place.reason,
+        asked_at=run.created_at_ms,
+        not_before=waiting.not_before_ms,
+        expected_at=place.expected_at_ms,
+        give_up_at=waiting.give_up_at_ms,
+        prompt=words,
+    )
+
+
+def _cancel(place: Place | None) -> str:
+    return ", or with cancel to take it out of the queue" if place else ""
 
 
 def with_page(answer: AskResult, text: str, structured: object, offset: int, page_chars: int) -> AskResult:

@@ -128,6 +128,7 @@ class PoolTotals(Shape):
         default=0,
         description="What is billed of week_cost_usd: API keys, and use beyond plans. The rest is list price.",
     )
+    waiting: int = Field(default=0, description="Asks that wait for their turn or for room.")
 
 
 class CallerResult(Shape):
@@ -182,7 +183,7 @@ def status_result(now: Snapshot, imported_at_ms: int | None = None) -> StatusRes
     return StatusResult(
         generated_at=now.now_ms,
         advice=advice_result(now.advice, now.now_ms),
-        pool=_totals(now.balances, now.spent_today, [one.week_spent for one in now.overage.values()]),
+        pool=_totals(now.balances, now.spent_today, [one.week_spent for one in now.overage.values()], now.waiting),
         subscriptions=[_subscription(one, now.overage.get(one.subscription.id)) for one in now.balances],
         caller=None if now.caller is None else _caller(now.caller),
         alerts=[
@@ -193,7 +194,9 @@ def status_result(now: Snapshot, imported_at_ms: int | None = None) -> StatusRes
     )
 
 
-def _totals(balances: Sequence[budget.Balance], today_nanousd: int, beyond_plans: Sequence[int]) -> PoolTotals:
+def _totals(
+    balances: Sequence[budget.Balance], today_nanousd: int, beyond_plans: Sequence[int], waiting: int
+) -> PoolTotals:
     spent = sum(b.week_spent for b in balances)
     allowed = sum(b.subscription.weekly_budget_nanousd for b in balances)
     return PoolTotals(
@@ -206,6 +209,7 @@ def _totals(balances: Sequence[budget.Balance], today_nanousd: int, beyond_plans
         week_real_money_usd=usd(
             sum(b.week_spent for b in balances if b.subscription.is_api_key) + sum(beyond_plans),
         ),
+        waiting=waiting,
     )
 
 

@@ -58,8 +58,13 @@ def _ask(result: AskResult) -> str:
         f"status: {result.status}",
         f"run_id: {result.run_id}",
         f"session_id: {result.session_id}",
-        f"subscription: {result.subscription}; model: {result.model or 'default'}; {paid}",
     ]
+    if result.status == "waiting":
+        expected = f"; expected to begin at {rfc3339(result.expected_at)}" if result.expected_at else ""
+        about.append(f"position: {result.position}{expected}")
+        about.append(f"reason: {result.reason}")
+    else:
+        about.append(f"subscription: {result.subscription}; model: {result.model or 'default'}; {paid}")
     if len(result.attempts) > 1:
         tried = (f"{one.subscription} {one.outcome}" for one in result.attempts)
         about.append(f"attempts: {', '.join(tried)}")
@@ -103,7 +108,8 @@ def _status(result: StatusResult) -> Iterator[str]:
     pool = result.pool
     yield (
         f"pool: today ${pool.cost_today_usd:.2f}; 7 days ${pool.week_cost_usd:.2f} of ${pool.week_budget_usd:.2f} "
-        f"({pool.week_percent:g}%); in flight {pool.in_flight}, holding ${pool.reserved_usd:.2f}"
+        f"({pool.week_percent:g}%); in flight {pool.in_flight}, holding ${pool.reserved_usd:.2f}; "
+        f"waiting {pool.waiting}"
     )
     if pool.week_real_money_usd:
         yield f"real money of these 7 days: ${pool.week_real_money_usd:.2f}; the rest is list price of flat plans"

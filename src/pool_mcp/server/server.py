@@ -285,10 +285,12 @@ def _failed(error: ErrorResult) -> CallToolResult:
 
 
 async def _ask_claude(pool: Pool, arguments: tools.AskClaudeArguments, context: Context) -> AskResult:
-    said = arguments.model_dump(exclude={"max_cost_usd", "caller"})
+    said = arguments.model_dump(exclude={"max_cost_usd", "caller", "not_before", "give_up_at"})
     cap = arguments.max_cost_usd
     ask = Ask(
         **said,
+        not_before_ms=pool.when("not_before", arguments.not_before),
+        give_up_at_ms=pool.when("give_up_at", arguments.give_up_at),
         caller=arguments.caller or _client_name(context),
         max_cost_nanousd=None if cap is None else nanousd(cap),
     )
@@ -313,11 +315,15 @@ def _progress(context: Context) -> Callable[[float, str], Awaitable[None]]:
 
 
 _LEFT_OUT_WHEN_NONE = ("structured", "next_offset", "next_step", "caller")
+_OF_WHAT_WAITS = ("position", "reason", "expected_at", "subscription")
+"""Of an ask that waits and of no other, or the other way round."""
 
 
 def _data(result: BaseModel) -> dict[str, Any]:
-    data = result.model_dump(mode="json")
-    return {key: value for key, value in data.items() if value is not None or key not in _LEFT_OUT_WHEN_NONE}
+    left_out = (*_LEFT_OUT_WHEN_NONE, *(_OF_WHAT_WAITS if isinstance(result, AskResult) else ()))
+    return {
+        key: value for key, value in result.model_dump(mode="json").items() if value is not None or key not in left_out
+    }
 
 
 # Resources

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from pool_mcp.choices import By, Effort, ToolProfile
+from pool_mcp.choices import By, Effort, ToolProfile, Urgency, WaitFor
 from pool_mcp.errors import InvalidRequest, looks_secret
 from pool_mcp.results.asks import AskResult
 from pool_mcp.results.base import ErrorResult
@@ -22,7 +22,8 @@ from pool_mcp.results.status import PickResult, StatusResult
 INSTRUCTIONS = (
     "Ask Claude under whichever of the user's own subscriptions has the most room. Look before long work: "
     "usage_status gives advice (proceed, slow_down, wait, stop). Ask with ask_claude; if it returns status "
-    '"running", call ask_result with its run_id. Every answer carries fresh advice: act on it before the next ask. '
+    '"running" or "waiting", call ask_result with its run_id. Every answer carries fresh advice: act on it before the '
+    "next ask. "
     "Spend counts against budgets that the user has set."
 )
 
@@ -64,6 +65,14 @@ class AskClaudeArguments(Arguments):
     idempotency_key: Name | None = Field(
         None, description="A retry under the same key returns the first run, not a second one."
     )
+    wait_for: WaitFor | None = Field(
+        None,
+        description="If it does not fit now: none: refuse; turn (default): wait for running asks; room: also for "
+        "windows and budgets to open.",
+    )
+    not_before: str | None = Field(None, description="RFC 3339, or 30m, 8h, 2d from now.")
+    give_up_at: str | None = Field(None, description="Wait until then at most; same forms.")
+    urgency: Urgency = Field("normal", description="Who goes first; idle uses only room that would expire.")
 
 
 class AskResultArguments(Arguments):
@@ -160,8 +169,8 @@ TOOLS = {
             "ask_claude",
             "Ask Claude",
             "Ask Claude (another, fresh Claude; it has no tools unless the operator allows them) under the user's "
-            "subscription with the most room, and book the cost. Returns the answer in text, or status running with "
-            "a run_id for ask_result when it takes long. On error limit or budget: wait until retry_at.",
+            "subscription with the most room, and book the cost. Returns the answer in text, or status running or "
+            "waiting with a run_id for ask_result. On error limit or budget: wait until retry_at.",
             AskClaudeArguments,
             AskResult,
             read_only=False,

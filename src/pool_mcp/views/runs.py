@@ -6,7 +6,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pool_mcp.results.asks import AskDetails, RunDetails, RunResult, RunsResult
+from pool_mcp.results.asks import AskDetails, QueueResult, RunDetails, RunResult, RunsResult
 from pool_mcp.views import tables
 from pool_mcp.views.times import local, localized, took, until
 
@@ -55,6 +55,34 @@ class RunsView:
             yield runs_table(rows, self._runs.generated_at, width=options.max_width)
         else:
             yield Text("No runs.")
+
+
+class QueueView:
+    """What waits: for what, until when, and what is asked."""
+
+    def __init__(self, queue: QueueResult) -> None:
+        self._queue = queue
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._queue.waiting:
+            yield Text("Nothing waits.")
+            return
+        now = self._queue.generated_at
+        table = tables.plain_table()
+        for name in ("", "run", "caller", "urgency", "waited", "expected"):
+            table.add_column(name, no_wrap=name != "caller", max_width=tables.ID_WIDTH)
+        table.add_column("asked, and what it waits for")
+        for one in self._queue.waiting:
+            table.add_row(
+                str(one.position),
+                one.run_id[:_SHORT_ID],
+                one.caller,
+                one.urgency,
+                until(one.asked_at, now),
+                f"in {until(one.expected_at, now)}" if one.expected_at else "-",
+                Text(f"{one.prompt}\n").append(localized(one.reason, now), style="dim"),
+            )
+        yield table
 
 
 def ask_view(ask: AskDetails) -> Group:
