@@ -7,7 +7,7 @@ from pool_mcp.choosing import cooldowns, rates, windows
 from pool_mcp.choosing.allowances import Allowance, InWindow
 from pool_mcp.choosing.budget import Balance, PaidUse, estimate_nanousd, like_it, likely_nanousd
 from pool_mcp.choosing.overage import OverageBalance, goes_on_until_ms
-from pool_mcp.choosing.pacing import Alert, alerts, room_again
+from pool_mcp.choosing.pacing import Alert, alerts, own_alerts, room_again
 from pool_mcp.choosing.selection import Request
 from pool_mcp.choosing.snapshot import Snapshot
 from pool_mcp.ledger.balances import Reserved
@@ -82,7 +82,8 @@ class State:
                 [
                     one
                     for one in tx.notices.current(now_ms)
-                    if one[1].subscription in {balance.subscription.id for balance in balances}
+                    if (only is None and not one[1].subscription)
+                    or one[1].subscription in {balance.subscription.id for balance in balances}
                 ],
                 self._overage(tx, now_ms),
                 len(tx.queue),
@@ -272,7 +273,10 @@ class State:
     def tell_alerts(self, tx: Transaction, now_ms: int) -> list[Alert]:
         """Put on record what the pool's state calls for; those that no process has told yet."""
         balances = self.balances(tx, now_ms)
-        told = [alert for alert in alerts(balances) if tx.notices.record(alert, now_ms)]
+        own = [self.caller(tx, name, now_ms) for name in self._settings.callers]
+        own += [one for name in self._settings.projects if (one := self.project(tx, name, now_ms)) is not None]
+        found = alerts(balances) + own_alerts(own)
+        told = [alert for alert in found if tx.notices.record(alert, now_ms)]
         ended = tx.notices.ended_limits(now_ms - HISTORY_MS, now_ms)
         return told + [alert for alert in room_again(ended, balances) if tx.notices.record(alert, now_ms)]
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import anyio
 import pytest
 from hosting import host
+from ledger_writes import new_run
 from receiver import Mode, Receiver
 from support import make_home, now_ms, until
 
@@ -23,7 +24,22 @@ from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour
 from pool_mcp.ledger.ledger import Ledger
 from pool_mcp.ledger.outbox import BACKOFF_MS, CLAIM_MS
-from pool_mcp.model import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Notice
+from pool_mcp.model import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    NANO,
+    SECOND_MS,
+    Budget,
+    CallerBudget,
+    Cost,
+    ModelCost,
+    Notice,
+    Outcome,
+    RunState,
+    Settlement,
+    Tokens,
+)
 from pool_mcp.settings import Settings, load
 from pool_mcp.setup.doctor import examine
 from pool_mcp.state import State
@@ -343,6 +359,26 @@ async def test_the_end_of_a_limit_is_a_notice_once_when_its_subscription_can_be_
         assert [one.message for one in state.tell_alerts(tx, later_ms)] == ["alice: there is room again"]
         assert state.tell_alerts(tx, later_ms) == []
         assert tx.notices.current(later_ms) == []  # it is not shown in the status
+
+
+async def test_a_callers_and_a_projects_budget_are_told_once_and_of_no_subscription(homes: Any) -> None:
+    home = homes(on=["threshold", "budget"])
+    budgets: dict[str, Any] = {
+        "callers": {"night": CallerBudget(daily_nanousd=NANO)},
+        "projects": {"site": Budget(None, None, NANO)},
+    }
+    state = State(replace(home.settings, **budgets))
+    cost = Cost.of({"sonnet": ModelCost(Tokens(1), NANO)})
+    with home.ledger.write() as tx:
+        assert state.tell_alerts(tx, home.now_ms) == []
+        tx.runs.insert_ask("a", "night", None, "", home.now_ms)
+        run = replace(new_run("a", NANO, home.now_ms), caller="night", project="site", subscription="alice")
+        tx.runs.insert(run)
+        assert tx.runs.mark_running("a", run.owner_id, None, home.now_ms)
+        assert tx.runs.settle(Settlement("a", RunState.SETTLED, Outcome.OK, None, cost, home.now_ms), run.owner_id)
+        told = [one.message for one in state.tell_alerts(tx, home.now_ms)]
+        assert told == ["the daily budget of caller 'night' is spent", "the monthly budget of project 'site' is spent"]
+        assert state.tell_alerts(tx, home.now_ms) == []
 
 
 async def test_four_servers_tell_each_receiver_each_notice_once(

@@ -7,7 +7,7 @@ import pytest
 from balances import NOW, balance, official
 
 from pool_mcp.choosing.allowances import Allowance, InWindow
-from pool_mcp.choosing.pacing import Action, advise
+from pool_mcp.choosing.pacing import Action, advise, own_alerts
 from pool_mcp.choosing.rates import Rate
 from pool_mcp.choosing.selection import Choice, Request, choose
 from pool_mcp.choosing.windows import month_end_ms, month_start_ms, rfc3339
@@ -60,6 +60,19 @@ def test_advice_paces_a_month() -> None:
     own = Allowance("x", NOW, Budget(monthly_nanousd=84 * NANO), days=[48 * NANO])
     told = advise(Request({"one": NANO}, caller=own), [STATE])
     assert (told.action, told.max_nanousd_per_hour) == (Action.SLOW_DOWN, NANO)  # 84 hours are left
+
+
+def test_a_budget_of_ones_own_is_told_at_eighty_and_ninety_percent_and_when_it_is_spent() -> None:
+    budget = Budget(10 * NANO, 100 * NANO, 1000 * NANO)
+    spent = Allowance("x", NOW, budget, day_spent=10 * NANO, week_spent=91 * NANO, month_spent=810 * NANO)
+    assert [(one.kind, one.notice, one.subscription, one.message) for one in own_alerts([spent])] == [
+        ("spent", "budget", "", "the daily budget of caller 'x' is spent"),
+        ("90%", "threshold", "", "the weekly budget of caller 'x' is 91% used"),
+        ("80%", "threshold", "", "the monthly budget of caller 'x' is 81% used"),
+    ]
+    later = replace(spent, at_ms=NOW + HOUR_MS)
+    assert [one.key for one in own_alerts([later])] == [one.key for one in own_alerts([spent])]
+    assert own_alerts([Allowance("x", NOW, Budget()), Allowance("y", NOW, budget, day_spent=7 * NANO)]) == []
 
 
 def used(spent: float, reserved: float = 0, *, share: float = 25, ends_at_ms: int = NOW + HOUR_MS) -> Allowance:

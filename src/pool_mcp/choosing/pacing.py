@@ -380,6 +380,27 @@ def _alerts(balance: Balance) -> Iterator[Alert]:
             )
 
 
+def own_alerts(allowances: Sequence[Allowance]) -> list[Alert]:
+    """Every alert that callers' and projects' own budgets call for, told already or not; they are no subscription's."""
+    return [alert for allowance in allowances for alert in _own_alerts(allowance)]
+
+
+def _own_alerts(own: Allowance) -> Iterator[Alert]:
+    budget, now_ms = own.budget, own.at_ms
+    for period, most, spent, resets_at_ms in (
+        ("daily", budget.daily_nanousd, own.day_spent, day_start_ms(now_ms) + DAY_MS),
+        ("weekly", budget.weekly_nanousd, own.week_spent, now_ms - now_ms % WEEK_MS + WEEK_MS),
+        ("monthly", budget.monthly_nanousd, own.month_spent, month_end_ms(now_ms)),
+    ):
+        percent = 100 * spent / most if most is not None else 0.0
+        key, what = f"{own.label} {period} {resets_at_ms}", f"the {period} budget of {own.label}"
+        if percent >= 100:
+            yield Alert(f"{key} spent", "spent", "", f"{what} is spent", resets_at_ms, "budget")
+        elif passed := [threshold for threshold in THRESHOLDS if percent >= threshold]:
+            message = f"{what} is {percent:.0f}% used"
+            yield Alert(f"{key} {passed[0]:.0f}", f"{passed[0]:.0f}%", "", message, resets_at_ms, "threshold")
+
+
 def _levels(balance: Balance) -> Iterator[tuple[str, float, int]]:
     """What can run out, how full it is, and when it is filled up again; a rolling week counts from Thursday on."""
     subscription, now_ms = balance.subscription, balance.at_ms
