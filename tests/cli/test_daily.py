@@ -470,7 +470,7 @@ COMMAND = [sys.executable, "-m", "pool_mcp"]
 
 
 def pool_mcp(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.anyio
@@ -577,7 +577,7 @@ def test_watching_in_a_pipe_prints_block_after_block_without_escape_codes_until_
         while seen.count("\n== ") < 2:
             seen += watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
-        rest, errors = watching.communicate(timeout=20)
+        rest, errors = watching.communicate(timeout=90)
     assert (watching.returncode, errors) == (0, "")
     assert "\x1b" not in seen + rest
     assert seen.count("proceed: There is room for") >= 2
@@ -591,7 +591,7 @@ def test_watching_ends_quietly_when_its_reader_has_gone_and_in_one_line_when_it_
         assert watching.stderr is not None
         assert json.loads(watching.stdout.readline())["advice"]["action"] == "proceed"
         watching.stdout.close()
-        assert (watching.wait(timeout=20), watching.stderr.read()) == (128 + signal.SIGPIPE, "")
+        assert (watching.wait(timeout=90), watching.stderr.read()) == (128 + signal.SIGPIPE, "")
     nobody = pool_mcp(env, "status", "nobody", "--watch")
     assert (nobody.returncode, nobody.stdout, nobody.stderr.count("\n")) == (2, "", 1)
 
@@ -613,7 +613,7 @@ def test_watching_on_a_terminal_draws_on_its_other_screen_and_gives_the_first_on
         with contextlib.suppress(OSError):  # how a terminal says that nobody is there any more
             while more := os.read(ours, 4096):
                 seen += more
-        assert watching.wait(timeout=20) == exit_code
+        assert watching.wait(timeout=90) == exit_code
     os.close(ours)
     assert seen.index(b"\x1b[?1049h") < seen.index(b"q quit") < seen.rindex(b"\x1b[?1049l")
     assert seen.rindex(b"\x1b[?25l") < seen.rindex(b"\x1b[?25h")
@@ -632,7 +632,7 @@ def test_keys_sort_cancel_and_quit_and_the_terminal_is_as_it_was(standin: Standi
     def wait_for(sign: bytes) -> None:
         nonlocal seen
         while sign not in seen:
-            assert select.select([ours], [], [], 30)[0], seen[-2000:]
+            assert select.select([ours], [], [], 90)[0], seen[-2000:]
             seen += os.read(ours, 4096)
 
     with (
@@ -652,11 +652,11 @@ def test_keys_sort_cancel_and_quit_and_the_terminal_is_as_it_was(standin: Standi
                 seen = b""
                 os.write(ours, key)
                 wait_for(sign)
-            assert asking.wait(timeout=30) == 130
+            assert asking.wait(timeout=90) == 130
             seen = b""
             os.write(ours, b"q")
             wait_for(b"\x1b[?1049l")
-            assert watching.wait(timeout=30) == 0
+            assert watching.wait(timeout=90) == 0
         finally:
             asking.kill()
             watching.kill()

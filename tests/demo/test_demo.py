@@ -66,7 +66,7 @@ def environment(**more: str) -> dict[str, str]:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     home = tmp_path_factory.mktemp("demo") / "home"
     ended = subprocess.run(
-        [*COMMAND, "--home", str(home)], env=environment(), capture_output=True, text=True, timeout=60
+        [*COMMAND, "--home", str(home)], env=environment(), capture_output=True, text=True, timeout=150
     )
     return Shown(ended.returncode, ended.stdout, ended.stderr, home)
 
@@ -119,7 +119,7 @@ class TestTheDemo:
 
     def test_the_command_it_prints_runs_and_comes_to_the_sum_it_says(self, shown: Shown) -> None:
         command, output = shown.command_and_output
-        ended = subprocess.run(command, shell=True, env=environment(), capture_output=True, text=True, timeout=30)
+        ended = subprocess.run(command, shell=True, env=environment(), capture_output=True, text=True, timeout=90)
         assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, output, "")
         nanousd = sum(int(row.split()[1]) for row in output.splitlines()[2:])
         assert f"${nanousd / 1e9:.9f}" == shown.sum
@@ -129,7 +129,7 @@ class TestTheDemo:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         command = demo._query(shown.home, demo.COST_BY.format("subscription"))
-        ended = subprocess.run(command, capture_output=True, check=True, timeout=30)
+        ended = subprocess.run(command, capture_output=True, check=True, timeout=90)
         assert f"${sum(row['nanousd'] for row in json.loads(ended.stdout)) / 1e9:.9f}" == shown.sum
 
     def test_nothing_is_wider_than_the_screen_but_paths_that_would_break(self, shown: Shown) -> None:
@@ -165,7 +165,7 @@ class TestTheDemo:
             while "1. An ask, answered" not in process.stdout.readline():
                 assert process.poll() is None
             os.killpg(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=90)
         assert errors == f"pool-mcp: The demo was stopped; what it wrote is in {home}.\n"
         assert process.returncode == 130
 
@@ -174,7 +174,7 @@ class TestTheDemo:
 def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "pool.toml"
     mine.write_text("mine")
-    ended = subprocess.run([*COMMAND, "--home", str(tmp_path)], capture_output=True, text=True, timeout=30)
+    ended = subprocess.run([*COMMAND, "--home", str(tmp_path)], capture_output=True, text=True, timeout=90)
     assert ended.stderr == f"pool-mcp: {tmp_path} is not empty; name a new directory, or leave --home out.\n"
     assert (ended.returncode, ended.stdout, mine.read_text()) == (2, "", "mine")
 
@@ -186,7 +186,7 @@ def test_without_a_cli_one_line_says_how_to_install_it(tmp_path: Path, monkeypat
         pytest.skip(f"{find_cli('claude', env)} is in a place that cannot be hidden")
     without_sdk = "import sys; sys.modules['claude_agent_sdk'] = None; from pool_mcp.cli.main import main; main()"
     command = [sys.executable, "-c", without_sdk, "demo"]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90)
     assert ended.stderr == (
         "pool-mcp: The demo needs the Claude Code CLI, which the extra brings: `pip install 'pool-mcp[demo]'`, "
         "or `uvx --from 'pool-mcp[demo]' pool-mcp demo`.\n"

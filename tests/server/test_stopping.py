@@ -37,8 +37,8 @@ PROMPT = "What is a pool? " * 500
 
 DEADLINE_S = 60.0
 """What takes longer hangs."""
-GONE_S = 3.0
-"""A stopped server is gone in 0.4 s where nothing else is going on."""
+GONE_S = 10.0
+"""A stopped server is gone in 0.4 s where nothing else is going on; on a busy machine it takes its turn."""
 
 UNHEARD_TOKENS = SYSTEM_PROMPT_TOKENS + len(PROMPT) // 8
 UNHEARD = ModelCost(Tokens(input=UNHEARD_TOKENS), UNHEARD_TOKENS * 3000)
