@@ -345,6 +345,14 @@ read yet.
     assert printed(StatusView(Seen(status, [])), width=52) == expected
 
 
+def test_what_is_kept_for_the_person_stands_below_the_table() -> None:
+    one = subscription("a", 12, 3, official=True)
+    kept = {name: read.model_copy(update={"kept_percent": 30.0}) for name, read in one.official.items()}
+    shown = printed(StatusView(Seen(status_of(one.model_copy(update={"official": kept})), [])))
+    assert "a: kept for you: 30% of five_hour, 30% of seven_day" in " ".join(shown.split())
+    assert "kept for you" not in printed(StatusView(Seen(status_of(one), [])))
+
+
 def test_where_anthropic_reported_everything_no_figure_is_explained_away() -> None:
     shown = printed(StatusView(Seen(status_of(subscription("a", 1, 1, official=True)), [])))
     assert shown.splitlines()[-2] == "█ is what Anthropic reported 3m ago."

@@ -196,6 +196,8 @@ def _below(status: StatusResult, ink: Ink) -> Iterator[Text]:
             said.append(f"free in {until(now, one.available_at)}")
         if one.exhausts_at and one.status in ("available", "approaching"):
             said.append(f"at ${one.burn_usd_per_hour:.2f} an hour used up in {until(now, one.exhausts_at)}")
+        if kept := [f"{read.kept_percent:.0f}% of {name}" for name, read in one.official.items() if read.kept_percent]:
+            said.append(f"kept for you: {', '.join(kept)}")
         if said:
             yield Text(localized(f"{one.id}: {'; '.join(said)}", now), style=_STATUS_STYLE[one.status])
     for alert in status.alerts:
