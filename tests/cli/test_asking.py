@@ -148,6 +148,15 @@ def test_settings_are_written_by_an_editor_only_where_they_are_valid(tmp_path: P
     assert (broken.returncode, settings.config_file.read_text()) == (2, before)
     good = pool_mcp({**env, "EDITOR": str(tmp_path / "good")}, "config", "edit")
     assert (good.returncode, settings.config_file.read_text()) == (0, before + "# Mine.\n")
+    (tmp_path / "break").write_text(
+        f'#!/bin/sh\necho "# By another." >> {settings.config_file}\necho "# Mine." >> "$1"\n'
+    )
+    both = pool_mcp({**env, "EDITOR": str(tmp_path / "break")}, "config", "edit")
+    assert "was changed by somebody else meanwhile" in both.stderr
+    assert settings.config_file.read_text() == before + "# Mine.\n# By another.\n"
+    (tmp_path / "break").write_text('#!/bin/sh\nprintf "\\377" >> "$1"\n')
+    bytes_ = pool_mcp({**env, "EDITOR": str(tmp_path / "break")}, "config", "edit")
+    assert (bytes_.returncode, bytes_.stderr.count("\n")) == (2, 1)
 
 
 def test_color_is_as_it_is_asked_for(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -199,6 +200,18 @@ def test_a_ledger_that_is_cut_under_a_server_is_refused_by_it_and_at_once_by_eve
     with pytest.raises(LedgerError, match=r"damaged|not a SQLite file"):
         book(ledger, "refused", NANO)
     ledger.close()
+
+
+@pytest.mark.timeout(20)
+def test_a_ledger_that_is_emptied_under_a_server_with_nothing_in_its_log_is_refused_at_once(path: Path) -> None:
+    server = Server(path)
+    server.book("run")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.truncate(path, 0)
+    with pytest.raises(LedgerError, match="it is empty, and another process has it open"):
+        Ledger(path)
+    server.close()
 
 
 def refuse_what_the_audit_refuses(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pool_mcp.cli.options import AS_JSON, Command, Group
-from pool_mcp.errors import PoolError
+from pool_mcp.errors import InvalidRequest, PoolError
 
 
 @click.group(cls=Group)
@@ -70,7 +70,10 @@ def edit(as_json: bool) -> None:
     before = textfile.read(file)
     text = before or HEADER
     while True:
-        edited = click.edit(text, extension=".toml", require_save=True)
+        try:
+            edited = click.edit(text, extension=".toml", require_save=True)
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"What was written is not text in UTF-8; {file} is as it was.") from None
         if edited is None or edited == before:
             _say_edited(file, changed=False, as_json=as_json)
             return
@@ -82,6 +85,10 @@ def edit(as_json: bool) -> None:
                 raise
             text = edited
         else:
+            if textfile.read(file) != before:
+                raise InvalidRequest(
+                    f"{file} was changed by somebody else meanwhile; nothing was written: edit it again."
+                )
             textfile.replace(file, edited)
             _say_edited(file, changed=True, as_json=as_json)
             return

@@ -36,7 +36,7 @@ def _prepare(conn: sqlite3.Connection, path: Path, turn: Turn) -> None:
         raise damaged(path, "its last page is cut")
     if not _writes_ahead(conn):
         with turn():
-            _write_ahead(conn)
+            _write_ahead(conn, path)
     known, taken = [step.name for step in migrations.STEPS], migrations.applied(conn)
     if set(known) - set(taken):
         with turn():
@@ -60,16 +60,29 @@ def _writes_ahead(conn: sqlite3.Connection) -> bool:
     return bool(conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
-def _write_ahead(conn: sqlite3.Connection) -> None:
-    while not _writes_ahead(conn):
-        try:
-            conn.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            # SQLite waits for nobody here, and others may just be opening the file. So wait, for the time-out at most.
-            conn.execute("BEGIN EXCLUSIVE")
-            conn.execute("ROLLBACK")
+EMPTIED_S = 1.0
+"""How long an empty file that others have open is waited for: none of ours is making it, so nothing will come of it."""
+
+
+def _write_ahead(conn: sqlite3.Connection, path: Path) -> None:
+    is_emptied = Files.of(path).log_index is not None and path.stat().st_size == 0
+    conn.execute(f"PRAGMA busy_timeout = {1000 * (EMPTIED_S if is_emptied else BUSY_TIMEOUT_S):.0f}")
+    try:
+        while not _writes_ahead(conn):
+            try:
+                conn.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                # SQLite does not always wait here, and others may just be opening the file. So wait, for the time-out
+                # at most.
+                conn.execute("BEGIN EXCLUSIVE")
+                conn.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        if is_emptied:
+            raise damaged(path, "it is empty, and another process has it open") from None
+        raise
+    conn.execute(f"PRAGMA busy_timeout = {1000 * BUSY_TIMEOUT_S:.0f}")
 
 
 def _migrate(conn: sqlite3.Connection) -> None:
