@@ -1,20 +1,13 @@
-"""Edges that no package owns: what is on the disk, what is waited for, what stands in the way of a folder."""
+"""Edges that no package owns: what is waited for, what stands in the way of a folder, any terminal."""
 
 import ast
-import os
 import re
-import stat
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
-import anyio
 import pytest
-from hosting import host
-from support import make_home, until
-
-from pool_mcp.demo.standin import Standin
+from support import make_home
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "pool_mcp"]
@@ -25,39 +18,6 @@ def pool(env: dict[str, str], *arguments: str, **more: str) -> "subprocess.Compl
 
 
 # The disk
-
-
-def too_open(folder: Path, *, without: str) -> list[str]:
-    """What others may read, or what is somebody else's, below a folder."""
-    found = []
-    for path in sorted([folder, *folder.rglob("*")]):
-        if without in path.relative_to(folder).parts or path.is_symlink():
-            continue
-        status = path.stat()
-        if status.st_mode & 0o077 or status.st_uid != os.getuid():
-            found.append(f"{path.relative_to(folder)} {stat.S_IMODE(status.st_mode):o}")
-    return found
-
-
-@pytest.mark.anyio
-async def test_whatever_is_written_is_the_owners_only_even_without_a_umask(standin: Standin, tmp_path: Path) -> None:
-    settings, env = make_home(tmp_path, standin)
-    settings.config_file.chmod(0o600)
-    settings.state_dir.chmod(0o700)
-    before = os.umask(0)
-    try:
-        async with host(env, tmp_path / "server.log") as agent:
-            await agent.ask()
-            await agent.call("ask_claude", prompt="On.", background=True)
-            await agent.call("usage_report", by="day")
-            await until(lambda: len(list(settings.runs_dir.glob("*/pid"))) == 2)
-            assert too_open(settings.state_dir, without="config") == []  # which is the CLI's
-        for command in (["import"], ["status"], ["ledger", "backup", str(settings.state_dir / "copy.db")]):
-            await anyio.to_thread.run_sync(partial(pool, env, *command))
-    finally:
-        os.umask(before)
-    assert (settings.state_dir / "copy.db").exists()
-    assert too_open(settings.state_dir, without="config") == []
 
 
 @pytest.mark.parametrize("what", ["file", "loop"])
@@ -94,6 +54,7 @@ def test_a_backup_name_that_no_disk_takes_is_refused_in_one_line(tmp_path: Path)
 # Waits
 
 _WAITS = {
+    "OTLPMetricExporter",
     "subprocess.run",
     "subprocess.Popen",
     "sqlite3.connect",
@@ -102,7 +63,7 @@ _WAITS = {
     "select.select",
     "child.wait",
 }
-_BOUNDED_BY = {"subprocess.run": "timeout", "httpx2.AsyncClient": "timeout"}
+_BOUNDED_BY = {"subprocess.run": "timeout", "httpx2.AsyncClient": "timeout", "OTLPMetricExporter": "timeout"}
 
 
 def waits() -> dict[str, list[ast.Call]]:

@@ -128,7 +128,7 @@ class Reservations:
             self._runner.drop(run_id)
             raise LedgerError(
                 f"The ask cannot be stored in {self._settings.runs_dir}: {error.strerror or error}; free some space "
-                "there or make it writable for you, then ask again."
+                "there or make it writable for you; run `pool-mcp doctor`."
             ) from None
         return run_id
 
