@@ -70,9 +70,10 @@ class Official:
         """A window's changes since an instant, oldest first, each with what was spent since the one before it."""
         span = "subscription = :subscription AND {0}.at_ms > before_ms AND {0}.at_ms <= observed_at_ms"
         of_entries = f"SELECT sum(cost_nanousd) FROM entries WHERE {span.format('entries')}"  # noqa: S608
+        of_family = "" if family is None else "AND lower(runs.model) LIKE :family"
         of_calls, booked = (
             f"""SELECT sum(nanousd) FROM {tables} JOIN runs USING (run_id)
-            WHERE {table}.{span.format(table)} AND (:family IS NULL OR lower(runs.model) LIKE :family)"""  # noqa: S608
+            WHERE {table}.{span.format(table)} {of_family}"""  # noqa: S608
             for tables, table in (
                 ("call_spending", "call_spending"),
                 ("call_spending JOIN entries USING (run_id)", "entries"),
