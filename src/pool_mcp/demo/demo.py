@@ -49,6 +49,7 @@ path = {cli}
 base_url = {url}
 inline_wait_s = 90
 timeout_s = 60
+spares = "off"
 
 [[subscriptions]]
 id = "personal"

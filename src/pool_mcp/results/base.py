@@ -32,7 +32,8 @@ Score = Percent
 class Shape(BaseModel):
     """What every shape is: fixed once made, without fields that it does not name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A server answers its first call sooner: each shape is built when it is first needed.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def usd(nanousd: int) -> float:

@@ -41,7 +41,7 @@ Name = Annotated[str, AfterValidator(_no_secret)]
 class Arguments(BaseModel):
     """What every tool's arguments have in common: unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class AskClaudeArguments(Arguments):

@@ -5,7 +5,6 @@ no more of them to give, there is no notice, and the caller looks every so often
 """
 
 import contextlib
-import ctypes
 import os
 import select
 import sys
@@ -53,7 +52,9 @@ class Changes:
     if sys.platform == "linux":
 
         def _watch(self, path: Path, pid: int | None) -> None:
-            libc = ctypes.CDLL(None, use_errno=True)
+            import ctypes  # some milliseconds, in which a CLI has been started already
+
+            libc = ctypes.CDLL(None)
             self._inotify = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
             self._held.callback(os.close, self._inotify)
             _checked(libc.inotify_add_watch(self._inotify, os.fsencode(path), _IN_MODIFY | _IN_CLOSE_WRITE))
@@ -70,5 +71,5 @@ class Changes:
 
 def _checked(returned: int) -> int:
     if returned < 0:
-        raise OSError(ctypes.get_errno(), "the system gives no notice of changes")
+        raise OSError("the system gives no notice of changes")
     return returned
