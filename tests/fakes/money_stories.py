@@ -77,16 +77,29 @@ async def a_server_that_stops(world: World, env: Env) -> None:
     await world.serve("first", env, host)
 
 
+async def a_burst(world: World, env: Env) -> None:
+    """Two asks, for the second of which a CLI waits."""
+
+    async def host(pool: Pool) -> None:
+        pool.keep_spares()
+        await ask(pool)
+        await anyio.sleep(1)
+        await ask(pool)
+
+    await world.serve("first", env, host)
+
+
 STORIES: dict[str, Story] = {
     "one ask": one_ask,
     "a failover": a_failover,
     "a session": a_session,
     "a cancel": a_cancel,
     "a server that stops": a_server_that_stops,
+    "a burst": a_burst,
 }
 
 
-CALLS = {"one ask": 2, "a failover": 1, "a session": 2, "a cancel": 1, "a server that stops": 2}
+CALLS = {"one ask": 2, "a failover": 1, "a session": 2, "a cancel": 1, "a server that stops": 2, "a burst": 2}
 """How many API calls each story makes when nothing happens."""
 
 
@@ -95,6 +108,7 @@ def points_of(story: str, fault: FaultKind, folder: Path) -> Iterator[Plan]:
     world, path = _tell(story, folder)
     assert [*_what_is_wrong(world, path)] == [], "the story goes well when nothing happens"
     assert len(world.calls) == CALLS[story], "it is the story that is meant"
+    assert world.handed_over == (story == "a burst")
     first = next(server for server in world.servers if server.name == "first")
     for point in range(first.points):
         yield Plan(fault, point)
@@ -107,7 +121,9 @@ def play(story: str, folder: Path, *plans: Plan) -> list[str]:
 
 
 def _tell(story: str, folder: Path, *plans: Plan) -> tuple[World, Path]:
-    settings, env = make_home(folder, None, "alice", "bob", subscriptions={"alice": {"priority": 1}})
+    settings, env = make_home(
+        folder, None, "alice", "bob", claude={"spares": "auto"}, subscriptions={"alice": {"priority": 1}}
+    )
     Ledger(settings.ledger_path).close()
     world = World(folder, plans)
 

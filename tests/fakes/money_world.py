@@ -33,9 +33,10 @@ import pytest
 
 from pool_mcp import pool as pool_module
 from pool_mcp.accounting.pricing import price_nanousd
-from pool_mcp.asks import driving, supervision
+from pool_mcp.asks import driving, spares, supervision
 from pool_mcp.asks import runner as runner_module
 from pool_mcp.background.every import every
+from pool_mcp.claude import login
 from pool_mcp.claude import process as process_module
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Call
@@ -45,7 +46,7 @@ from pool_mcp.ledger.sqlite import Sqlite
 from pool_mcp.model import NANO, Ask, Tokens
 from pool_mcp.pool import Pool
 from pool_mcp.settings import load
-from pool_mcp.system import locks
+from pool_mcp.system import locks, memory
 from pool_mcp.system.wakeup import Wakeup
 
 FaultKind = Literal["crash", "power", "disk full", "clock ahead", "clock back"]
@@ -152,6 +153,8 @@ class World:
         self.scripts: dict[str, list[Script]] = {}
         self.servers: list[Server] = []
         self.clis: dict[Path, VirtualCli] = {}
+        self.handed_over = 0
+        """Prompts that went to a CLI that waited for one."""
         self.unsynced: dict[Path, process_module.RunFiles] = {}
         self.bad_ends: list[str] = []
         """Servers that ended with an error instead of by themselves."""
@@ -476,6 +479,38 @@ class _Late:
                 future.set_exception(error)
 
 
+class _Waiting:
+    """A virtual CLI that waits for its prompt."""
+
+    capacity_bytes = 1 << 16
+    is_alive = is_ready = True
+
+    def __init__(self, world: World, account: str, session_id: str) -> None:
+        self._world = world
+        self._account = account
+        self._session_id = session_id
+
+    def become(self, files: process_module.RunFiles, _: bytes) -> _Process | None:
+        server = _current.get()
+        assert server is not None
+        try:
+            server.point("before the spare's files are renamed", writes=True)
+            files.stdout.touch()
+            server.point("the spare's files are the run's", writes=True)
+        except OSError:
+            return None
+        self._world.handed_over += 1
+        self._world.start_cli(self._account, self._session_id, files)
+        server.point("the spare has its prompt")
+        return _Process(files, self._world, is_own=True)
+
+    def let_go(self) -> None:
+        """It has sent nothing."""
+
+    def end(self, _: float = 0) -> None:
+        """It has sent nothing."""
+
+
 @contextlib.contextmanager
 def virtual(world: World) -> Iterator[None]:
     """Put the world in the place of threads, processes, locks and the start of the machine."""
@@ -496,6 +531,13 @@ def virtual(world: World) -> Iterator[None]:
         world.start_cli(account, session_id, files)
         server.point("CLI started")
         return _Process(files, world, is_own=True)
+
+    def start_waiting(_: Path, arguments: list[str], __: process_module.RunFiles, env: Any, ___: Path) -> _Waiting:
+        server = _current.get()
+        assert server is not None
+        server.point("before a spare is started", writes=True)
+        session_id = next(one.partition("=")[2] for one in arguments if one.startswith("--session-id="))
+        return _Waiting(world, str(env["CLAUDE_CODE_OAUTH_TOKEN"]).removeprefix(Standin.token("")), session_id)
 
     store = process_module.RunFiles.store
 
@@ -528,9 +570,13 @@ def virtual(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite3, "connect", virtual_connect)
         patch.setattr(anyio.to_thread, "run_sync", inline)
-        for module in (supervision, pool_module, driving):
+        for module in (supervision, pool_module, driving, spares):
             patch.setattr(module, "in_thread", inline)
         patch.setattr(runner_module, "start", start)
+        patch.setattr(runner_module, "start_waiting", start_waiting)
+        patch.setattr(spares, "_identity", lambda _: (0, 0, 0))
+        patch.setattr(login, "cli_version", lambda *_: "2.1.330")
+        patch.setattr(memory, "is_short", lambda _: False)
         patch.setattr(runner_module, "find_cli", lambda *_: Path("claude"))
         patch.setattr(process_module, "boot_id", lambda: str(world.boots))
         patch.setattr(process_module, "CliProcess", lambda files, *_: _Process(files, world))

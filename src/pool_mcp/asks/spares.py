@@ -139,7 +139,10 @@ class Spares:
         spare = self._spare
         if spare is None or not self._can_wait(ask) or len(user_message(prompt_of(ask))) > spare.cli.capacity_bytes:
             return None
-        if not spare.cli.is_ready or not spare.fits(self._key(subscription, ask), max_budget_nanousd):
+        try:
+            if not spare.cli.is_ready or not spare.fits(self._key(subscription, ask), max_budget_nanousd):
+                return None
+        except (PoolError, OSError):  # the ask itself will say what is missing
             return None
         with self._changing:
             if self._spare is not spare:
