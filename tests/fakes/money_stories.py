@@ -134,6 +134,8 @@ def _tell(story: str, folder: Path, *plans: Plan) -> tuple[World, Path]:
             await world.serve(name, env, partial(_settle, settings.ledger_path))
             await anyio.sleep(1)
             name = "later"
+        while any(cli.is_alive for cli in world.clis.values()):  # noqa: ASYNC110  (what nobody knows of is spent, too)
+            await anyio.sleep(1)
 
     with virtual(world):
         anyio.run(world.run, whole, backend_options={"loop_factory": VirtualLoop})
