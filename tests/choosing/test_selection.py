@@ -337,6 +337,25 @@ def test_weekly_room_that_will_expire_unused_goes_first() -> None:
     assert ranking(balance("a", readings=late), balance("b", readings=soon)) == ["b", "a"]
 
 
+def test_the_tightest_of_a_plans_windows_decides() -> None:
+    def weeks(plain: float, opus: float, five_hour: float = 0) -> dict[str, Any]:
+        later = NOW + 3 * DAY_MS
+        windows = official(plain, "seven_day", resets_at_ms=later) | official(
+            opus, "seven_day_opus", resets_at_ms=later
+        )
+        return {"readings": windows | official(five_hour)}
+
+    tight, even = balance("a", **weeks(10, 90)), balance("b", **weeks(60, 60))
+    assert ranking(tight, even, model="opus") == ["b", "a"]
+    assert ranking(tight, even, model="sonnet") == ["a", "b"]
+
+
+def test_the_pool_is_available_when_the_first_of_those_kept_out_is() -> None:
+    late, soon = (balance(name, cooldowns=[cooldown("five_hour", NOW + wait)]) for name, wait in (("a", 9), ("b", 5)))
+    assert choice(late, soon).next_available_at_ms == NOW + 5
+    assert choice(late, soon, balance("c")).next_available_at_ms == NOW + 5
+
+
 def test_a_small_plan_is_left_alone_by_a_large_ask() -> None:
     states = [balance(name, readings=official(10, "five_hour")) for name in "ab"]
     large = replace(states[1], rates={"five_hour": Rate(10 * NANO, 1.0, "learned")})

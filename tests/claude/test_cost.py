@@ -126,6 +126,17 @@ def test_a_session_that_others_use_is_counted_from_the_account_that_leaves_the_r
     assert baseline(stream, []) is None
 
 
+def test_a_request_that_was_never_answered_is_a_floor_by_its_size() -> None:
+    stream, _ = read(
+        [
+            line(type="system", subtype="init", claude_code_version=NEW, model="claude-sonnet-4-6"),
+            line(type="system", subtype="status", status="requesting"),
+        ]
+    )
+    cut = run_cost(stream, before=None, price=price, request_tokens=1000)
+    assert cut == Cost.of({"claude-sonnet-4-6": ModelCost(Tokens(1000), 3_000_000)}, is_estimate=True)
+
+
 def test_of_a_cut_run_with_a_call_that_no_stream_shows_both_that_and_the_cut_call_are_counted() -> None:
     usage = {"input_tokens": 1000, "output_tokens": 1}
     message = {"id": "m", "model": "claude-sonnet-4-6", "usage": usage}

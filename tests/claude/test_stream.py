@@ -197,3 +197,19 @@ def test_a_window_that_refused_and_then_allowed_is_no_limit() -> None:
         verdict = judge(read([*lines, error])[0])
         assert verdict is not None
         assert (verdict.outcome is Outcome.LIMIT) == (outcome is Outcome.LIMIT)
+
+
+def test_a_limit_that_a_later_call_has_passed_is_not_why_a_run_failed() -> None:
+    refused = limit_event(rateLimitType="five_hour", status="rejected", utilization=1.0, resetsAt=NOW // 1000 + 60)
+    answered = line(type="assistant", message={"id": "m", "model": "claude-sonnet-4-6", "usage": {"output_tokens": 1}})
+    error = line(type="result", is_error=True, result="why", api_error_status=500)
+    verdict = judge(read([refused, answered, error])[0])
+    assert verdict is not None
+    assert verdict.outcome is Outcome.OVERLOADED
+
+
+@pytest.mark.parametrize("field", ["overageInUse", "isUsingOverage"])
+def test_a_window_that_refuses_while_use_beyond_it_is_paid_is_no_limit(field: str) -> None:
+    stream, _ = read([limit_event(rateLimitType="five_hour", status="rejected", **{field: True})])
+    assert stream.overage is not None
+    assert (stream.overage.in_use, stream.limit) == (True, None)

@@ -50,3 +50,16 @@ def test_a_result_that_is_no_text_is_no_answer(said: object) -> None:
     verdict = judge(read([line(type="result", subtype="success", is_error=False, result=said)])[0])
     assert verdict is not None
     assert verdict.outcome is Outcome.CLI_FAILED
+
+
+@pytest.mark.parametrize("name", ["overloaded", "server_error"])
+def test_an_overload_is_nobodys_limit(name: str) -> None:
+    message = {"id": "m", "model": "<synthetic>", "content": []}
+    lines = [line(type="assistant", error=name, message=message), line(type="result", is_error=True, result="why")]
+    assert judge(read(lines)[0]) == Verdict(Outcome.OVERLOADED, "why", None, "why")
+
+
+def test_a_budget_that_is_reached_is_told_from_a_failure() -> None:
+    verdict = judge(read([line(type="result", subtype="error_max_budget_usd", is_error=True)])[0])
+    assert verdict is not None
+    assert verdict.outcome is Outcome.BUDGET
