@@ -92,3 +92,22 @@ def test_a_caller_uses_no_more_than_its_share_of_a_window() -> None:
     assert chosen(usd=6, caller=used(0, 20)).next_available_at_ms == NOW + 60_000
     assert chosen(usd=15, caller=used(0, share=10)).reserve == 10 * NANO
     assert chosen(usd=6, caller=used(20), state=replace(STATE, readings={})).subscription == "one"
+
+
+def test_the_budget_that_has_no_room_says_when_to_come_back() -> None:
+    hour_ms = NOW - 6 * DAY_MS
+    own = Allowance("x", NOW, Budget(daily_nanousd=10 * NANO, weekly_nanousd=20 * NANO), hours=((hour_ms, 15 * NANO),))
+    day = replace(own, day_spent=10 * NANO, week_spent=10 * NANO)
+    week = replace(own, day_spent=NANO, week_spent=19 * NANO + NANO // 2)
+    assert chosen(usd=1, caller=day).next_available_at_ms == NOW + DAY_MS - NOW % DAY_MS
+    assert chosen(usd=1, caller=week).next_available_at_ms == hour_ms + HOUR_MS + 7 * DAY_MS
+    assert chosen(usd=11, caller=week).next_available_at_ms is None
+    tomorrow = NOW + DAY_MS
+    assert (day.at(tomorrow).day_spent, day.at(NOW + 1).day_spent) == (0, 10 * NANO)
+
+
+def test_what_is_left_is_the_tightest_budget_without_what_is_reserved() -> None:
+    budget = Budget(daily_nanousd=10, weekly_nanousd=20, monthly_nanousd=30)
+    assert Allowance("x", NOW, budget, day_spent=1, week_spent=2, month_spent=3, reserved=4).left == 5
+    assert Allowance("x", NOW, budget, week_spent=19, reserved=4).left == 0
+    assert Allowance("x", NOW, Budget()).left is None
