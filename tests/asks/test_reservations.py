@@ -100,6 +100,7 @@ def test_two_asks_at_once_beyond_the_plan_never_reserve_more_than_the_months_bud
         desk.settle(first, None, Outcome.OK, 0.02, overage_nanousd=NANO // 50)
         second = desk.begin(ASK)
         assert second.max_budget_nanousd == 28 * NANO // 100
+        assert not desk.reservations.extend(second, NANO // 5, NANO // 10, NANO // 5), "what was paid before counts"
 
 
 def test_a_run_that_comes_to_its_plans_end_reserves_of_the_months_budget_for_its_next_call(tmp_path: Path) -> None:
