@@ -5,10 +5,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from pool_mcp import __version__
-from pool_mcp.cli.main import commands
+from pool_mcp.cli.main import SECTIONS, commands
 from pool_mcp.cli.run import EXIT_CODES
 from pool_mcp.errors import BY_KIND
 from pool_mcp.server.tools import TOOLS
@@ -40,6 +41,27 @@ def test_the_settings_shown_load(tmp_path: Path) -> None:
 def test_every_error_kind_is_named_and_has_an_exit_code_that_is_explained() -> None:
     assert all(f"`{kind}`" in README for kind in BY_KIND)
     assert all(re.search(rf"\b{code} ", README) for code in {0, 1, *EXIT_CODES.values()})
+
+
+SAYS_SOMETHING_ELSE = {"serve", "statusline", "metrics", "completion", "demo"}
+"""They speak a protocol, a format of others, or tell a story."""
+
+
+def test_every_command_that_says_anything_can_say_it_as_json() -> None:
+    def without(group: click.Group, prefix: str = "") -> list[str]:
+        found = []
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                found += without(command, f"{prefix}{name} ")
+            elif not any("--json" in one.opts for one in command.params):
+                found.append(prefix + name)
+        return found
+
+    assert set(without(commands)) == SAYS_SOMETHING_ELSE
+
+
+def test_every_command_has_a_place_in_the_help() -> None:
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(commands.commands)
 
 
 def test_help_names_every_command() -> None:

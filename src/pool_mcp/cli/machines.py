@@ -53,20 +53,25 @@ def list_(as_json: bool) -> None:
 
 @machine.command()
 @click.argument("name")
-def forget(name: str) -> None:
+@AS_JSON
+def forget(name: str, as_json: bool) -> None:
     """Write off what the machine NAME still holds, and take it off the list."""
     from pool_mcp.asks import machines
     from pool_mcp.model import NANO
 
-    with _shared() as shared:
+    with run.errors_as_json(as_json), _shared() as shared:
         written_off = machines.forget(shared, name, shared.clock(run.now_ms))
     total = sum(one.reserved_nanousd for one in written_off) / NANO
+    if as_json:
+        run.print_data(json.dumps({"machine": name, "runs_written_off": len(written_off), "cost_usd": total}))
+        return
     click.echo(f"{name}: {len(written_off)} runs written off at ${total:.2f}.", err=True)
 
 
 @ledger.command()
 @click.argument("to", metavar="URL|file")
-def move(to: str) -> None:
+@AS_JSON
+def move(to: str, as_json: bool) -> None:
     """Move the ledger into the empty database at URL, or from there back into this machine's file."""
     from pool_mcp.ledger.moving import move_to_database, move_to_file
     from pool_mcp.model import NANO
@@ -87,6 +92,10 @@ def move(to: str) -> None:
         else move_to_database(settings.ledger_path, to, run.now_ms)
     )
     spent = moved.audit.spent_nanousd / NANO
+    if as_json:
+        said = {"rows": moved.rows, "entries": moved.audit.entries, "cost_usd": spent}
+        run.print_data(json.dumps(said | {"file_is_now": str(moved.aside) if moved.aside else None}))
+        return
     click.echo(f"{moved.rows} rows, {moved.audit.entries} entries, ${spent:.6f} in all; every sum proven.")
     if moved.aside is not None:
         click.echo(f"The file is now {moved.aside}. Write into {settings.config_file}:\n\n[ledger]")

@@ -1,5 +1,6 @@
 """What waits: queue (list, move, cancel), and the worker that answers it where no host is open."""
 
+import json
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -44,16 +45,19 @@ def move(run_id: str, position: int, as_json: bool) -> None:
 
 @queue.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-def cancel(run_ids: tuple[str, ...]) -> None:
+@AS_JSON
+def cancel(run_ids: tuple[str, ...], as_json: bool) -> None:
     """Take asks out of the queue; they have cost nothing. RUN is an id or the beginning of one."""
 
-    async def work(pool: "Pool") -> list[str]:
+    async def work(pool: "Pool") -> tuple[list[str], list[str]]:
         found = [await pool.look(pool.history.find, run_id) for run_id in run_ids]
         cancelled = await pool.supervision.cancel_waiting(found)
         pool.driver.wake_others()
-        return [one for one in found if one not in cancelled]
+        return list(cancelled), [one for one in found if one not in cancelled]
 
-    late = run.with_pool(work)
+    cancelled, late = run.with_pool(work, as_json=as_json)
+    if as_json:
+        run.print_data(json.dumps({"cancelled": cancelled, "not_waiting": late}))
     for run_id in late:
         click.echo(f"pool-mcp: {run_id} waits no more; stop it with: pool-mcp cancel {run_id}", err=True)
     if late:
