@@ -80,6 +80,22 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 ASK = Ask("ping", "tests")
 
 
+def test_an_ask_that_names_its_subscription_is_not_repeated_under_another(desk: Desk) -> None:
+    bound = replace(ASK, subscription="alice")
+    assert desk.settle(desk.begin(bound), bound, Outcome.LIMIT) is None
+    following = desk.settle(desk.begin(ASK), ASK, Outcome.LIMIT)
+    assert following is not None
+    assert following.subscription == "bob"
+
+
+def test_a_run_goes_on_to_its_cap_though_half_as_much_again_would_be_more(desk: Desk) -> None:
+    desk.settle(desk.begin(ASK), None, Outcome.OK, 0.01)
+    run = desk.begin(replace(ASK, max_cost_nanousd=NANO))
+    assert desk.reserved(run) < NANO // 2
+    assert desk.reservations.extend(run, 72 * NANO // 100, 36 * NANO // 100)
+    assert desk.reserved(run) == NANO
+
+
 # Use beyond the plan
 
 PAID = {"alice": {"overage_budget_usd": 0.3}, "bob": {"enabled": False}}

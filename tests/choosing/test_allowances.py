@@ -102,6 +102,7 @@ def test_the_budget_that_has_no_room_says_when_to_come_back() -> None:
     assert chosen(usd=1, caller=day).next_available_at_ms == NOW + DAY_MS - NOW % DAY_MS
     assert chosen(usd=1, caller=week).next_available_at_ms == hour_ms + HOUR_MS + 7 * DAY_MS
     assert chosen(usd=11, caller=week).next_available_at_ms is None
+    assert day.frees_at_ms(11 * NANO) is None, "it never fits"
     tomorrow = NOW + DAY_MS
     assert (day.at(tomorrow).day_spent, day.at(NOW + 1).day_spent) == (0, 10 * NANO)
 
