@@ -20,6 +20,7 @@ from pool_mcp.demo.standin import Standin
 from pool_mcp.model import Ask
 from pool_mcp.results.metrics import Gauge
 from pool_mcp.settings import MetricsSettings
+from pool_mcp.setup.doctor import examine
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +85,22 @@ def test_a_collector_that_fails_hangs_redirects_or_is_away_is_one_line_and_recov
         assert found == {"fail": "HTTP 503", "hang": "no connection, or no answer within 0.3 s", "redirect": "HTTP 307"}
         assert (len(collector.taken), elsewhere.tried) == (1, [])
     assert send(settings, {}, GAUGES, 5) == "no connection, or no answer within 0.3 s"
+
+
+def test_the_doctor_tries_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "TIMEOUT_S", 0.3)
+    with Collector() as collector:
+        settings, env = make_home(tmp_path)
+        with settings.config_file.open("a") as file:
+            file.write(f'[metrics]\notlp_endpoint = "{collector.endpoint}"\n')
+        found = {}
+        for mode in ("ok", "fail"):
+            collector.mode = mode
+            found[mode] = [(one.status, one.text) for one in examine(env, now_ms()).findings if one.check == "metrics"]
+    assert found == {
+        "ok": [("ok", "127.0.0.1 takes them")],
+        "fail": [("broken", "127.0.0.1: HTTP 503")],
+    }
 
 
 async def test_of_several_processes_one_sends_and_another_goes_on_when_it_is_gone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from balances import NOW, ONE, balance, cooldown, official
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_mcp.choosing.budget import Balance, Status, availability
+from pool_mcp.choosing.budget import Balance, PaidUse, Status, availability
 from pool_mcp.choosing.kept import kept
 from pool_mcp.choosing.pacing import alerts, headroom_nanousd
 from pool_mcp.choosing.rates import Rate
@@ -85,7 +85,16 @@ def test_agents_leave_what_is_kept_and_hear_when_it_is_given_back() -> None:
     )
     # 28.5 % may be kept beside 66 % and the ask with its margin: 57 minutes' worth.
     assert refused.next_available_at_ms == pytest.approx(NOW + 63 * MINUTE_MS, abs=1)
-    assert chosen(filled(96)).candidates[0].blocked_by == "limit"
+    assert chosen(filled(96)).candidates[0].blocked_by == "budget"
+    assert chosen(filled(99.5)).candidates[0].blocked_by == "limit"
+
+
+def test_real_money_is_paid_only_once_the_person_has_used_their_share_up() -> None:
+    paid = PaidUse(100 * NANO)
+    for percent in (66, 96, 99):
+        assert chosen(replace(filled(percent), paid_use=paid)).subscription is None
+    found = chosen(replace(filled(99.5), paid_use=paid))
+    assert (found.subscription, found.is_paid) == ("one", True)
 
 
 @pytest.mark.parametrize(

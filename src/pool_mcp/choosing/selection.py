@@ -437,11 +437,11 @@ def _may_use_the_last(estimate: int, balance: Balance, gauge: Gauge) -> bool:
 
 def _too_little_left(gauge: Gauge, needed: float, until: str) -> _Obstacle:
     """A window that has no room for the ask, or none beside what is kept for the person."""
-    kept, room, unused = gauge.kept.percent, gauge.room_percent, 100.0 - gauge.percent - gauge.reserved_percent
+    kept, room = gauge.kept.percent, gauge.room_percent
     beside = f" beside the {kept:.0f}% kept for its person (keep_percent)" if kept else ""
     why = f"its {gauge.window} window has {room:.1f}% left{beside}{until}, the ask may need {needed:.1f}%"
-    kind = "budget" if kept and needed + MARGIN_PERCENT <= unused else "limit"
-    return _Obstacle(kind, why, gauge.has_room_at_ms(needed + MARGIN_PERCENT), passes=True)
+    # What is kept is the person's rule; nobody goes on beyond the plan, either, before they have used it up.
+    return _Obstacle("budget" if kept else "limit", why, gauge.has_room_at_ms(needed + MARGIN_PERCENT), passes=True)
 
 
 def _needed_percent(estimate: int, gauge: Gauge) -> float:
