@@ -52,9 +52,14 @@ def begins_secret(text: str) -> bool:
     return _SECRET.match(text) is not None
 
 
+def without_secrets(text: str) -> str:
+    """A text with what begins like a key or a token left out."""
+    return _SECRET.sub("[a secret, not shown]", text)
+
+
 def safe_line(text: str) -> str:
     """A text as one line of at most ``MAX_MESSAGE_CHARS`` for a log or a terminal: no secret, no control characters."""
-    shown = _SECRET.sub("[a secret, not shown]", text)  # before it is cut, which could leave a key's end alone
+    shown = without_secrets(text)  # before it is cut, which could leave a key's end alone
     if len(shown) > MAX_MESSAGE_CHARS:
         half = MAX_MESSAGE_CHARS // 2
         shown = f"{shown[:half]} […] {shown[-half:]}"

@@ -63,3 +63,10 @@ def test_a_budget_that_is_reached_is_told_from_a_failure() -> None:
     verdict = judge(read([line(type="result", subtype="error_max_budget_usd", is_error=True)])[0])
     assert verdict is not None
     assert verdict.outcome is Outcome.BUDGET
+
+
+def test_a_key_in_what_a_cli_says_of_an_error_is_not_kept() -> None:
+    error = line(type="result", subtype="success", is_error=True, result="Invalid key sk-ant-api03-0123456789 was sent")
+    verdict = judge(read([error])[0])
+    assert verdict is not None
+    assert verdict.message == "Invalid key [a secret, not shown] was sent"

@@ -100,6 +100,7 @@ def test_every_argument_is_described(tool: tools.Tool) -> None:
             {"prompt": "x", "max_cost_usd": float("inf")},
             "ask_claude: max_cost_usd: input should be a finite number.",
         ),
+        ("ask_claude", {"prompt": "x", "max_cost_usd": 1e300}, "ask_claude: max_cost_usd: must be at most 1000000."),
         (
             "pick_subscription",
             {"estimated_cost_usd": "nan"},

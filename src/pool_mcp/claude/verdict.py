@@ -9,6 +9,7 @@ from typing import Any
 
 from pool_mcp.claude.fields import as_integer, as_list, as_text
 from pool_mcp.claude.stream import RunStream
+from pool_mcp.errors import without_secrets
 from pool_mcp.model import Outcome, WindowReading
 
 MAX_MESSAGE_CHARS = 500
@@ -84,6 +85,6 @@ def _outcome_of_error(stream: RunStream, result: dict[str, Any]) -> Outcome:
 
 
 def _one_line(text: str) -> str:
-    """The beginning of a text as one line that any terminal can show."""
-    words = "".join(c if c.isprintable() else " " for c in text[:10_000]).split()
+    """The beginning of a text as one line that any terminal can show, without keys: it is kept in the ledger."""
+    words = "".join(c if c.isprintable() else " " for c in without_secrets(text[:10_000])).split()
     return " ".join(words)[:MAX_MESSAGE_CHARS]

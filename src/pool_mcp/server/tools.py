@@ -38,6 +38,16 @@ Name = Annotated[str, AfterValidator(_no_secret)]
 """What an agent calls itself or an ask; it is kept in the ledger and shown."""
 
 
+def _money(usd: float) -> float:
+    if abs(usd) > MAX_USD:
+        raise ValueError(f"must be at most {MAX_USD}")  # more than this has no number of nano-dollars
+    return usd
+
+
+MAX_USD = 1_000_000
+Usd = Annotated[float, AfterValidator(_money)]
+
+
 class Arguments(BaseModel):
     """What every tool's arguments have in common: unknown ones are refused."""
 
@@ -56,7 +66,7 @@ class AskClaudeArguments(Arguments):
     json_schema: dict[str, Any] | None = Field(
         None, description="Answer as JSON of this schema (an object), in structured."
     )
-    max_cost_usd: float | None = Field(None, description="Stop the run at this cost.")
+    max_cost_usd: Usd | None = Field(None, description="Stop the run at this cost.")
     timeout_s: float | None = Field(None, description="Stop the run after this long.")
     working_dir: str | None = Field(None, description="Directory for Claude's tools, where it has any.")
     tool_profile: ToolProfile | None = Field(None, description="Claude's tools; at most what the operator allows.")
@@ -94,7 +104,7 @@ class UsageStatusArguments(Arguments):
 class PickSubscriptionArguments(Arguments):
     """Arguments of ``pick_subscription``."""
 
-    estimated_cost_usd: float | None = Field(None, description="What the ask may cost; default: as asks before.")
+    estimated_cost_usd: Usd | None = Field(None, description="What the ask may cost; default: as asks before.")
     model: str | None = Field(None, description="As in ask_claude.")
     session_id: str | None = Field(None, description="A session that is to go on.")
 
