@@ -291,6 +291,11 @@ class Pool:
             run_id=run.run_id,
         )
 
+    @property
+    def keep_answers_days(self) -> float:
+        """How long an answer can be fetched."""
+        return self._settings.claude.keep_answers_days
+
     def when(self, name: str, said: str | None) -> int | None:
         """An instant that is still to come, as a caller gives it; ``name`` is the argument's.
 

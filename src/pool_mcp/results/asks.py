@@ -132,6 +132,7 @@ class RunDetails(RunResult):
     cancel_requested: bool
     deadline_at: Instant
     retry_at: Instant | None
+    queued_at: Instant | None = Field(description="Since when it waited; null where it did not.")
     cli_version: str | None
     tokens: TokensResult
     models: list[ModelResult]
@@ -282,6 +283,7 @@ def _run_details(run: Run, files: str | None, kept_until_ms: int | None, now_ms:
         cancel_requested=run.cancel_requested,
         deadline_at=run.deadline_ms,
         retry_at=run.retry_at_ms,
+        queued_at=run.queued_at_ms,
         cli_version=run.cli_version,
         tokens=tokens_result(run.cost.tokens if run.cost else Tokens()),
         models=[

@@ -60,7 +60,7 @@ from pool_mcp.model import Ask, nanousd
 from pool_mcp.pool import Clock, Pool
 from pool_mcp.results.asks import AskResult
 from pool_mcp.results.base import ErrorResult, error_result, internal_error
-from pool_mcp.server import content, tools
+from pool_mcp.server import content, tasks, tools
 from pool_mcp.server.handshake import Front
 from pool_mcp.server.opening import GetPool, Opening
 from pool_mcp.server.transport import connect
@@ -118,7 +118,7 @@ async def _stop_on_signal(opening: Opening, *, task_status: anyio.abc.TaskStatus
 def make_server(get_pool: GetPool, clock: Clock) -> Server[Any]:
     """The MCP server of a pool; where there is none, every call says why."""
 
-    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
+    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult | dict[str, Any]:
         return await _call(get_pool, clock, params, context)
 
     async def read_resource(_: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
@@ -133,7 +133,6 @@ def make_server(get_pool: GetPool, clock: Clock) -> Server[Any]:
         instructions=tools.INSTRUCTIONS,
         icons=[Icon(src=icon, mime_type="image/svg+xml", sizes=["any"])],
         on_list_tools=_list_tools,
-        on_call_tool=call_tool,
         on_list_resources=_list_resources,
         on_list_resource_templates=_list_resource_templates,
         on_read_resource=read_resource,
@@ -141,7 +140,9 @@ def make_server(get_pool: GetPool, clock: Clock) -> Server[Any]:
         on_unsubscribe_resource=updates.unsubscribe,
         on_subscriptions_listen=updates.listen,
     )
+    server.add_request_handler("tools/call", CallToolRequestParams, call_tool)
     server.extensions[EXTENSION_ID] = {}
+    tasks.add_to(server, get_pool, lambda result: _answered(result, clock))
     return server
 
 
@@ -215,8 +216,12 @@ async def _list_tools(_: Context, __: PaginatedRequestParams | None) -> ListTool
     )
 
 
-async def _call(get_pool: GetPool, clock: Clock, params: CallToolRequestParams, context: Context) -> CallToolResult:
+async def _call(
+    get_pool: GetPool, clock: Clock, params: CallToolRequestParams, context: Context
+) -> CallToolResult | dict[str, Any]:
     """Call a tool and put its result, or its failure, into MCP's form; both halves of either are whole.
+
+    Where the client knows tasks, an ask that is not over within ``inline_wait_s`` becomes one.
 
     Raises:
         MCPError: there is no such tool.
@@ -229,16 +234,33 @@ async def _call(get_pool: GetPool, clock: Clock, params: CallToolRequestParams, 
         arguments = tool.parse(params.arguments)
         pool = await get_pool()
         result = await _run(pool, arguments, context)
+        if isinstance(result, AskResult) and _goes_on(arguments, result) and tasks.is_known_to(params):
+            return await tasks.created(pool, result)
         pictures = await _pictures(pool, arguments)
     except PoolError as error:
         log.info("%s: %s: %s", params.name, error.kind, type(error).__name__)
-        return _failed(error_result(error, clock()))
+        return _answered(error, clock)
     except Exception:
         log.exception("%s failed unexpectedly", params.name)
         return _failed(internal_error())
     return CallToolResult(
         content=[TextContent(type="text", text=content.text_of(result)), *pictures],
         structured_content=_data(result),
+    )
+
+
+def _goes_on(arguments: tools.Arguments, result: AskResult) -> bool:
+    """Whether an ask is not over; who has asked for its run's id only gets that."""
+    is_ask = isinstance(arguments, tools.AskClaudeArguments) and not arguments.background
+    return is_ask and result.status != "completed"
+
+
+def _answered(result: AskResult | PoolError, clock: Clock) -> CallToolResult:
+    """An ask's answer, or a failure, as the tool gives it."""
+    if isinstance(result, PoolError):
+        return _failed(error_result(result, clock()))
+    return CallToolResult(
+        content=[TextContent(type="text", text=content.text_of(result))], structured_content=_data(result)
     )
 
 
