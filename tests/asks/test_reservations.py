@@ -30,6 +30,7 @@ from pool_mcp.model import (
     WindowReading,
 )
 from pool_mcp.state import State
+from pool_mcp.system.locks import OwnerLock
 from pool_mcp.usage.reports import Figures
 
 
@@ -78,6 +79,20 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 ASK = Ask("ping", "tests")
+
+
+def test_runs_of_the_dead_and_those_that_nobody_follows_are_adopted_and_no_others(desk: Desk, tmp_path: Path) -> None:
+    other = Desk(tmp_path)
+    run = other.begin(ASK)
+    with closing(other.ledger):
+        alive = OwnerLock(desk.settings.owners_dir, other.reservations.owner_id)
+        assert desk.reservations.adopt(frozenset()) == []
+        alive.release()
+        (adopted,) = desk.reservations.adopt(frozenset())
+        assert (adopted.run_id, adopted.owner_id) == (run.run_id, desk.reservations.owner_id)
+        assert desk.reservations.adopt(frozenset()) == []
+        (again,) = desk.reservations.adopt(frozenset({run.run_id}))
+        assert again.run_id == run.run_id
 
 
 def test_an_ask_that_names_its_subscription_is_not_repeated_under_another(desk: Desk) -> None:

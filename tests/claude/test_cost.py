@@ -149,15 +149,18 @@ def test_of_a_cut_run_with_a_call_that_no_stream_shows_both_that_and_the_cut_cal
             subtype="error_during_execution",
             is_error=True,
             terminal_reason="aborted_streaming",
-            total_cost_usd=0.0000082,
-            modelUsage={"claude-haiku-4-5": {"inputTokens": 8, "costUSD": 0.0000082}},
+            total_cost_usd=0.0000322,
+            modelUsage={
+                "claude-haiku-4-5": {"inputTokens": 8, "costUSD": 0.0000082},
+                "claude-sonnet-4-6": {"inputTokens": 8, "costUSD": 0.000024},
+            },
         ),
     ]
     floor = 1000 * 3000 + 15_000
     assert cost(lines) == Cost.of(
         {
             "claude-haiku-4-5": ModelCost(Tokens(8), 8200),
-            "claude-sonnet-4-6": ModelCost(Tokens(1000, 1), floor),
+            "claude-sonnet-4-6": ModelCost(Tokens(1008, 1), floor + 24_000),
         },
         is_estimate=True,
     )
