@@ -9,7 +9,7 @@ from hosting import Era, connect, data
 from jsonschema import Draft202012Validator
 from mcp import Client, MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult
-from support import make_home
+from support import make_home, until
 
 from pool_mcp.demo.standin import Standin
 from pool_mcp.demo.standin_accounts import Behaviour, Reply
@@ -161,12 +161,13 @@ async def test_failures_fit_the_schema_and_their_text_is_whole(era: Era, standin
 async def test_a_cut_ask_hands_over_what_there_was_and_a_used_up_pool_says_when(
     standin: Standin, tmp_path: Path
 ) -> None:
-    _, env = make_home(tmp_path, standin)
+    settings, env = make_home(tmp_path, standin)
     standin.accounts["alice"] = Behaviour(mode="slow", chunks=600, chunk_delay_s=0.1)
     async with connect(env, tmp_path) as client:
         checked = Checked(client)
         running, _ = await checked.call("ask_claude", prompt="Say something.", background=True)
-        await checked.call("ask_result", run_id=running["run_id"], wait_s=3)
+        written = settings.runs_dir / running["run_id"] / "stdout.jsonl"
+        await until(lambda: written.exists() and b"text_delta" in written.read_bytes(), 60)
         cut, cut_text = await checked.call("ask_result", run_id=running["run_id"], cancel=True)
         standin.accounts["alice"] = Behaviour(mode="five_hour_limit")
         await checked.call("ask_claude", prompt="Say something.")
