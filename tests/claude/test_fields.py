@@ -2,12 +2,19 @@
 
 import pytest
 
-from pool_mcp.claude.fields import from_timestamp, plain_model
+from pool_mcp.claude.fields import MAX_NAME, from_timestamp, plain_model
 
 
 @pytest.mark.parametrize("name", ["claude-sonnet-5-5", "claude-sonnet-5-5[1m]", "claude-sonnet-5-5 [1m]"])
 def test_a_model_has_one_name_however_the_cli_marks_its_context(name: str) -> None:
     assert plain_model(name) == "claude-sonnet-5-5"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [("evil\x1b]52;c;x\x07", "evil]52;c;x"), ("a\u202eb\x9b", "ab"), ("m" * 100_000, "m" * MAX_NAME)]
+)
+def test_a_models_name_can_be_shown_and_is_not_too_long(said: str, kept: str) -> None:
+    assert plain_model(said) == kept
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,16 @@ def as_version(text: str | None) -> tuple[int, ...] | None:
 
 
 def plain_model(model: str) -> str:
-    """A model's name without the mark of its long-context form (``[1m]``), which some CLI versions add."""
-    return model.partition("[")[0].strip()
+    """A model's name without the mark of its long-context form (``[1m]``), which some CLI versions add.
+
+    It is kept for good and shown, so it is cut where it is far too long, and holds nothing that cannot be printed.
+    """
+    name = model.partition("[")[0].strip()[:MAX_NAME]
+    return name if name.isprintable() else "".join(filter(str.isprintable, name)).strip()
+
+
+MAX_NAME = 128
+"""Of a model's name so much is kept; the longest known has 40 characters."""
 
 
 def as_tokens(usage: dict[str, Any], known: Tokens | None = None) -> Tokens:
