@@ -117,13 +117,15 @@ class Pool:
         """Adopt what dead servers left, serve, and at the end interrupt inline runs; background runs go on."""
         owners = self._settings.owners_dir
         try:
-            locks.sweep(owners)
+            gone = locks.sweep(owners)
             lock = locks.OwnerLock(owners, self._reservations.owner_id)
             wakeup = self.driver.wakeup = Wakeup(self._settings.wake_dir, self._reservations.owner_id)
         except OSError as error:
             raise LedgerError(f"{owners} cannot be written: {error.strerror}; make it writable for you.") from None
         failure: Exception | None = None
         try:
+            if gone:
+                await in_thread(self._reservations.drop_left_by, gone)
             async with anyio.create_task_group() as tasks:
                 self._tasks = self.supervision.tasks = tasks
                 self._start_background(tasks)

@@ -585,7 +585,7 @@ def virtual(world: World) -> Iterator[None]:
         patch.setattr(supervision, "ThreadPoolExecutor", _Late)
         patch.setattr(Wakeup, "wait", lambda _: anyio.sleep_forever())
         patch.setattr(locks, "is_alive", lambda _, owner: world.is_owner_alive(owner))
-        patch.setattr(locks, "sweep", lambda _: None)
+        patch.setattr(locks, "sweep", lambda _: [])
         patch.setattr(Pool, "_start_background", start_background)
         yield
 

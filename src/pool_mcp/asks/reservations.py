@@ -123,7 +123,7 @@ class Reservations:
         """
         run_id = self._new_id()
         try:
-            self._runner.store(run_id, ask)
+            self._runner.store(run_id, ask, self.owner_id)
         except OSError as error:
             self._runner.drop(run_id)
             raise LedgerError(
@@ -374,6 +374,14 @@ class Reservations:
         is_late = run.deadline_ms < self._clock()
         may_start = run.state is RunState.RESERVED and subscription is not None and not is_late
         return not may_start or subscription is None or self._runner.can_serve(subscription)
+
+    def drop_left_by(self, owners: Collection[str]) -> None:
+        """Remove the asks of processes that were killed before they had placed them; no run is known of those."""
+        for run_id in self._runner.left_by(owners):
+            with self._ledger.read() as tx:
+                is_unknown = tx.runs.get(run_id) is None
+            if is_unknown:
+                self._runner.drop(run_id)
 
     # Looking
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -50,6 +50,7 @@ KEPT_ANSWERS = 8
 """How many verdicts are remembered, so that the answer of a run that has just been followed is not read again."""
 KEPT_CHARS = 1_000_000
 """A longer answer is read from its file."""
+_OWNER = "owner_id"
 LINGER_S = 5.0
 """How long a CLI may stay after it has reported its result."""
 _PAID = "its plan is used up, and going on would cost real money (overage_budget_usd is 0)"
@@ -142,10 +143,10 @@ class Runner:
             return False
         return True
 
-    def store(self, run_id: str, ask: Ask) -> None:
-        """Put an ask on the disk, before the ledger knows of its run."""
+    def store(self, run_id: str, ask: Ask, owner_id: str = "") -> None:
+        """Put an ask on the disk, before the ledger knows of its run; ``owner_id`` is the process that does."""
         prompt = prompt_of(ask)
-        rest = {name: value for name, value in asdict(ask).items() if name != "prompt"}
+        rest = {name: value for name, value in asdict(ask).items() if name != "prompt"} | {_OWNER: owner_id}
         self.files(run_id).store(prompt, rest, request_tokens(self._command(None, ask), prompt))
 
     def load(self, run_id: str) -> Ask | None:
@@ -156,6 +157,11 @@ class Runner:
         prompt, rest = stored
         known = {one.name for one in fields(Ask)}
         return Ask(prompt, **{name: value for name, value in rest.items() if name in known})  # type: ignore[arg-type]
+
+    def left_by(self, owners: Collection[str]) -> list[str]:
+        """The runs whose asks were put on the disk by these processes and are still there."""
+        names = (path.parent.name for path in self._settings.runs_dir.glob("*/ask.json"))
+        return [name for name in names if self.files(name).ask_alone().get(_OWNER) in owners]
 
     def drop(self, run_id: str) -> None:
         """Remove the files of a run that the ledger does not know."""

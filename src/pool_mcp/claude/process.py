@@ -170,8 +170,8 @@ class RunFiles:
     def store(self, prompt: str, ask: Mapping[str, object], request_tokens: int) -> None:
         """Make the directory, prompt, ask and facts. A power cut may take them until :meth:`sync` is done."""
         make_directory(self.directory)
-        _write(self.prompt, prompt)
         _write(self.ask, json.dumps({**ask, _PROMPT_BYTES: len(prompt.encode())}))
+        _write(self.prompt, prompt)
         _write(self.facts, json.dumps({"request_tokens": request_tokens, **_here()}))
 
     def sync(self) -> None:
@@ -186,6 +186,14 @@ class RunFiles:
     def is_stored(self) -> bool:
         """Whether all is there that whoever starts the CLI needs."""
         return self.prompt.exists() and self.ask.exists()
+
+    def ask_alone(self) -> dict[str, object]:
+        """The ask without its prompt, which may be missing; empty where it cannot be read."""
+        try:
+            ask = json.loads(self.ask.read_text())
+        except (OSError, ValueError):
+            return {}
+        return ask if isinstance(ask, dict) else {}
 
     def load(self) -> tuple[str, dict[str, object]] | None:
         """The prompt and the rest of the ask, as :meth:`store` was given them; None where they are not there."""

@@ -89,8 +89,9 @@ def is_byte_locked(path: Path, offset: int) -> bool:
     return False
 
 
-def sweep(directory: Path) -> None:
-    """Remove the lock files of processes that are gone."""
+def sweep(directory: Path) -> list[str]:
+    """Remove the lock files of processes that are gone; whose they were."""
+    gone = []
     for path in directory.glob("*"):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -101,10 +102,12 @@ def sweep(directory: Path) -> None:
             # Its owner may have made the file anew meanwhile; under this lock the name can no longer change hands.
             if _is_named(fd, path):
                 path.unlink(missing_ok=True)
+                gone.append(path.name)
         except BlockingIOError:
             pass
         finally:
             os.close(fd)
+    return gone
 
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.0005, 0.01
