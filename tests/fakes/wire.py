@@ -16,6 +16,7 @@ class Wire:
         self.port = int(self._listener.getsockname()[1])
         self.delay_s = 0.0
         """One way."""
+        self._loses_commit = ""
         self._silent = threading.Event()
         self._deaf: set[socket.socket] = set()
         self._open: list[socket.socket] = []
@@ -40,6 +41,10 @@ class Wire:
     def lose_replies(self) -> None:
         """Pass on what the clients of now say, and nothing of what they are answered."""
         self._deaf.update(self._open)
+
+    def lose_next_commit(self) -> None:
+        """Let the database have the commit of the next reservation, lose its answer, and be gone after that."""
+        self._loses_commit = "armed"
 
     def cut(self) -> None:
         """Break every connection."""
@@ -74,6 +79,11 @@ class Wire:
                 spoke[0] = who
                 if self.delay_s:
                     time.sleep(self.delay_s)
+                if self._loses_commit == "reserved" and who == "server" and b"COMMIT\0" in content:
+                    self._loses_commit = ""
+                    self.go_silent()
+                elif self._loses_commit and b"INSERT INTO runs" in content:
+                    self._loses_commit = "reserved"
                 if not self._silent.is_set() and not (who == "server" and source in self._deaf):
                     target.sendall(content)
         for one in (source, target):

@@ -23,6 +23,7 @@ from pool_mcp.ledger.transaction import Transaction
 from pool_mcp.model import (
     NANO,
     Ask,
+    Cost,
     Notice,
     Outcome,
     OverageReading,
@@ -345,17 +346,13 @@ class Reservations:
         machine holds that has not been heard of for long is written off, and what others have written off of ours,
         is taken up again, so that its true cost is booked.
         """
+        self._give_back()
         with self._ledger.read() as tx:
             unfinished, mine = tx.runs.unfinished(), tx.machines.mine
             ours = [run for run in unfinished if run.machine_id == mine] + tx.runs.written_off()
         owners = {run.owner_id for run in ours} - {self.owner_id}
         gone = {owner for owner in owners if not locks.is_alive(self._settings.owners_dir, owner)}
-        orphans = [
-            run
-            for run in ours
-            if (run.owner_id in gone or run.run_id in dropped or (run.run_id in self._doubtful and not run.finished))
-            and self._can_take(run)
-        ]
+        orphans = [run for run in ours if (run.owner_id in gone or run.run_id in dropped) and self._can_take(run)]
         lost = machines.lost(unfinished, mine, self._clock())
         if not orphans and not lost:
             return []
@@ -367,6 +364,24 @@ class Reservations:
                 for run in orphans
                 if tx.runs.adopt(run.run_id, run.owner_id, self.owner_id)
             ]
+
+    def _give_back(self) -> None:
+        """End what was reserved, or put into the queue, although its caller had to be told that nobody knows."""
+        doubtful = set(self._doubtful)
+        if not doubtful:
+            return
+        message = "The ledger went away before it was known that this was reserved; it cost nothing. Ask again."
+        with self._ledger.write() as tx:
+            now_ms = self._clock()
+            for run_id in doubtful:
+                tx.queue.end(run_id, Outcome.CLI_FAILED, message, now_ms)
+                ended = Settlement(run_id, RunState.FAILED, Outcome.CLI_FAILED, message, Cost(), now_ms)
+                run = tx.runs.get(run_id)
+                if run is not None and run.state is RunState.RESERVED:
+                    tx.runs.settle(ended, self.owner_id)
+        for run_id in doubtful:
+            self._runner.drop(run_id)
+        self._doubtful -= doubtful
 
     def _can_take(self, run: Run) -> bool:
         """Whether a run whose CLI may have to be started can be started here; one that is late ends anywhere."""
