@@ -50,8 +50,7 @@ class Wire:
         """Break every connection."""
         for one in self._open:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                one.shutdown(socket.SHUT_RDWR)  # whoever reads from it closes it
         self._open = []
 
     def close(self) -> None:
@@ -63,7 +62,10 @@ class Wire:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._to))
+                with contextlib.ExitStack() as stack:
+                    stack.callback(client.close)
+                    server = socket.create_connection(("127.0.0.1", self._to))
+                    stack.pop_all()
                 for one in (client, server):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open += [client, server]
@@ -89,3 +91,4 @@ class Wire:
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+        source.close()
