@@ -73,23 +73,23 @@ def test_every_gauge_arrives_with_its_labels_unit_and_time() -> None:
 def test_a_collector_that_fails_hangs_redirects_or_is_away_is_one_line_and_recovers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "TIMEOUT_S", 0.3)
-    with Collector() as collector, Collector() as elsewhere:
+    with Collector(failure=400) as collector, Collector() as elsewhere:
         settings = MetricsSettings(otlp_endpoint=collector.endpoint)
         found = {}
         for mode in ("fail", "hang", "redirect"):
             collector.mode = mode
+            monkeypatch.setattr(metrics, "TIMEOUT_S", 0.3 if mode == "hang" else 60.0)
             found[mode] = send(settings, {}, GAUGES, 5)
         collector.mode = "ok"
         assert send(settings, {}, GAUGES, 5) is None
-        assert found == {"fail": "HTTP 503", "hang": "no connection, or no answer within 0.3 s", "redirect": "HTTP 307"}
+        assert found == {"fail": "HTTP 400", "hang": "no connection, or no answer within 0.3 s", "redirect": "HTTP 307"}
         assert (len(collector.taken), elsewhere.tried) == (1, [])
+    monkeypatch.setattr(metrics, "TIMEOUT_S", 0.3)
     assert send(settings, {}, GAUGES, 5) == "no connection, or no answer within 0.3 s"
 
 
-def test_the_doctor_tries_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "TIMEOUT_S", 0.3)
-    with Collector() as collector:
+def test_the_doctor_tries_the_collector(tmp_path: Path) -> None:
+    with Collector(failure=400) as collector:
         settings, env = make_home(tmp_path)
         with settings.config_file.open("a") as file:
             file.write(f'[metrics]\notlp_endpoint = "{collector.endpoint}"\n')
@@ -99,7 +99,7 @@ def test_the_doctor_tries_the_collector(tmp_path: Path, monkeypatch: pytest.Monk
             found[mode] = [(one.status, one.text) for one in examine(env, now_ms()).findings if one.check == "metrics"]
     assert found == {
         "ok": [("ok", "127.0.0.1 takes them")],
-        "fail": [("broken", "127.0.0.1: HTTP 503")],
+        "fail": [("broken", "127.0.0.1: HTTP 400")],
     }
 
 

@@ -15,6 +15,7 @@ class Receiver:
     """The server; use as a context manager. ``mode`` may be changed at any time."""
 
     mode: Mode = "ok"
+    failure: int = 503
     taken: list[Any] = field(default_factory=list)
     """What it has answered with success: the JSON, or ``{"text": …}``."""
     tried: list[Any] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Receiver:
         if mode == "hang":
             self.release.wait()
             return
-        request.send_response({"ok": 200, "fail": 503, "redirect": 307}[mode])
+        request.send_response({"ok": 200, "fail": self.failure, "redirect": 307}[mode])
         if mode == "redirect":
             request.send_header("location", self.url + "/elsewhere")
         request.send_header("content-length", "0")
