@@ -107,7 +107,7 @@ async def test_while_anthropic_is_overloaded_one_ask_tries_it_out_and_the_others
         assert (await pool.status()).advice.action == "wait"
         probe = await ask(pool, background=True)
         with pytest.raises(Overloaded) as caught:
-            await ask(pool)
+            await ask(pool, wait_for="none")
         assert caught.value.retry_at_ms == overload.until_ms
         with pytest.raises(Exception, match="cancelled"):
             await pool.result(probe.run_id, cancel=True)
