@@ -26,14 +26,15 @@ ALLOWED = {
 }
 """What may be used by and shipped beside a program under MIT. MPL asks for its own files only."""
 
-ALLOWED_FOR = {"LGPL-3.0-only": {"psycopg", "psycopg-binary"}}
-"""Used as it is, by import, and only with the extra for PostgreSQL."""
+ALLOWED_FOR = {"LGPL-3.0-only": {"psycopg", "psycopg-binary"}, "none at all": {"promql-parser"}}
+"""Used as it is, by import: with the extra for PostgreSQL; by a test alone, where it names none."""
 
 SPOKEN = {
     "mit": "MIT",
     "mit license": "MIT",
     "bsd 2-clause license": "BSD-2-Clause",
     "bsd-3-clause": "BSD-3-Clause",
+    "3-clause bsd license": "BSD-3-Clause",
     "bsd license": "BSD-3-Clause",
     "apache 2.0": "Apache-2.0",
     "apache license, version 2.0": "Apache-2.0",

@@ -21,7 +21,7 @@ from pathlib import Path
 from pool_mcp.claude.process import RunFiles
 
 files = RunFiles(Path(sys.argv[1]))
-files.prepare("ping", 100)
+files.store("ping", {}, 100)
 files.pid.write_text(sys.argv[2])  # there, the CLI's own id; here, somebody else's
 output = os.open(files.stdout, os.O_WRONLY | os.O_CREAT)
 fcntl.flock(output, fcntl.LOCK_EX)

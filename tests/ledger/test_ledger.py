@@ -194,7 +194,7 @@ def test_entries_can_be_neither_changed_nor_given_a_second_time(path: Path) -> N
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
             conn.execute(
                 "INSERT INTO entries SELECT 99, kind, run_id, at_ms, block_start_ms, subscription, session_id, caller,"
-                " source, cost_nanousd, is_estimate, note, project, branch FROM entries LIMIT 1"
+                " source, cost_nanousd, is_estimate, note, project, branch, machine_id FROM entries LIMIT 1"
             )
 
 

@@ -475,7 +475,9 @@ class LedgerAgainstPlain(RuleBasedStateMachine):
     def every_run_is_as_it_should_be(self) -> None:
         with self._a_reader().read() as tx:
             for run in self.plain.runs.values():
-                assert tx.runs.get(run.run_id) == run
+                found = tx.runs.get(run.run_id)
+                assert found is not None
+                assert replace(found, machine_id=run.machine_id) == run
                 assert run.finished or run.session_id in tx.runs.busy_sessions()
                 assert tx.runs.subscription_of_session(run.session_id) == self.plain.sessions.get(run.session_id)
                 assert tx.runs.is_cancel_requested(run.run_id) == run.cancel_requested
