@@ -120,7 +120,7 @@ async def main(rounds: int, servers: int, think_s: float, idle_s: float, *, as_j
             }
             times = await in_turn(rounds, subjects)
             report(f"one ask, {servers} servers with spares", times, "bare CLI", as_json=as_json)
-            if idle_s:
+            if idle_s and servers == 1:  # several give way to each other
                 await _idle(desk, bursting[0], standin, idle_s)
 
 
