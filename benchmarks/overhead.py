@@ -32,7 +32,7 @@ async def main(rounds: int, *, as_json: bool) -> None:
         home = Path(folder)
         config_dir = home / "claude"
         (home / "pool.toml").write_text(
-            f'[claude]\npath = "{cli}"\nbase_url = "{standin.url}"\n'
+            f'[claude]\npath = "{cli}"\nbase_url = "{standin.url}"\nspares = "off"\n'
             f'[[subscriptions]]\nid = "one"\nconfig_dir = "{config_dir}"\noauth_token_env = "TOKEN"\n'
             "weekly_budget_usd = 1000\nblock_budget_usd = 1000\n"
         )
