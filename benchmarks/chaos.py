@@ -60,7 +60,7 @@ def _make_home(folder: Path, url: str) -> tuple[Path, dict[str, str]]:
         f"path = {json.dumps(str(cli))}",
         f"base_url = {json.dumps(url)}",
         "inline_wait_s = 8",
-        'spares = "eager"',
+        'spares = "auto"',
         f"timeout_s = {TIMEOUT_S}",
     ]
     env = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
