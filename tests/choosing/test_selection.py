@@ -439,7 +439,8 @@ cooldowns = st.builds(
     st.sampled_from([None, NOW - 1, NOW, NOW + HOUR_MS]),
     is_probed=st.booleans(),
 )
-week_hours = st.lists(st.tuples(st.integers(0, 168).map(lambda ago: NOW - ago * HOUR_MS), amounts)).map(sorted)
+# Before the block that runs, of which `block_spent` is all that is known.
+week_hours = st.lists(st.tuples(st.integers(4, 168).map(lambda ago: NOW - ago * HOUR_MS), amounts)).map(sorted)
 candidates = st.builds(
     lambda said, many: balance(**said, readings={reading.window: reading for reading in many}),
     st.fixed_dictionaries(
