@@ -8,7 +8,7 @@ A five-hour window begins with its first use, so this may choose when. What it m
 can touch a stretch of time: k and one in 5k hours, and k where nothing could have been used in the five hours before.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 
 from pool_mcp.choosing.windows import FIVE_HOUR, applies_to
 from pool_mcp.model import BLOCK_MS, MINUTE_MS, NANO
-from world import EPOCH_MS, SEVEN_DAY_OPUS, Account, Job, Span, World
+from world import EPOCH_MS, SEVEN_DAY_OPUS, Account, Span, World
 
 SLOT_MS = 30 * MINUTE_MS
 """Demand and room are told apart by half-hours; asks are rounded outwards to them."""
@@ -49,14 +49,11 @@ class _Rows:
         self.entries += ((row, column, value) for column, value in columns)
 
 
-def bound_usd(world: World, elsewhere: Sequence[Elsewhere], starts_by_ms: Callable[[Job], int]) -> float:
-    """The most that could be done, where use elsewhere is given; as the windows count it.
-
-    ``starts_by_ms`` says when a job is started at the latest.
-    """
+def bound_usd(world: World, elsewhere: Sequence[Elsewhere]) -> float:
+    """The most that could be done, where use elsewhere is given; as the windows count it."""
     rows, columns, shrink = _Rows(), 0, world.conditions.shrink
     served: dict[tuple[int, bool], list[tuple[int, float]]] = {}
-    for (begin, end, is_opus), amount in _demand(world, starts_by_ms).items():
+    for (begin, end, is_opus), amount in _demand(world).items():
         of_class = list(range(columns, columns + end - begin))
         rows.add(amount, ((column, 1.0) for column in of_class))
         for slot, column in zip(range(begin, end), of_class, strict=True):
@@ -128,13 +125,13 @@ def _limits(world: World, account: Account, quiet: set[int], last: int) -> Itera
             yield blocks + (not begins_quiet) + sum(map(span.holds, early)), FIVE_HOUR, span
 
 
-def _demand(world: World, starts_by_ms: Callable[[Job], int]) -> dict[tuple[int, int, bool], float]:
+def _demand(world: World) -> dict[tuple[int, int, bool], float]:
     """Demand by the half-hours in which it can be worked on, and whether a window of Opus's own counts it."""
     has_opus = any(one.opus_capacity for one in world.accounts)
     found: dict[tuple[int, int, bool], float] = {}
     for job in world.jobs:
         begin = (job.arrives_at_ms - EPOCH_MS) // SLOT_MS
-        end = max(begin + 1, -(-(starts_by_ms(job) + job.duration_ms - EPOCH_MS) // SLOT_MS))
+        end = max(begin + 1, -(-(job.deadline_ms + job.duration_ms - EPOCH_MS) // SLOT_MS))
         key = (begin, end, has_opus and applies_to(SEVEN_DAY_OPUS, job.kind))
         found[key] = found.get(key, 0.0) + world.work(job)
     return found

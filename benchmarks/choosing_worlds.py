@@ -4,10 +4,8 @@
 
 Weights and margins in `pool_mcp/choosing/` were chosen on the tuning seeds; what is reported is from other seeds.
 
-There are two bounds, and no ask is worked on before it comes in either. The plain one knows all that will come and may
-hold an ask back although there is room for it now, because room will be cheaper in an hour. The other one knows as
-much, but no ask may start later than it did under the policy; those that were never answered may start until they are
-given up.
+The bound knows all that will come. No ask is worked on before it comes, but it may be held back although there is room
+for it now, because room will be cheaper in an hour.
 """
 
 import argparse
@@ -220,7 +218,6 @@ class Played:
 
     report: Report
     bound_usd: float
-    bound_same_waits_usd: float
 
 
 def play(name: str, load: str, seed: int, *, only_ours: bool = False) -> list[Played]:
@@ -234,27 +231,17 @@ def play_one(world: World, policy: Policy) -> Played:
     """One policy in one world."""
     simulation = Simulation(world, policy)
     report = simulation.run()
-    began = simulation.started_at_ms
-    return Played(
-        report,
-        bound_usd(world, simulation.elsewhere, lambda job: job.deadline_ms),
-        bound_usd(
-            world,
-            simulation.elsewhere,
-            lambda job: max(job.arrives_at_ms, min(job.deadline_ms, began.get(job.number, job.deadline_ms))),
-        ),
-    )
+    return Played(report, bound_usd(world, simulation.elsewhere))
 
 
 def total(results: Sequence[Sequence[Played]]) -> list[dict[str, float | str]]:
-    """Sums over worlds, a row for each policy, with its shares of the bounds."""
+    """Sums over worlds, a row for each policy, with its share of the bound."""
     rows: list[dict[str, float | str]] = []
     for those in zip(*results, strict=True):
         work = sum(one.report.work_usd for one in those)
         row: dict[str, float | str] = {
             "policy": those[0].report.policy,
             "share_percent": round(100 * work / sum(one.bound_usd for one in those), 2),
-            "share_with_same_waits_percent": round(100 * work / sum(one.bound_same_waits_usd for one in those), 2),
         }
         for field in fields(Report)[1:]:
             row[field.name] = round(sum(float(getattr(one.report, field.name)) for one in those), 2)
@@ -264,7 +251,6 @@ def total(results: Sequence[Sequence[Played]]) -> list[dict[str, float | str]]:
 
 COLUMNS = {
     "of the bound": "share_percent",
-    "with the same waits": "share_with_same_waits_percent",
     "asks": "asked",
     "killed": "killed",
     "failed starts": "failed_starts",

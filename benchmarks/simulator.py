@@ -161,8 +161,6 @@ class Simulation:
         self.world, self.policy = world, policy
         self.report = Report(policy.name, asked=len(world.jobs))
         self.elsewhere: list[Elsewhere] = []
-        self.started_at_ms: dict[int, int] = {}
-        """By job, when it was begun; without those that were killed."""
         self.meters = {one.name: Meters(one, world) for one in world.accounts}
         self._draw = random.Random(world.seed)
         self._events: list[tuple[int, int, int, object]] = []
@@ -248,7 +246,6 @@ class Simulation:
             window = self.meters[name].full(job.kind, now_ms)
             if window is None:
                 self._left[name][job.number] = self._weigh(job, job.cost + run.extra)
-                self.started_at_ms[job.number] = now_ms
                 self._at(now_ms + job.duration_ms // (2 * job.calls), _CALL, run)
                 return True
             self.report.failed_starts += 1
@@ -322,7 +319,6 @@ class Simulation:
         if window is not None:
             self.report.killed += 1
             del self._left[run.account][job.number]
-            del self.started_at_ms[job.number]
             self.policy.ended(run, pool_ms, refused=self._rejection(run.account, window, now_ms))
             if not self._place(job, now_ms, frozenset({run.account})):
                 self._waiting.append(job)

@@ -15,16 +15,15 @@ CENT = 0.01
 
 
 @pytest.mark.parametrize("name", ["bursts", "overnight, Opus"])
-def test_no_other_policy_does_more_work_and_all_stay_within_the_bounds(name: str) -> None:
+def test_no_other_policy_does_more_work_and_all_stay_within_the_bound(name: str) -> None:
     world = draw_world(name, "heavy", 1, days=2)
     played = play_one(world, Ours(world.accounts))
     ours = played.report
     assert played == play_one(world, Ours(world.accounts))
-    assert 0.8 * played.bound_usd <= ours.work_usd <= played.bound_same_waits_usd + CENT
+    assert 0.8 * played.bound_usd <= ours.work_usd <= played.bound_usd + CENT
     for other in OTHERS:
         one = play_one(world, other(world.accounts, 1))
-        assert one.report.work_usd <= one.bound_same_waits_usd + CENT
-        assert one.bound_same_waits_usd <= one.bound_usd + CENT
+        assert one.report.work_usd <= one.bound_usd + CENT
         assert one.report.work_usd <= ours.work_usd
         assert ours.killed <= one.report.killed
 
@@ -41,7 +40,7 @@ def a_world(capacity: tuple[int, int], *arrive_ms: int, conditions: Conditions |
 
 
 def the_bound(world: World, *elsewhere: Elsewhere) -> float:
-    return bound_usd(world, elsewhere, lambda job: job.deadline_ms)
+    return bound_usd(world, elsewhere)
 
 
 def test_no_more_can_be_done_than_the_narrower_of_two_windows_lets_through_on_either_side_of_a_reset() -> None:
