@@ -143,7 +143,8 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             None,
             Advice(
                 Action.WAIT,
-                "The next ask would have to wait its turn, until about 2026-01-28T12:01:00Z: one: its block budget leaves $0.00, the ask "
+                "The next ask would have to wait its turn, until about 2026-01-28T12:01:00Z: "
+                "one: its block budget leaves $0.00, the ask "
                 "needs $0.25.",
                 0,
                 NOW + MINUTE_MS,
@@ -203,7 +204,8 @@ def me(daily: float | None = None, weekly: float | None = None, **said: int) -> 
             me(daily=5, day_spent=1, reserved=4),
             Advice(
                 Action.WAIT,
-                "The next ask would have to wait its turn, until about 2026-01-28T12:01:00Z: the budget of caller 'me' leaves $0.00, the "
+                "The next ask would have to wait its turn, until about 2026-01-28T12:01:00Z: "
+                "the budget of caller 'me' leaves $0.00, the "
                 "ask may need $0.25.",
                 0,
                 NOW + MINUTE_MS,
