@@ -176,7 +176,7 @@ DROP TABLE old_transcript_files;
 """
 
 
-_QUEUE = """
+_WAITING_RUNS = """
 PRAGMA defer_foreign_keys = ON;         -- entries refer to runs, which are all there again at the end
 CREATE TEMP TABLE kept_runs AS SELECT * FROM runs;
 CREATE TEMP TABLE kept_reservations AS SELECT * FROM overage_reservations;      -- which go with runs
@@ -235,6 +235,19 @@ CREATE INDEX runs_by_caller ON runs (caller, created_at_ms);
 CREATE UNIQUE INDEX runs_by_seq ON runs (seq);
 CREATE VIEW unfinished_runs AS          -- those whose reservation counts as spent
 SELECT * FROM runs WHERE state IN ('reserved', 'running');
+"""
+
+
+_WAITING_RUNS_OF_POSTGRES = """
+ALTER TABLE runs DROP CONSTRAINT runs_state_check;
+ALTER TABLE runs ADD CONSTRAINT runs_state_check
+    CHECK (state IN ('waiting', 'reserved', 'running', 'settled', 'interrupted', 'failed'));
+ALTER TABLE runs ADD COLUMN urgency TEXT NOT NULL DEFAULT 'normal';
+ALTER TABLE runs ADD COLUMN queued_at_ms BIGINT;
+"""
+
+
+_QUEUE = """
 CREATE TABLE queue (                    -- a row for each run that waits
     run_id TEXT PRIMARY KEY REFERENCES runs,
     place INTEGER NOT NULL,             -- among those of the same urgency
@@ -248,28 +261,6 @@ CREATE TABLE queue (                    -- a row for each run that waits
     tried TEXT NOT NULL,                -- subscriptions that have refused the ask, by commas
     claim TEXT                          -- the subscription that asks behind it leave to it
 ) STRICT;
-"""
-
-
-_QUEUE_OF_POSTGRES = """
-ALTER TABLE runs DROP CONSTRAINT runs_state_check;
-ALTER TABLE runs ADD CONSTRAINT runs_state_check
-    CHECK (state IN ('waiting', 'reserved', 'running', 'settled', 'interrupted', 'failed'));
-ALTER TABLE runs ADD COLUMN urgency TEXT NOT NULL DEFAULT 'normal';
-ALTER TABLE runs ADD COLUMN queued_at_ms BIGINT;
-CREATE TABLE queue (                    -- a row for each run that waits
-    run_id TEXT PRIMARY KEY REFERENCES runs,
-    place BIGINT NOT NULL,             -- among those of the same urgency
-    wait_for TEXT NOT NULL CHECK (wait_for IN ('turn', 'room')),
-    not_before_ms BIGINT,
-    give_up_at_ms BIGINT NOT NULL,
-    only_subscription TEXT,             -- NULL: any
-    by_name BIGINT NOT NULL,           -- whether the caller named that one
-    max_cost_nanousd BIGINT,
-    timeout_ms BIGINT NOT NULL,
-    tried TEXT NOT NULL,                -- subscriptions that have refused the ask, by commas
-    claim TEXT                          -- the subscription that asks behind it leave to it
-);
 """
 
 
@@ -307,7 +298,8 @@ STEPS = (
     Step("m_overage_reservations", _OVERAGE_RESERVATIONS),
     Step("m_projects", _PROJECTS),
     Step("m_machines", _MACHINES),
-    Step("m_queue", _QUEUE, _QUEUE_OF_POSTGRES),
+    Step("m_waiting_runs", _WAITING_RUNS, _WAITING_RUNS_OF_POSTGRES),
+    Step("m_queue", _QUEUE),
 )
 """In their order; a further one goes at the end."""
 
